@@ -1,0 +1,1 @@
+"""Data sets: the embedded glyphs, ImageNet, Imagenette, any image folder."""

@@ -1,0 +1,49 @@
+"""What an experiment asks of a data set."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bnrecal.preprocess import Preprocessing
+
+Split = Literal["train", "val"]
+
+
+class ImageSource(ABC):
+    """A training split to calibrate and recalibrate on, and a validation split to measure on.
+
+    Attributes:
+        name: as given by `data=`.
+        num_classes: how many classes labels run over, 0..num_classes-1 (1000 for every ImageNet-labelled set).
+        restricted_classes: labels that occur at all, where a second top-1 among only these makes sense
+            (Imagenette's ten); None elsewhere.
+    """
+
+    name: str
+    num_classes: int
+    restricted_classes: Sequence[int] | None = None
+
+    @abstractmethod
+    def size(self, split: Split) -> int:
+        """How many images the split has."""
+
+    @abstractmethod
+    def dataset(
+        self, split: Split, indices: Sequence[int], preprocessing: Preprocessing, *, augment: bool = False
+    ) -> Dataset[tuple[Tensor, int]]:
+        """The chosen images, in the order of `indices`, as (float32 (3, H, W) network input, label).
+
+        Args:
+            indices: each within 0..size(split)-1.
+            augment: draw through the training augmentation (random resized crop and flip, or the set's own);
+                the draw depends on the global torch seed alone.
+
+        Implementations may add `__getitems__`, which a `DataLoader` prefers over single items.
+        """
+
+    @abstractmethod
+    def fingerprint(self, split: Split, indices: Sequence[int]) -> str:
+        """A short hash of which images these are (names or seeds, not pixels), for the provenance of a result."""

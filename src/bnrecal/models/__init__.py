@@ -1,0 +1,1 @@
+"""Float networks and how each wants its images."""
