@@ -1,0 +1,101 @@
+"""Reading trained weights: every way a checkpoint can be wrong ends in one clear line."""
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bnrecal.errors import BnrecalError
+
+# Counters that older checkpoints lack and no result depends on (momentum is a number everywhere here).
+_OPTIONAL_SUFFIX = "num_batches_tracked"
+
+
+def state_dict_hash(network: nn.Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of the state_dict, in its order."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        data = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(data.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_state(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file: a state_dict, or a mapping that holds one under `state_dict`.
+
+    Nothing in the file is executed (`weights_only=True`).
+
+    Raises:
+        BnrecalError: if the file is missing, is not the one whose SHA-256 was given, cannot be read as a
+            checkpoint (truncated, some other format), or holds no state_dict.
+    """
+    if not path.is_file():
+        raise BnrecalError(f"no checkpoint at {path}")
+    if sha256 is not None and (found := file_hash(path)) != sha256:
+        raise BnrecalError(
+            f"{path} is damaged or another file: SHA-256 {found[:12]}..., expected {sha256[:12]}..."
+        )
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BnrecalError(f"{path} is not a checkpoint of plain tensors: {_first_line(error)}") from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BnrecalError(
+            f"{path} cannot be read, truncated or no checkpoint: {_first_line(error)}"
+        ) from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise BnrecalError(f"{path} holds no state_dict (a mapping of names to tensors)")
+    return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def load_state(network: nn.Module, path: Path, sha256: str | None = None) -> None:
+    """Loads a checkpoint into `network`, which is left as it was if anything is wrong with the file.
+
+    Raises:
+        BnrecalError: as `read_state`, or naming the first tensor that is missing, superfluous, of the wrong
+            shape or not finite.
+    """
+    state = read_state(path, sha256)
+    check_state(network, state, str(path))
+    network.load_state_dict(state, strict=False)  # strictness is checked above, with a shorter message
+
+
+def check_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Raises BnrecalError, naming the first wrong tensor, unless `state` fits `network` and is finite."""
+    wanted = network.state_dict()
+    for name, tensor in wanted.items():
+        if name not in state:
+            if name.endswith(_OPTIONAL_SUFFIX):
+                continue
+            raise BnrecalError(f"{source} does not fit {type(network).__name__}: {name} is missing")
+        if state[name].shape != tensor.shape:
+            found, shape = tuple(state[name].shape), tuple(tensor.shape)
+            raise BnrecalError(
+                f"{source} does not fit {type(network).__name__}: {name} is {found}, expected {shape}"
+            )
+    for name, tensor in state.items():
+        if name not in wanted:
+            raise BnrecalError(f"{source} does not fit {type(network).__name__}: it has no {name}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BnrecalError(f"{source} has NaN or infinity in {name}")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:120] if text else type(error).__name__
