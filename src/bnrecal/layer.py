@@ -1,0 +1,64 @@
+"""The quantized, threaded convolution that answers a `ConvSite`."""
+
+from torch import Tensor
+
+from bnrecal.convs import ConvCall, Pair
+from bnrecal.errors import BnrecalError
+from bnrecal.observe import Observation
+from bnrecal.quantize import activation_scale, quantize_weight
+from bnrecal.smt import PreparedConv2d, SmtSpec, Statistics, conv_statistics, quantize_activation
+
+Geometry = tuple[Pair, Pair, Pair, int]
+
+
+class ThreadedConv:
+    """scale_x * scale_w[o] * NB-SMT(q(x), q(w)) + bias[o], float32 in and out.
+
+    Weights are quantized, expanded and packed once for each geometry it is called with (nearly always one).
+
+    Attributes:
+        weight: int8 (O, C/groups, kh, kw).
+        weight_scale: float32 (O,).
+        input_scale: step of the activation levels, in activation units.
+        signed: whether the input levels are -128..127 instead of 0..255.
+        statistics: collected over the calls while `collecting`, else None.
+    """
+
+    def __init__(self, observed: Observation, spec: SmtSpec, *, signed: bool, act_range: str) -> None:
+        self.name = observed.name
+        self.spec = spec
+        self.signed = signed
+        self.range = observed.range(act_range)
+        self.input_scale = activation_scale(self.range, signed=signed)
+        self.weight, self.weight_scale = quantize_weight(observed.weight)
+        self.statistics: Statistics | None = None
+        self.collecting = False
+        self._prepared: dict[Geometry, PreparedConv2d] = {}
+
+    def __call__(self, call: ConvCall) -> Tensor:
+        """Answer one `conv2d` call."""
+        prepared = self._prepare(call)
+        if self.collecting and not self.signed:
+            levels = quantize_activation(call.x, self.input_scale)
+            more = conv_statistics(prepared, levels)
+            self.statistics = more if self.statistics is None else self.statistics + more
+        return prepared(call.x, self.input_scale, self.weight_scale, call.bias, signed=self.signed)
+
+    def _prepare(self, call: ConvCall) -> PreparedConv2d:
+        geometry = (call.stride, call.padding, call.dilation, call.groups)
+        if geometry not in self._prepared:
+            if call.weight.shape != self.weight.shape:
+                raise BnrecalError(
+                    f"the convolution {self.name} is called with a weight of shape {tuple(call.weight.shape)}, "
+                    f"calibrated with {tuple(self.weight.shape)}: leave it in float32 with quant.skip=[{self.name}]"
+                )
+            self._prepared[geometry] = PreparedConv2d(
+                self.weight,
+                self.spec,
+                stride=call.stride,
+                padding=call.padding,
+                dilation=call.dilation,
+                groups=call.groups,
+                device=call.x.device,
+            )
+        return self._prepared[geometry]

@@ -1,0 +1,104 @@
+"""Which convolution runs with how many threads, and what that buys."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from bnrecal.config import THREADS, SmtConfig
+from bnrecal.errors import BnrecalError
+from bnrecal.observe import Observation
+
+FLOAT = 0  # threads of a convolution that is not quantized at all
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How one convolution is computed.
+
+    Attributes:
+        threads: 1, 2 or 4; FLOAT for float32.
+        signed: its input is quantized symmetric signed (possible with one thread only).
+        reason: why it does not follow `smt.threads`, for the log and `layers.csv`; empty where it does.
+    """
+
+    name: str
+    threads: int
+    signed: bool
+    reason: str
+
+
+def matches_any(name: str, patterns: Sequence[str]) -> bool:
+    """Whether an exact name or a glob among `patterns` matches."""
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def plan_threads(observations: Sequence[Observation], smt: SmtConfig, skip: Sequence[str] = ()) -> list[LayerPlan]:
+    """The plan for every observed convolution (specification section 3).
+
+    The first convolution and those in `skip` stay float32; depthwise ones and those with negative inputs run one
+    thread; the rest `smt.threads`, unless the plan file or `smt.layers` says otherwise (the latter wins).
+
+    Raises:
+        BnrecalError: for a name or glob that matches no convolution, or a layer that was asked by its exact name
+            to run threads it cannot run.
+    """
+    wanted = {**(load_plan(Path(smt.plan)) if smt.plan else {}), **smt.layers}
+    names = [o.name for o in observations]
+    for pattern in wanted:
+        if not any(matches_any(name, [pattern]) for name in names):
+            raise BnrecalError(
+                f"smt.layers names {pattern}, which matches no quantized convolution: choose among {_some(names[1:])}"
+            )
+    return [_plan_layer(o, smt.threads, wanted, skip) for o in observations]
+
+
+def _plan_layer(o: Observation, threads: int, wanted: dict[str, int], skip: Sequence[str]) -> LayerPlan:
+    if o.order == 0:
+        return LayerPlan(o.name, FLOAT, False, "first convolution: float32")
+    if matches_any(o.name, skip):
+        return LayerPlan(o.name, FLOAT, False, "quant.skip: float32")
+    reason = "negative inputs: signed, 1 thread" if o.negative else "depthwise: 1 thread" if o.depthwise else ""
+    own = wanted.get(o.name)
+    if own is None:
+        own = next((t for pattern, t in reversed(wanted.items()) if matches_any(o.name, [pattern])), None)
+    elif own > 1 and reason:
+        raise BnrecalError(f"smt.layers asks {own} threads of {o.name}, which cannot ({reason}): give it 1")
+    if reason:
+        return LayerPlan(o.name, 1, o.negative, reason if own != 1 and threads > 1 else reason)
+    if own is not None and own != threads:
+        return LayerPlan(o.name, own, False, f"smt.layers: {own} thread{'s' if own > 1 else ''}")
+    return LayerPlan(o.name, threads, False, "")
+
+
+def load_plan(path: Path) -> dict[str, int]:
+    """Threads by layer name from a JSON plan file: `{"layers": {name: threads, ...}, ...}`.
+
+    Raises:
+        BnrecalError: if the file is missing, no such plan, or asks for threads other than 1, 2, 4.
+    """
+    try:
+        layers = json.loads(path.read_text())["layers"]
+        plan = {str(name): int(threads) for name, threads in layers.items()}
+    except OSError as error:
+        raise BnrecalError(f"cannot read the plan {path} ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BnrecalError(f'{path} is not a plan: it must hold {{"layers": {{name: threads}}}}') from error
+    for name, threads in plan.items():
+        if threads not in THREADS:
+            raise BnrecalError(f"the plan {path} gives {name} {threads} threads: choose 1, 2 or 4")
+    return plan
+
+
+def speedup(observations: Sequence[Observation], plans: Sequence[LayerPlan]) -> float:
+    """sum(MACs) / sum(MACs / threads) over all convolutions but the first (specification section 3).
+
+    A convolution kept in float32 by `quant.skip` counts as one thread.
+    """
+    macs = [(o.macs, max(p.threads, 1)) for o, p in zip(observations, plans, strict=True) if o.order > 0]
+    return sum(m for m, _ in macs) / sum(m / t for m, t in macs) if macs else 1.0
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
