@@ -1,0 +1,84 @@
+"""Imagenette: ten easy classes of ImageNet (1.5 GB at full size), labelled with their ImageNet classes."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from bnrecal.cache import cache_dir
+from bnrecal.data.base import Split
+from bnrecal.data.folder import FolderSource, Listing, labelled
+from bnrecal.data.imagenet import wnids
+from bnrecal.data.index import list_images
+from bnrecal.errors import BnrecalError
+
+FOLDERS = ("imagenette2", "imagenette2-320", "imagenette2-160")  # torchvision's sizes, the best first
+_URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz"
+CLASSES = (
+    "n01440764",  # tench
+    "n02102040",  # English springer
+    "n02979186",  # cassette player
+    "n03000684",  # chain saw
+    "n03028079",  # church
+    "n03394916",  # French horn
+    "n03417042",  # garbage truck
+    "n03425413",  # gas pump
+    "n03445777",  # golf ball
+    "n03888257",  # parachute
+)
+
+
+def imagenette(root: Path | None, *, download: bool = False, skip_corrupt: bool = False) -> FolderSource:
+    """Imagenette in `root` or in the folder below it that the archive unpacks to; None: in the cache folder.
+
+    Labels run over ImageNet's 1,000 classes; `restricted_classes` are its ten.
+
+    Args:
+        download: fetch the full-size archive with torchvision, which checks its hash, if it is not there yet.
+
+    Raises:
+        BnrecalError: if it is not there, saying how to get it, or cannot be downloaded.
+    """
+    root = root or cache_dir("imagenette")
+    folder = _find(root)
+    if folder is None and download:
+        _download(root)
+        folder = _find(root)
+    if folder is None:
+        raise BnrecalError(
+            f"no Imagenette in {root}: set data.download=true, or unpack {_URL} there (or set data.root)"
+        )
+    numbers = {wnid: wnids().index(wnid) for wnid in CLASSES}
+    return FolderSource(
+        "imagenette",
+        len(wnids()),
+        {"train": partial(_split, folder, "train", numbers), "val": partial(_split, folder, "val", numbers)},
+        restricted_classes=tuple(sorted(numbers.values())),
+        skip_corrupt=skip_corrupt,
+    )
+
+
+def _find(root: Path) -> Path | None:
+    for folder in (root, *(root / name for name in FOLDERS)):
+        if (folder / "train").is_dir() and (folder / "val").is_dir():
+            return folder
+    return None
+
+
+def _download(root: Path) -> None:
+    from torchvision.datasets import Imagenette
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        Imagenette(root, size="full", download=True)
+    except (OSError, RuntimeError) as error:
+        raise BnrecalError(f"cannot download Imagenette ({error}): unpack {_URL} into {root}") from error
+
+
+def _split(folder: Path, split: Split, numbers: dict[str, int]) -> Listing:
+    index = list_images(folder / split)
+    labels = index.class_of(numbers)
+    missing = [wnid for wnid, number in numbers.items() if not np.any(labels == number)]
+    if missing:
+        raise BnrecalError(f"{folder / split} has no images of {', '.join(missing)}: not a whole Imagenette")
+    return labelled(folder / split, index, labels)
