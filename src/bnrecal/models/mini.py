@@ -1,0 +1,132 @@
+"""The networks of Table 1 at reduced width for 32x32 images, with the checkpoints shipped for `data=glyphs`.
+
+Depth, blocks, pooling and padding are those of the full networks, and so are the number and order of the
+convolutions: most are torchvision's own classes with fewer channels. One rule fits all to small images: the
+first convolution (which stays float32 in every experiment) runs at stride 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from torchvision.models.densenet import DenseNet
+from torchvision.models.googlenet import BasicConv2d, GoogLeNet, Inception, InceptionAux
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from bnrecal.data.glyph_draw import CLASSES
+from bnrecal.data.glyphs import GLYPH_PREPROCESSING
+from bnrecal.errors import BnrecalError
+from bnrecal.models.base import LoadedModel
+from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
+from bnrecal.models.narrow import NarrowResNet
+from bnrecal.models.weights import load_state, state_dict_hash
+
+CHECKPOINT_FOLDER = Path(__file__).parent / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file in CHECKPOINT_FOLDER, its SHA-256, and which of ARCHITECTURES it holds the weights of."""
+
+    architecture: str
+    file: str
+    sha256: str
+
+
+def _resnet18(classes: int) -> nn.Module:
+    return _module(NarrowResNet(BasicBlock, (2, 2, 2, 2), width=16, num_classes=classes))
+
+
+def _resnet50(classes: int) -> nn.Module:
+    return _module(NarrowResNet(Bottleneck, (3, 4, 6, 3), width=8, num_classes=classes))
+
+
+def _resnet50_mlperf(classes: int) -> nn.Module:
+    return _module(MlperfResNet50(width=8, num_classes=classes))
+
+
+def _mobilenet_v1(classes: int) -> nn.Module:
+    return MlperfMobileNetV1(multiplier=0.5, num_classes=classes)
+
+
+def _densenet121(classes: int) -> nn.Module:
+    return _module(DenseNet(growth_rate=8, num_init_features=16, num_classes=classes))
+
+
+def _googlenet(classes: int) -> nn.Module:
+    """A quarter of the channels; the auxiliary classifiers are for training alone and left out."""
+
+    def conv(inputs: int, outputs: int, **options: int) -> nn.Module:
+        return _module(BasicConv2d(inputs if inputs == 3 else _quarter(inputs), _quarter(outputs), **options))
+
+    def inception(*channels: int) -> nn.Module:
+        return _module(Inception(*map(_quarter, channels)))
+
+    blocks = [conv, inception, InceptionAux]
+    network = GoogLeNet(num_classes=classes, aux_logits=False, init_weights=False, blocks=blocks)
+    network.fc = nn.Linear(_quarter(1024), classes)
+    return _module(network)
+
+
+def _module(made: object) -> nn.Module:
+    """Gives back what torchvision, which is untyped, has made."""
+    assert isinstance(made, nn.Module)
+    return made
+
+
+def _quarter(channels: int) -> int:
+    """A quarter, rounded up to a multiple of 4 (every channel count of GoogLeNet but one divides by 16)."""
+    return -(-channels // 16) * 4
+
+
+ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
+    "resnet18": _resnet18,
+    "resnet50": _resnet50,
+    "googlenet": _googlenet,
+    "densenet121": _densenet121,
+    "resnet50_mlperf": _resnet50_mlperf,
+    "mobilenet_v1": _mobilenet_v1,
+}
+
+CHECKPOINTS: dict[str, Checkpoint] = {}
+"""Name to checkpoint. A further set of weights for one of ARCHITECTURES is one more line here."""
+
+MINI_NAMES = tuple(ARCHITECTURES)
+
+
+def build_mini(name: str, classes: int = CLASSES) -> nn.Module:
+    """An untrained mini network, in training mode, initialized from the global torch seed.
+
+    Raises:
+        BnrecalError: if `name` is no mini network.
+    """
+    checkpoint = CHECKPOINTS.get(name)
+    architecture = checkpoint.architecture if checkpoint else name
+    if architecture not in ARCHITECTURES:
+        raise BnrecalError(f"no model {name!r} for data=glyphs: choose from {', '.join(MINI_NAMES)}")
+    network = ARCHITECTURES[architecture](classes)
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.stride = (1, 1)
+    return network
+
+
+def load_mini(name: str) -> LoadedModel:
+    """The trained mini network, with the weights shipped in this package.
+
+    Raises:
+        BnrecalError: if `name` is no mini network, or its checkpoint is missing or damaged.
+    """
+    network = build_mini(name).eval()
+    checkpoint = CHECKPOINTS.get(name)
+    if checkpoint is None:
+        raise BnrecalError(f"no checkpoint is shipped for {name!r}: scripts/train_minis.py makes it")
+    load_state(network, CHECKPOINT_FOLDER / checkpoint.file, checkpoint.sha256)
+    return LoadedModel(
+        name=name,
+        network=network,
+        preprocessing=GLYPH_PREPROCESSING,
+        label_offset=0,
+        weights=f"bnrecal/models/checkpoints/{checkpoint.file}",
+        weights_hash=state_dict_hash(network),
+    )
