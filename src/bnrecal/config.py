@@ -11,9 +11,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bnrecal.errors import BnrecalError
+from bnrecal.smt.spec import POLICIES, ROUNDINGS, THREADS
 
-POLICIES = ("A", "Aw", "W", "aW")
-THREADS = (1, 2, 4)
 
 
 @dataclass
@@ -24,7 +23,7 @@ class ModelConfig:
     family: str = "table1"  # table1 | torchvision | custom | timm
     checkpoint: str | None = None  # a state_dict file instead of the published weights
     factory: str | None = None  # custom: package.module:callable returning an nn.Module
-    kwargs: dict[str, Any] = field(default_factory=dict)  # custom, torchvision, timm: passed to the factory
+    kwargs: Any = None  # custom, torchvision, timm: a mapping passed to the factory (Any: Hydra then takes {a: 1})
     # The preprocessing, where the family does not know it (custom) or to override it; mean and std in 0..1.
     mean: list[float] | None = None
     std: list[float] | None = None
@@ -69,7 +68,7 @@ class SmtConfig:
     sparsity: bool = True
     rounding: str = "half_even"
     saturate: bool = True
-    layers: dict[str, int] = field(default_factory=dict)  # name or glob -> threads, over `threads`
+    layers: Any = None  # a mapping {name or glob: threads} over `threads`
     plan: str | None = None  # a plan file as `python -m bnrecal.plan` saves it; `layers` wins over it
     array: ArrayConfig = field(default_factory=ArrayConfig)
 
@@ -103,10 +102,10 @@ class Config:
     recal: bool = False
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)
-    batch_size: int = 100
+    batch_size: int | None = None  # images a forward pass; None: 100, or all where there are fewer
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     gpus: int = 1  # evaluation is spread over this many, one process each
-    workers: int = 0  # image-loading processes
+    workers: int | None = None  # image-loading processes; None: none for a set in memory, else one a core, 8 at most
     seed: int = 0  # chooses the calibration, recalibration and validation images
     save_checkpoint: bool = False  # also write the recalibrated float state_dict
     resume: bool = True  # take a finished result with the same content from the run folder
@@ -130,13 +129,15 @@ def parse(composed: DictConfig) -> Config:
 
 
 def check(config: Config) -> None:
-    """Raise BnrecalError at the first value out of range."""
+    """Raise BnrecalError at the first value out of range; mappings that were left out become empty ones."""
     _one_of("model.family", config.model.family, ("table1", "torchvision", "custom", "timm"))
     _one_of("smt.threads", config.smt.threads, THREADS)
+    config.smt.layers = _mapping("smt.layers", config.smt.layers)
+    config.model.kwargs = _mapping("model.kwargs", config.model.kwargs)
     for name, threads in config.smt.layers.items():
         _one_of(f"smt.layers[{name}]", threads, THREADS)
     _one_of("smt.policy", config.smt.policy, POLICIES)
-    _one_of("smt.rounding", config.smt.rounding, ("half_even", "floor"))
+    _one_of("smt.rounding", config.smt.rounding, ROUNDINGS)
     _at_least("smt.array.rows", config.smt.array.rows, 1)
     _at_least("smt.array.columns", config.smt.array.columns, 1)
     _one_of("quant.act_range", config.quant.act_range, ("mean_max", "max"))
@@ -144,9 +145,11 @@ def check(config: Config) -> None:
     _check_recalibration(config.recalibration)
     if config.data.val_images is not None:
         _at_least("data.val_images", config.data.val_images, 1)
-    _at_least("batch_size", config.batch_size, 1)
+    if config.batch_size is not None:
+        _at_least("batch_size", config.batch_size, 1)
     _at_least("gpus", config.gpus, 1)
-    _at_least("workers", config.workers, 0)
+    if config.workers is not None:
+        _at_least("workers", config.workers, 0)
     _at_least("seed", config.seed, 0)
     _check_preprocessing(config.model)
     if config.device not in ("auto", "cpu", "cuda") and not config.device.removeprefix("cuda:").isdecimal():
@@ -172,6 +175,14 @@ def _check_preprocessing(model: ModelConfig) -> None:
             _at_least(f"model.{key}", size, 1)
     if model.interpolation is not None:
         _one_of("model.interpolation", model.interpolation, ("bilinear", "bicubic", "area", "opencv_bilinear"))
+
+
+def _mapping(key: str, value: object) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BnrecalError(f"{key}={value}: give a mapping, as in {key}={{name: value}}")
+    return {str(name): item for name, item in value.items()}
 
 
 def _one_of(key: str, value: object, choices: tuple[object, ...]) -> None:

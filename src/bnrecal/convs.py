@@ -94,7 +94,7 @@ def attach(network: nn.Module, handlers: dict[str, Handler]) -> None:
     convs = conv_modules(network)
     for name, handler in handlers.items():
         # an instance attribute shadows the class's method for every caller, however it reached the module
-        convs[name].forward = ConvSite(convs[name], name, handler)
+        vars(convs[name])["forward"] = ConvSite(convs[name], name, handler)
 
 
 def detach(network: nn.Module) -> None:

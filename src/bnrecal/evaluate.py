@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
 
+K = TypeVar("K")
 Bools = npt.NDArray[np.bool_]
 
 
@@ -57,16 +59,16 @@ def concatenate(parts: Sequence[Outcome]) -> Outcome:
 
 @torch.no_grad()
 def evaluate(
-    networks: dict[str, nn.Module],
+    networks: dict[K, nn.Module],
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     label_offset: int = 0,
     restricted_classes: Sequence[int] | None = None,
-) -> dict[str, Outcome]:
+) -> dict[K, Outcome]:
     """Classify the same batches with every network.
 
     Args:
-        networks: in eval mode, on the batches' device; each returns logits (N, classes).
+        networks: by any key that reads well in a message; in eval mode, on the batches' device; each returns logits (N, classes).
         batches: float32 images (N, 3, H, W) and int64 labels (N,); label -1 marks an unreadable image.
         label_offset: logit index of label 0.
         restricted_classes: labels for the second, restricted top-1.
@@ -74,7 +76,9 @@ def evaluate(
     Raises:
         BnrecalError: for logits that are not finite or have too few classes, naming the network; without images.
     """
-    parts: dict[str, list[Outcome]] = {name: [] for name in networks}
+    if not networks:
+        return {}
+    parts: dict[K, list[Outcome]] = {name: [] for name in networks}
     for images, labels in batches:
         readable = labels >= 0
         kept = images[readable] if not bool(readable.all()) else images
@@ -88,7 +92,7 @@ def evaluate(
     return result
 
 
-def _logits(name: str, network: nn.Module, images: Tensor, offset: int, labels: Tensor) -> Tensor:
+def _logits(name: object, network: nn.Module, images: Tensor, offset: int, labels: Tensor) -> Tensor:
     logits = network(images)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise BnrecalError(f"the network must return logits (images, classes), not {_describe(logits)}")

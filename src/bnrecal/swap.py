@@ -34,6 +34,6 @@ def threaded_copy(network: nn.Module, layers: dict[str, ThreadedConv]) -> nn.Mod
     `layers` may serve several copies: they hold no state that a forward pass changes, besides statistics.
     """
     shared = {id(parameter): parameter for parameter in network.parameters()}
-    twin: nn.Module = copy.deepcopy(network, shared)  # type: ignore[arg-type]
+    twin: nn.Module = copy.deepcopy(network, shared)
     attach(twin, dict(layers))
     return twin

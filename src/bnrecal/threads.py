@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from bnrecal.config import THREADS, SmtConfig
 from bnrecal.errors import BnrecalError
 from bnrecal.observe import Observation
+from bnrecal.smt.spec import THREADS
 
 FLOAT = 0  # threads of a convolution that is not quantized at all
 
@@ -34,24 +34,26 @@ def matches_any(name: str, patterns: Sequence[str]) -> bool:
     return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def plan_threads(observations: Sequence[Observation], smt: SmtConfig, skip: Sequence[str] = ()) -> list[LayerPlan]:
+def plan_threads(
+    observations: Sequence[Observation], threads: int, wanted: dict[str, int], skip: Sequence[str] = ()
+) -> list[LayerPlan]:
     """The plan for every observed convolution (specification section 3).
 
     The first convolution and those in `skip` stay float32; depthwise ones and those with negative inputs run one
-    thread; the rest `smt.threads`, unless the plan file or `smt.layers` says otherwise (the latter wins).
+    thread; the rest `threads`, unless `wanted` says otherwise: an exact name wins over globs, the last glob over
+    the ones before it.
 
     Raises:
         BnrecalError: for a name or glob that matches no convolution, or a layer that was asked by its exact name
             to run threads it cannot run.
     """
-    wanted = {**(load_plan(Path(smt.plan)) if smt.plan else {}), **smt.layers}
     names = [o.name for o in observations]
     for pattern in wanted:
         if not any(matches_any(name, [pattern]) for name in names):
             raise BnrecalError(
                 f"smt.layers names {pattern}, which matches no quantized convolution: choose among {_some(names[1:])}"
             )
-    return [_plan_layer(o, smt.threads, wanted, skip) for o in observations]
+    return [_plan_layer(o, threads, wanted, skip) for o in observations]
 
 
 def _plan_layer(o: Observation, threads: int, wanted: dict[str, int], skip: Sequence[str]) -> LayerPlan:
@@ -66,7 +68,7 @@ def _plan_layer(o: Observation, threads: int, wanted: dict[str, int], skip: Sequ
     elif own > 1 and reason:
         raise BnrecalError(f"smt.layers asks {own} threads of {o.name}, which cannot ({reason}): give it 1")
     if reason:
-        return LayerPlan(o.name, 1, o.negative, reason if own != 1 and threads > 1 else reason)
+        return LayerPlan(o.name, 1, o.negative, reason)
     if own is not None and own != threads:
         return LayerPlan(o.name, own, False, f"smt.layers: {own} thread{'s' if own > 1 else ''}")
     return LayerPlan(o.name, threads, False, "")

@@ -20,11 +20,13 @@ class ImageSource(ABC):
         num_classes: how many classes labels run over, 0..num_classes-1 (1000 for every ImageNet-labelled set).
         restricted_classes: labels that occur at all, where a second top-1 among only these makes sense
             (Imagenette's ten); None elsewhere.
+        in_memory: whether items cost so little that loading processes would only slow them down.
     """
 
     name: str
     num_classes: int
     restricted_classes: Sequence[int] | None = None
+    in_memory: bool = False
 
     @abstractmethod
     def size(self, split: Split) -> int:
@@ -41,9 +43,18 @@ class ImageSource(ABC):
             augment: draw through the training augmentation (random resized crop and flip, or the set's own);
                 the draw depends on the global torch seed alone.
 
+        A set that was told to skip unreadable images gives zeros and the label -1 for such a one.
+
         Implementations may add `__getitems__`, which a `DataLoader` prefers over single items.
         """
 
     @abstractmethod
     def fingerprint(self, split: Split, indices: Sequence[int]) -> str:
         """A short hash of which images these are (names or seeds, not pixels), for the provenance of a result."""
+
+    def version(self, split: Split, indices: Sequence[int]) -> str:
+        """A short hash that changes with the images themselves on this machine, so that nothing stale is reused.
+
+        Sets that live in files override this with names, sizes and modification times.
+        """
+        return self.fingerprint(split, indices)

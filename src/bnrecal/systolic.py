@@ -1,0 +1,38 @@
+"""Cycles of an output-stationary systolic array.
+
+One tile of the output takes `2 * rows + columns + K - 2` cycles: K to stream the operands, the rest to fill the
+array from its corner and to drain the results through it (SCALE-Sim, Samajdar et al., 2018, equation for the
+output-stationary dataflow). With T threads each processing element takes T operand pairs a cycle, so K shrinks to
+ceil(K / T); fill and drain stay.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+
+from bnrecal.observe import Observation
+from bnrecal.threads import LayerPlan
+
+
+def gemm_cycles(m: int, k: int, n: int, threads: int, rows: int, columns: int) -> int:
+    """Cycles for an (m x k) by (k x n) product, outputs m along the rows and n along the columns."""
+    tiles = ceil(m / rows) * ceil(n / columns)
+    return tiles * (2 * rows + columns + ceil(k / threads) - 2)
+
+
+def layer_cycles(o: Observation, threads: int, rows: int, columns: int) -> int:
+    """Cycles of one convolution for one image: one GEMM a group and call."""
+    _, height, width = o.output_shape
+    depth = o.weight[0].numel()
+    per_group = gemm_cycles(height * width, depth, o.weight.shape[0] // o.groups, threads, rows, columns)
+    return per_group * o.groups * o.calls
+
+
+def network_cycles(
+    observations: Sequence[Observation], plans: Sequence[LayerPlan], rows: int, columns: int
+) -> int:
+    """Cycles of all convolutions but the first for one image; float32 ones count as one thread."""
+    return sum(
+        layer_cycles(o, max(p.threads, 1), rows, columns)
+        for o, p in zip(observations, plans, strict=True)
+        if o.order > 0
+    )
