@@ -1,8 +1,8 @@
 """Image files as RGB pictures: Pillow is the reference, torchvision's decoder a faster equal.
 
 torchvision.io decodes JPEGs about 30 % faster than Pillow (0.58 ms against 0.84 ms for 500x375 on one core)
-and, where both carry libjpeg-turbo, to the same pixels (measured on 300 ImageNet photographs). It is used only
-where a self-check finds it equal, so the decoder never shows in a result.
+and, where both carry libjpeg-turbo, to the same pixels (measured on 300 ImageNet photographs). It is used
+only where a self-check finds it equal, so the decoder never shows in a result.
 """
 
 import warnings

@@ -1,0 +1,86 @@
+"""A network of the user's own, made by a function named on the command line."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from bnrecal.config import ModelConfig
+from bnrecal.data.base import ImageSource
+from bnrecal.errors import BnrecalError
+from bnrecal.models.base import LoadedModel
+from bnrecal.models.finish import arguments, finish, load_checkpoint, overridden
+from bnrecal.preprocess import Preprocessing
+
+
+def load_custom(config: ModelConfig, data: ImageSource) -> LoadedModel:
+    """The network that `model.factory`, "package.module:callable", returns for `model.kwargs`.
+
+    The current folder is searched first, so that a file beside the user is found. Without `model.checkpoint`
+    the factory has to load the weights itself.
+
+    Raises:
+        BnrecalError: if the factory cannot be found, fails or returns no nn.Module, the checkpoint does not
+            fit, or the classes do not match the data set's.
+    """
+    if config.factory is None:
+        raise BnrecalError("model=custom needs model.factory=package.module:callable")
+    network = _call(config.factory, arguments(config))
+    weights = config.factory
+    if config.checkpoint is not None:
+        load_checkpoint(network, Path(config.checkpoint).expanduser())
+        weights = config.checkpoint
+    return finish(config.name, network, overridden(_default(data), config), data, weights)
+
+
+def _default(data: ImageSource) -> Preprocessing:
+    if data.name == "glyphs":
+        from bnrecal.data.glyphs import GLYPH_PREPROCESSING
+
+        return GLYPH_PREPROCESSING
+    return Preprocessing()
+
+
+def _call(factory: str, kwargs: dict[str, object]) -> nn.Module:
+    function = find(factory)
+    try:
+        network = function(**kwargs)
+    except Exception as error:  # whatever the user's code raises, told with its place
+        raise BnrecalError(f"model.factory={factory} failed: {_told(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise BnrecalError(f"model.factory={factory} returned {type(network).__name__}, not an nn.Module")
+    return network
+
+
+def find(factory: str) -> Callable[..., object]:
+    """The callable that "package.module:callable" names, with the current folder on the path.
+
+    Raises:
+        BnrecalError: if the text has another form, the module cannot be imported, or it has no such callable.
+    """
+    module_name, _, attribute = factory.partition(":")
+    if not module_name or not attribute:
+        raise BnrecalError(f"model.factory={factory}: write package.module:callable")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: object = importlib.import_module(module_name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
+            raise BnrecalError(f"model.factory={factory}: no module {error.name} here ({here}) or installed") from error
+        raise BnrecalError(f"model.factory={factory}: importing {module_name} failed: {_told(error)}") from error
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise BnrecalError(f"model.factory={factory}: {module_name} has no callable {attribute}")
+    return found
+
+
+def _told(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

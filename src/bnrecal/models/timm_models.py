@@ -1,0 +1,53 @@
+"""Networks of timm, an optional extra, with their published weights or a checkpoint of one's own."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from bnrecal.config import ModelConfig
+from bnrecal.data.base import ImageSource
+from bnrecal.errors import BnrecalError
+from bnrecal.models.base import LoadedModel
+from bnrecal.models.finish import IMAGENET_LABELLED, arguments, finish, load_checkpoint, overridden
+from bnrecal.preprocess import Preprocessing
+
+
+def load_timm(config: ModelConfig, data: ImageSource) -> LoadedModel:
+    """A network of timm by its name there, for example resnet18.tv_in1k.
+
+    Raises:
+        BnrecalError: if timm is not installed or has no such network, or its weights cannot be had.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise BnrecalError("model=timm needs the package timm: pip install 'bnrecal[timm]'") from error
+    if not timm.is_model(config.name):
+        raise BnrecalError(f"model.name={config.name}: no network of timm {timm.__version__}")
+    if config.checkpoint is None and data.name not in IMAGENET_LABELLED:
+        raise BnrecalError(f"data={data.name} has classes of its own: give model.checkpoint=PATH")
+    kwargs = {"pretrained": config.checkpoint is None, "num_classes": data.num_classes, **arguments(config)}
+    try:
+        network = timm.create_model(config.name, **kwargs)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BnrecalError(
+            f"timm cannot make {config.name} ({reason}): without a network, give model.checkpoint=PATH"
+        ) from error
+    if config.checkpoint is not None:
+        load_checkpoint(network, Path(config.checkpoint).expanduser())
+    preprocessing = overridden(_preprocessing(timm.data.resolve_model_data_config(network)), config)
+    weights = config.checkpoint or f"timm {config.name}"
+    return finish(config.name, network, preprocessing, data, weights)
+
+
+def _preprocessing(found: dict[str, Any]) -> Preprocessing:
+    """timm's evaluation transform; its size may be given for training and testing alike."""
+    crop = int(found["input_size"][-1])
+    return Preprocessing(
+        resize=math.floor(crop / found["crop_pct"]),
+        crop=crop,
+        mean=tuple(found["mean"]),
+        std=tuple(found["std"]),
+        interpolation="bicubic" if found["interpolation"] == "bicubic" else "bilinear",
+    )

@@ -1,0 +1,115 @@
+"""torchvision's classification networks, with their published ImageNet weights or one's own checkpoint."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+
+from bnrecal.config import ModelConfig
+from bnrecal.data.base import ImageSource
+from bnrecal.errors import BnrecalError
+from bnrecal.models.base import LoadedModel
+from bnrecal.models.finish import IMAGENET_LABELLED, arguments, finish, overridden, read_unwrapped
+from bnrecal.models.published import Published, fetch
+from bnrecal.models.weights import check_state
+from bnrecal.preprocess import Interpolation, Preprocessing
+
+WEIGHTS = "IMAGENET1K_V1"  # the paper's
+_AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+# Published before dots were forbidden inside module names.
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+
+def load_torchvision(name: str, config: ModelConfig, data: ImageSource) -> LoadedModel:
+    """A network of torchvision by its name there.
+
+    Args:
+        config: `checkpoint` instead of the published weights; `kwargs` go to torchvision's constructor, but
+            for `weights`, which names another published set than IMAGENET1K_V1.
+
+    Raises:
+        BnrecalError: if torchvision has no such network or weights, they cannot be had or do not fit, or the
+            data set has other classes and there is no checkpoint.
+    """
+    if name not in list_models(module=models):
+        raise BnrecalError(f"model.name={name}: no classification network of torchvision")
+    kwargs = arguments(config)
+    entry = _entry(name, str(kwargs.pop("weights", WEIGHTS)))
+    if config.checkpoint is not None:
+        path, source = Path(config.checkpoint).expanduser(), config.checkpoint
+    elif data.name not in IMAGENET_LABELLED:
+        raise BnrecalError(
+            f"data={data.name} has classes of its own: give model.checkpoint=PATH of {name} trained on it"
+        )
+    elif entry is None:
+        raise BnrecalError(f"torchvision publishes no {WEIGHTS} of {name}: give model.checkpoint=PATH")
+    else:
+        path, source = fetch(_published(entry)), f"torchvision {type(entry).__name__}.{entry.name}"
+    network = build(name, data.num_classes, read_unwrapped(path), str(path), kwargs)
+    preprocessing = overridden(_preprocessing(entry), config)
+    return finish(config.name, network, preprocessing, data, source)
+
+
+def build(name: str, classes: int, state: dict[str, Tensor], source: str, kwargs: dict[str, Any]) -> nn.Module:
+    """The network with the weights in `state`, which are those of torchvision's published files or alike.
+
+    GoogLeNet and Inception v3 take torchvision's normalisation back (`transform_input`), as their published
+    weights need, and lose their auxiliary classifiers, which only training uses.
+
+    Raises:
+        BnrecalError: if the weights do not fit, or torchvision does not know an argument.
+    """
+    auxiliary = _AUXILIARY.get(name, ())
+    if auxiliary:
+        has = any(key.startswith(auxiliary) for key in state)
+        kwargs = {"transform_input": True, "init_weights": False, "aux_logits": has, **kwargs}
+    try:
+        network: nn.Module = get_model(name, weights=None, **{"num_classes": classes, **kwargs})
+    except (TypeError, ValueError) as error:
+        raise BnrecalError(f"torchvision cannot build {name} with model.kwargs={kwargs}: {error}") from error
+    state = {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}
+    check_state(network, state, source)
+    network.load_state_dict(state, strict=False)  # strictness is checked above, with a shorter message
+    for head in auxiliary:
+        setattr(network, head, None)
+    if auxiliary:
+        network.aux_logits = False  # type: ignore[assignment]
+    return network
+
+
+def _entry(name: str, weights: str) -> WeightsEnum | None:
+    """The published weights; None where the default name has none (a checkpoint may take their place)."""
+    published = get_model_weights(name)
+    found: WeightsEnum | None = published.__members__.get(weights)
+    if found is None and weights != WEIGHTS:
+        raise BnrecalError(f"{name} has no weights {weights}: choose from {', '.join(published.__members__)}")
+    return found
+
+
+def _published(entry: WeightsEnum) -> Published:
+    """torchvision's files carry the first eight digits of their SHA-256 in their names."""
+    file = entry.url.rsplit("/", 1)[-1]
+    return Published(entry.url, file, Path(file).stem.rsplit("-", 1)[-1])
+
+
+def _preprocessing(entry: WeightsEnum | None) -> Preprocessing:
+    """The transform published with the weights."""
+    if entry is None:
+        return Preprocessing()
+    transform = entry.transforms()
+    return Preprocessing(
+        resize=transform.resize_size[0],
+        crop=transform.crop_size[0],
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+        interpolation=_interpolation(transform.interpolation.value),
+    )
+
+
+def _interpolation(value: str) -> Interpolation:
+    if value not in ("bilinear", "bicubic"):
+        raise BnrecalError(f"interpolation {value} is not supported: choose another set of weights")
+    return "bicubic" if value == "bicubic" else "bilinear"
