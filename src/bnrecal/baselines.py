@@ -25,7 +25,7 @@ def load(setup: "Setup", key: "Variant | None") -> Outcome | None:
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as kept:
-        restricted = kept["restricted"] if "restricted" in kept else None
+        restricted = kept.get("restricted")
         return Outcome(kept["top1"], kept["top5"], restricted, int(kept["skipped"]))
 
 

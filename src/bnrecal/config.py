@@ -4,7 +4,7 @@
 are all in range. Nothing past the command line knows Hydra.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -12,7 +12,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bnrecal.errors import BnrecalError
 from bnrecal.smt.spec import POLICIES, ROUNDINGS, THREADS
-
 
 
 @dataclass
@@ -114,6 +113,11 @@ class Config:
 def register() -> None:
     """Make `Config` known to Hydra as `schema`."""
     ConfigStore.instance().store(name="schema", node=Config)
+
+
+def experiment_part(config: Config) -> Config:
+    """The experiment alone, of a command's configuration that adds keys of its own."""
+    return Config(**{f.name: getattr(config, f.name) for f in fields(Config)})
 
 
 def parse(composed: DictConfig) -> Config:

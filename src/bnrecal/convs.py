@@ -148,7 +148,7 @@ class _Intercept(TorchFunctionMode):
         self.answer = answer
         self.other = other
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.conv2d:
             with torch._C.DisableTorchFunction():  # an outer mode must not see the answer's own convolutions
@@ -168,7 +168,8 @@ def _parse(
     groups: int = 1,
 ) -> ConvCall:
     if input.dim() != 4:
-        raise BnrecalError(f"conv2d got an input of shape {tuple(input.shape)}: only batches (N, C, H, W) can be quantized")
+        shape = tuple(input.shape)
+        raise BnrecalError(f"conv2d got an input of shape {shape}: only batches (N, C, H, W) can be quantized")
     call = ConvCall(input, weight, bias, _pair(stride), (0, 0), _pair(dilation), groups)
     if padding == "valid":
         return call

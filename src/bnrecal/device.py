@@ -17,7 +17,7 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= found:
-            raise BnrecalError(f"device={name}: this machine has {found} usable CUDA devices; choose device=cpu or auto")
+            raise BnrecalError(f"device={name}: this machine has {found} usable CUDA devices; choose cpu or auto")
         torch.backends.cudnn.deterministic = True  # the same seed is to give the same numbers
         torch.backends.cudnn.benchmark = False
     return device

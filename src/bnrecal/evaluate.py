@@ -68,7 +68,8 @@ def evaluate(
     """Classify the same batches with every network.
 
     Args:
-        networks: by any key that reads well in a message; in eval mode, on the batches' device; each returns logits (N, classes).
+        networks: by any key that reads well in a message; in eval mode, on the batches' device, returning logits
+            (N, classes).
         batches: float32 images (N, 3, H, W) and int64 labels (N,); label -1 marks an unreadable image.
         label_offset: logit index of label 0.
         restricted_classes: labels for the second, restricted top-1.

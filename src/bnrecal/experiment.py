@@ -50,6 +50,14 @@ class Variant:
         planned = load_plan(Path(config.smt.plan)) if config.smt.plan else {}
         return Variant(config.smt.threads, config.recal, tuple({**planned, **config.smt.layers}.items()))
 
+    def apply(self, config: Config) -> Config:
+        """The configuration that asks for this cell alone."""
+        if self == Variant.of(config):
+            return config
+        return replace(
+            config, recal=self.recal, smt=replace(config.smt, threads=self.threads, layers=dict(self.layers), plan=None)
+        )
+
     @property
     def without_recal(self) -> "Variant":
         """The same network before recalibration."""
@@ -98,26 +106,30 @@ def run(config: Config) -> Result:
     Raises:
         BnrecalError: for anything the user can mend.
     """
-    variant = Variant.of(config)
-    return run_variants(config, [variant], describe_layers=True)[0]
+    return run_variants(prepare(config), [Variant.of(config)], describe=True)[0]
 
 
-def run_variants(config: Config, variants: Sequence[Variant], *, describe_layers: bool = False) -> list[Result]:
+def prepare(config: Config) -> Setup:
+    """What comes before any variant: load images and network, calibrate."""
+    setup = load(config)
+    setup.observations = calibrate(setup)
+    return setup
+
+
+def run_variants(setup: Setup, variants: Sequence[Variant], *, describe: bool = False) -> list[Result]:
     """Several variants of one model, evaluated in one pass over the validation images.
 
     Args:
-        describe_layers: also gather per-layer statistics on training images (`Result.layers`).
+        describe: also gather per-layer statistics on training images (`Result.layers`, `Result.batchnorm`).
 
     Returns:
         A result for each variant, in their order.
     """
     started = time.perf_counter()
-    setup = load(config)
-    setup.observations = calibrate(setup)
     prepared = prepare_variants(setup, [*(v.without_recal for v in variants), *variants])
     outcomes = measure(setup, prepared)
-    seconds = time.perf_counter() - started
-    return [make_result(setup, prepared, outcomes, variant, seconds, describe_layers) for variant in variants]
+    seconds = round(time.perf_counter() - started, 2)
+    return [make_result(setup, prepared, outcomes, variant, seconds, describe) for variant in variants]
 
 
 def load(config: Config) -> Setup:
@@ -200,7 +212,7 @@ def make_result(
     describe: bool,
 ) -> Result:
     """Everything about one cell."""
-    config, own, observations = setup.config, prepared[variant], setup.observations
+    config, own, observations = variant.apply(setup.config), prepared[variant], setup.observations
     outcome, array = outcomes[variant], config.smt.array
     without = outcomes[variant.without_recal]
     return Result(
@@ -214,8 +226,8 @@ def make_result(
         cycles=network_cycles(observations, own.plans, array.rows, array.columns),
         seed=config.seed,
         exceptions={plan.name: plan.reason for plan in own.plans if plan.reason},
-        provenance=provenance(setup),
-        seconds=round(seconds, 2),
+        provenance=provenance(setup, config),
+        seconds=seconds,
         outcome=outcome,
         layers=describe_layers(setup, prepared[variant.without_recal], own) if describe else None,
         batchnorm=describe_batchnorms(setup.model.network, own.network) if describe else None,
@@ -223,12 +235,12 @@ def make_result(
     )
 
 
-def provenance(setup: Setup) -> dict[str, Any]:
+def provenance(setup: Setup, config: Config) -> dict[str, Any]:
     """What produced the numbers."""
     selections = (setup.calibration, setup.recalibration, setup.validation)
     return {
-        "cell": cell_key(setup.config),
-        "config": resolved(setup.config),
+        "cell": cell_key(config),
+        "config": resolved(config),
         "versions": versions(),
         "device": describe_device(setup.device),
         "weights": setup.model.weights,

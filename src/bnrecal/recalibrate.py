@@ -66,7 +66,7 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
         raise BnrecalError(f"recalibration.method={method}: choose one of {', '.join(METHODS)}")
     layers = batchnorms(network)
     if not layers:
-        raise BnrecalError("the network has no BatchNorm layer with running statistics: there is nothing to recalibrate")
+        raise BnrecalError("the network has no BatchNorm layer with running statistics: nothing to recalibrate")
     before = statistics(network)
     images = 0
     try:

@@ -118,18 +118,30 @@ def write_result(result: Result, folder: Path, *, checkpoint: bool = False) -> P
     return target
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        BnrecalError: if it holds none.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BnrecalError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise BnrecalError(f"{path} holds no JSON object")
+    return content
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """The object in a `result.json`.
 
     Raises:
         BnrecalError: if it is not one.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BnrecalError(f"{path} is not a result: {error}") from error
-    if not isinstance(content, dict) or "top1" not in content:
-        raise BnrecalError(f"{path} is not a result of bnrecal: it has no top1")
+    content = read_json(path)
+    if not {"top1", "provenance"} <= content.keys():
+        raise BnrecalError(f"{path} is not a result of bnrecal: it has no top1 or no provenance")
     return content
 
 
@@ -153,8 +165,8 @@ def summary(result: dict[str, Any], where: Path) -> str:
         lines.append(f"  top-1 among the data set's own classes: {result['restricted_top1']:.2f} %")
     if result["skipped"]:
         lines.append(f"  {result['skipped']} unreadable images were skipped")
-    lines += [f"  speedup    {result['speedup']:6.2f} x, {result['cycles']:,} array cycles an image", *_exceptions(result)]
-    return "\n".join([*lines, f"  written to {where}"])
+    lines.append(f"  speedup    {result['speedup']:6.2f} x, {result['cycles']:,} array cycles an image")
+    return "\n".join([*lines, *_exceptions(result), f"  written to {where}"])
 
 
 def _exceptions(result: dict[str, Any]) -> list[str]:

@@ -15,7 +15,6 @@ from bnrecal.data.base import ImageSource, Split
 from bnrecal.errors import BnrecalError
 from bnrecal.preprocess import Preprocessing
 
-
 T = TypeVar("T")
 
 
@@ -118,7 +117,10 @@ class Loading:
     def _workers(self) -> int:
         if self.workers is not None:
             return self.workers
-        return 0 if self.source.in_memory else min(8, os.cpu_count() or 1)
+        if self.source.in_memory:
+            return 0
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(8, usable)
 
 
 def _unwrapped(batches: Iterable[T]) -> Iterator[T]:

@@ -1,0 +1,156 @@
+"""Table 1 of the paper, row by row: `make table1`, or `python -m bnrecal.table1 [key=value ...]`.
+
+Every model is measured at 1, 2 and 4 threads, without and with recalibration, in one pass over the validation
+images. A finished model is kept in `out/cells/` and not measured again; the table in `out/` grows with each.
+
+  seeds=3          repeat with other calibration and recalibration images; mean and spread
+  out=FOLDER       where the table goes (default outputs/table1)
+  data=..., batch_size=..., recalibration.method=..., ...   as for `python -m bnrecal`
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from bnrecal.cache import atomic_path
+from bnrecal.command import compose_config, one_line, run_command
+from bnrecal.config import Config, check, experiment_part
+from bnrecal.describe import gather_statistics, scaled_errors
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment import A8W8, Setup, Variant, prepare, prepare_variants, run_variants
+from bnrecal.provenance import cell_key, content_hash
+from bnrecal.results import read_json
+from bnrecal.table1_report import write_report
+
+log = logging.getLogger("bnrecal")
+
+CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the control
+    "a8w8": A8W8,
+    "a8w8_w": Variant(1, True),
+    "2t_wo": Variant(2, False),
+    "2t_w": Variant(2, True),
+    "4t_wo": Variant(4, False),
+    "4t_w": Variant(4, True),
+}
+
+
+@dataclass
+class Row:
+    """One row of the table.
+
+    Attributes:
+        spare_worst: run the one layer of highest error with one thread (the paper's dagger).
+    """
+
+    source: str
+    label: str
+    model: str
+    spare_worst: bool = False
+
+
+@dataclass
+class Table1Config(Config):
+    """An experiment's settings, shared by all rows, and the table's own."""
+
+    seeds: int = 1
+    out: str = "outputs/table1"
+    rows: list[Row] = field(default_factory=list)
+
+
+ConfigStore.instance().store(name="table1_schema", node=Table1Config)
+
+
+def main() -> None:
+    """The command; exits with 1 if a row failed, after all others were measured."""
+    run_command("table1", make_table1, __doc__)
+
+
+def make_table1(composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Measure whatever is missing, model by model and seed by seed, and write the table after each."""
+    table = _parse(composed)
+    out = Path(table.out)
+    cells: list[dict[str, Any]] = []
+    failed: list[str] = []
+    jobs = [(seed, model) for seed in range(table.seed, table.seed + table.seeds) for model in _models(table.rows)]
+    bar = tqdm(jobs, desc="table1", unit="model", disable=None)
+    for seed, model in bar:
+        bar.set_postfix_str(model)
+        rows = [row for row in table.rows if row.model == model]
+        try:
+            config = _parse(compose_config("table1", [*overrides, f"model={model}", f"seed={seed}"]))
+            cells += measure_model(config, rows, out / "cells")
+        except BnrecalError as error:
+            failed.append(f"{model} (seed {seed}): {one_line(error)}")
+            tqdm.write(f"bnrecal: {failed[-1]}", file=sys.stderr)
+            continue
+        write_report(cells, table.rows, out)
+    if cells:
+        print((out / "table1.md").read_text())
+        print(f"written to {out}/")
+    if failed:
+        raise BnrecalError(f"{len(failed)} of {len(jobs)} models failed: {'; '.join(failed)}")
+
+
+def _parse(composed: DictConfig) -> Table1Config:
+    table = OmegaConf.to_object(composed)
+    assert isinstance(table, Table1Config)
+    check(table)
+    if table.seeds < 1:
+        raise BnrecalError(f"seeds={table.seeds}: must be at least 1")
+    return table
+
+
+def _models(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.model for row in rows))
+
+
+def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
+    """The cells of all rows of one model: measured in one pass, or read if they were finished earlier."""
+    key = content_hash({"cell": cell_key(experiment_part(config)), "rows": [vars(row) for row in rows]})
+    kept = folder / f"{config.model.name}-{config.data.name}-seed{config.seed}-{key}.json"
+    if kept.exists() and config.resume:
+        finished: list[dict[str, Any]] = read_json(kept)["results"]
+        return finished
+    setup = prepare(experiment_part(config))
+    cells = [cell for row in rows for cell in _row_variants(setup, row)]
+    results = run_variants(setup, [variant for _, _, variant in cells])
+    measured = [
+        {"source": row.source, "label": row.label, "cell": name, **result.to_json()}
+        for (row, name, _), result in zip(cells, results, strict=True)
+    ]
+    with atomic_path(kept) as path:
+        path.write_text(json.dumps({"results": measured}, indent=1) + "\n")
+    return measured
+
+
+def _row_variants(setup: Setup, row: Row) -> list[tuple[Row, str, Variant]]:
+    if not row.spare_worst:
+        return [(row, name, variant) for name, variant in CELLS.items()]
+    spared = ((worst_layer(setup), 1),)
+    return [
+        (row, name, variant if variant.threads == 1 else Variant(variant.threads, variant.recal, spared))
+        for name, variant in CELLS.items()
+    ]
+
+
+def worst_layer(setup: Setup) -> str:
+    """The convolution whose 4-thread output has the highest mean squared error, on calibration images."""
+    variant = CELLS["4t_wo"]
+    four = prepare_variants(setup, [variant])[variant]
+    threaded = {plan.name for plan in four.plans if plan.threads > 1}
+    statistics = {name: s for name, s in gather_statistics(setup, four).items() if name in threaded}
+    if not statistics:
+        raise BnrecalError(f"{setup.model.name} has no layer with several threads to spare")
+    return max(statistics, key=lambda name: scaled_errors(four.layers[name], statistics[name])[0])
+
+
+if __name__ == "__main__":
+    main()

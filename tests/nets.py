@@ -1,0 +1,54 @@
+"""Small networks that the tests share."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SameConv2d(nn.Conv2d):
+    """Pads in its own forward, as TensorFlow ports do."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        padded = F.pad(input, (0, 1, 0, 1))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class Tiny(nn.Module):
+    """A plain stem, a threaded convolution, a depthwise one, one with bias and dilation; 5 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False)
+        self.bn3 = nn.BatchNorm2d(16)
+        self.dilated = nn.Conv2d(16, 16, 3, padding=2, dilation=2)
+        self.bn4 = nn.BatchNorm2d(16)
+        self.dropout = nn.Dropout(0.5)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.stem(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = F.relu(self.bn3(self.depthwise(x)))
+        x = F.relu(self.bn4(self.dilated(x)))
+        return self.fc(self.dropout(x.mean((2, 3))))  # type: ignore[no-any-return]
+
+
+def tiny(seed: int = 0) -> Tiny:
+    """A `Tiny` with seeded weights and plausible running statistics, in eval mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Tiny()
+        network.train()
+        with torch.no_grad():
+            for _ in range(20):
+                network(torch.rand(16, 3, 12, 12))
+    return network.eval()
+
+
+def images(count: int, seed: int = 0, size: int = 12) -> Tensor:
+    """Uniform random images, float32 (count, 3, size, size) in 0..1."""
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,109 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+from nets import Tiny, images, tiny
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from bnrecal.errors import BnrecalError
+from bnrecal.recalibrate import batchnorms, load_statistics, recalibrate_, statistics
+
+BATCHES = [images(8, seed) + 0.3 * seed for seed in range(4)]
+
+
+def lone_batchnorm() -> nn.BatchNorm2d:
+    layer = nn.BatchNorm2d(3).eval()
+    layer.running_mean = torch.tensor([1.0, 2.0, 3.0])
+    layer.running_var = torch.tensor([4.0, 5.0, 6.0])
+    return layer
+
+
+def test_ema_is_its_closed_form() -> None:
+    layer = lone_batchnorm()
+    mean, var = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0])
+    for x in BATCHES:
+        mean = 0.75 * mean + 0.25 * x.mean((0, 2, 3))
+        var = 0.75 * var + 0.25 * x.transpose(0, 1).flatten(1).var(1)
+    assert recalibrate_(layer, BATCHES, method="ema", momentum=0.25) == 32
+    assert torch.allclose(layer.running_mean, mean)  # type: ignore[arg-type]
+    assert torch.allclose(layer.running_var, var)  # type: ignore[arg-type]
+
+
+def test_cumulative_is_the_mean_over_batches_as_update_bn_has_it() -> None:
+    own, torchs = tiny(), tiny()
+    torchs.dropout = nn.Identity()  # type: ignore[assignment]  # update_bn wakes it, we do not
+    recalibrate_(own, BATCHES, method="cumulative")
+    update_bn(BATCHES, torchs)
+    for name, value in statistics(own).items():
+        assert torch.allclose(value.float(), statistics(torchs)[name].float(), atol=1e-6), name
+
+
+def test_pooled_is_the_mean_and_variance_of_everything() -> None:
+    layer = lone_batchnorm()
+    recalibrate_(layer, [*BATCHES, images(3, 9)], method="pooled")
+    values = torch.cat([*BATCHES, images(3, 9)]).transpose(0, 1).flatten(1).double()
+    assert torch.equal(layer.running_mean, values.mean(1).float())  # type: ignore[arg-type]
+    assert torch.allclose(layer.running_var, values.var(1).float(), rtol=1e-7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["ema", "cumulative", "pooled"])
+def test_only_batchnorm_buffers_change_and_modes_and_momenta_come_back(method: str) -> None:
+    network = tiny()
+    network.bn2.momentum = 0.37
+    network.dropout.train()  # an odd mode, to be given back as it was
+    modes = {name: module.training for name, module in network.named_modules()}
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    recalibrate_(network, BATCHES, method=method)
+    assert {name: module.training for name, module in network.named_modules()} == modes
+    assert network.bn2.momentum == 0.37
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed <= set(statistics(network))
+    assert {f"bn{i}.running_mean" for i in (1, 2, 3, 4)} <= changed
+
+
+@pytest.mark.parametrize("method", ["ema", "cumulative", "pooled"])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_an_interruption_leaves_everything_as_it_was(method: str, failure: type[BaseException]) -> None:
+    def interrupted() -> Iterator[Tensor]:
+        yield BATCHES[0]
+        raise failure
+
+    network = tiny()
+    before = statistics(network)
+    with pytest.raises(failure):
+        recalibrate_(network, interrupted(), method=method)
+    for name, value in statistics(network).items():
+        assert torch.equal(value, before[name]), name
+    assert not any(module.training for module in network.modules())
+    assert all(layer.momentum == 0.1 and not layer._forward_pre_hooks for layer in batchnorms(network).values())
+
+
+@pytest.mark.parametrize("method", ["ema", "cumulative", "pooled"])
+def test_a_layer_that_is_never_reached_keeps_its_statistics(method: str) -> None:
+    class WithHead(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.BatchNorm2d(4)
+
+    network = WithHead().eval()
+    network.head.running_mean = torch.arange(4.0)
+    recalibrate_(network, BATCHES, method=method)
+    assert torch.equal(network.head.running_mean, torch.arange(4.0))
+    assert torch.equal(network.head.running_var, torch.ones(4))  # type: ignore[arg-type]
+
+
+def test_without_batchnorm_or_images_or_a_known_method_there_is_an_error() -> None:
+    with pytest.raises(BnrecalError, match="no BatchNorm layer"):
+        recalibrate_(nn.Conv2d(3, 3, 1), BATCHES)
+    with pytest.raises(BnrecalError, match="no images"):
+        recalibrate_(tiny(), [])
+    with pytest.raises(BnrecalError, match="recalibration.method=median: choose one of ema"):
+        recalibrate_(tiny(), BATCHES, method="median")
+
+
+def test_statistics_round_trip() -> None:
+    one, other = tiny(0), tiny(1)
+    load_statistics(one, statistics(other))
+    for name, value in statistics(one).items():
+        assert torch.equal(value, statistics(other)[name])

@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import pytest
+from nets import images, tiny
+
+from bnrecal.errors import BnrecalError
+from bnrecal.observe import Observation, observe
+from bnrecal.systolic import gemm_cycles, layer_cycles, network_cycles
+from bnrecal.threads import FLOAT, load_plan, plan_threads, speedup
+
+
+@pytest.fixture(scope="module")
+def observations() -> list[Observation]:
+    return observe(tiny(), [images(4)])
+
+
+def test_first_float_depthwise_one_thread_the_rest_as_asked(observations: list[Observation]) -> None:
+    plans = {p.name: p for p in plan_threads(observations, 4, {})}
+    assert {name: p.threads for name, p in plans.items()} == {"stem": FLOAT, "conv2": 4, "depthwise": 1, "dilated": 4}
+    assert plans["stem"].reason == "first convolution: float32"
+    assert plans["depthwise"].reason == "depthwise: 1 thread"
+    assert plans["conv2"].reason == ""
+
+
+def test_a_negative_input_runs_signed_with_one_thread() -> None:
+    network = tiny()
+    network.bn1.bias.data -= 1
+    relu_free = observe(network, [images(4)])
+    relu_free[1].minimum = -1.0
+    plan = plan_threads(relu_free, 2, {})[1]
+    assert (plan.threads, plan.signed, plan.reason) == (1, True, "negative inputs: signed, 1 thread")
+
+
+def test_exact_names_win_over_globs_and_later_globs_over_earlier(observations: list[Observation]) -> None:
+    wanted = {"conv2": 1, "*": 4, "dil*": 2}
+    assert [p.threads for p in plan_threads(observations, 4, wanted)] == [FLOAT, 1, 1, 2]
+
+
+def test_skipped_convolutions_stay_float(observations: list[Observation]) -> None:
+    assert [p.threads for p in plan_threads(observations, 2, {}, ["di*"])] == [FLOAT, 2, 1, FLOAT]
+
+
+def test_unknown_names_and_impossible_threads_are_errors(observations: list[Observation]) -> None:
+    with pytest.raises(BnrecalError, match=r"smt.layers names layer9\.\*.*conv2, depthwise, dilated"):
+        plan_threads(observations, 4, {"layer9.*": 2})
+    with pytest.raises(BnrecalError, match="asks 2 threads of depthwise"):
+        plan_threads(observations, 4, {"depthwise": 2})
+
+
+def test_speedup_by_hand(observations: list[Observation]) -> None:
+    macs = {o.name: o.macs for o in observations}
+    plans = plan_threads(observations, 4, {"dilated": 2})
+    total = macs["conv2"] + macs["depthwise"] + macs["dilated"]
+    by_hand = total / (macs["conv2"] / 4 + macs["depthwise"] + macs["dilated"] / 2)
+    assert speedup(observations, plans) == pytest.approx(by_hand)
+    assert speedup(observations, plan_threads(observations, 1, {})) == 1.0
+
+
+def test_cycles_by_hand(observations: list[Observation]) -> None:
+    # 36 x 72 by 72 x 16 on 16 x 16: 3 x 1 tiles of 2*16 + 16 + 72/T - 2 cycles
+    assert gemm_cycles(36, 72, 16, 1, 16, 16) == 3 * (46 + 72)
+    assert gemm_cycles(36, 72, 16, 4, 16, 16) == 3 * (46 + 18)
+    assert gemm_cycles(36, 73, 17, 4, 16, 16) == 6 * (46 + 19)
+    depthwise = observations[2]
+    assert layer_cycles(depthwise, 1, 16, 16) == 16 * 3 * (46 + 9)
+    plans = plan_threads(observations, 4, {})
+    parts = [layer_cycles(o, max(p.threads, 1), 16, 16) for o, p in zip(observations, plans, strict=True)]
+    assert network_cycles(observations, plans, 16, 16) == sum(parts[1:])
+
+
+def test_plan_files(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"layers": {"conv2": 2}}))
+    assert load_plan(path) == {"conv2": 2}
+    for text, message in (("[]", "is not a plan"), ('{"layers": {"a": 3}}', "gives a 3 threads")):
+        path.write_text(text)
+        with pytest.raises(BnrecalError, match=message):
+            load_plan(path)
+    with pytest.raises(BnrecalError, match="cannot read the plan"):
+        load_plan(tmp_path / "none.json")
