@@ -103,7 +103,10 @@ class Loading:
         if augment:
             dataset = _Seeded(dataset, seed)
         pinned = self.device.type == "cuda"
-        loader = DataLoader(dataset, batch_size, num_workers=self._workers(), pin_memory=pinned)
+        generator = torch.Generator().manual_seed(seed)  # else the loader draws from the global one
+        loader = DataLoader(
+            dataset, batch_size, num_workers=self._workers(), pin_memory=pinned, generator=generator
+        )
         bar = tqdm(loader, desc=selection.role, unit="batch", leave=False, delay=1, disable=None)
         for images, labels in _unwrapped(bar):
             moved = images.to(self.device, non_blocking=pinned, memory_format=torch.channels_last)

@@ -1,0 +1,54 @@
+# `make` prints what can be made. Each target creates the environment it needs in .venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+
+# The data set of table1 and figure1: glyphs (embedded), imagenet, imagenette. ROOT is its folder, SEEDS the number
+# of choices of calibration images, ARGS any other key=value of the experiment.
+DATA   ?= glyphs
+ROOT   ?=
+SEEDS  ?= 1
+ARGS   ?=
+OVERRIDES = data=$(DATA) $(if $(ROOT),'data.root=$(ROOT)') $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help table1 figure1 bench test lint types check wheel clean
+
+help:  ## print this help
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  table1 and figure1 take DATA=imagenet ROOT=PATH ARGS='key=value ...'; table1 also SEEDS=3"
+
+table1: $(VENV)/.run  ## Table 1 of the paper into outputs/table1/
+	$(PY) -m bnrecal.table1 $(OVERRIDES) seeds=$(SEEDS)
+
+figure1: $(VENV)/.run  ## Figure 1 of the paper into outputs/figure1/
+	$(PY) -m bnrecal.figure1 $(OVERRIDES)
+
+bench: $(VENV)/.run  ## time the NB-SMT engine against float32 PyTorch
+	$(PY) -m bnrecal.bench $(ARGS)
+
+test: $(VENV)/.dev  ## lint, types, tests
+	$(MAKE) --no-print-directory lint types
+	$(PY) -m pytest
+
+lint: $(VENV)/.dev  ## ruff
+	$(VENV)/bin/ruff check .
+
+types: $(VENV)/.dev  ## mypy, strict
+	$(VENV)/bin/mypy
+
+wheel: $(VENV)/.dev  ## build the wheel into dist/
+	$(PY) -m build --wheel
+
+clean:  ## remove the environment and everything that was made
+	rm -rf $(VENV) build dist outputs/* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.run: pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PY) -m pip install --quiet --editable '.[dev]'
+	@touch $@
