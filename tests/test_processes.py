@@ -52,7 +52,7 @@ def test_the_first_failure_is_raised_and_ends_the_others(error: Exception, messa
 
 def test_what_cannot_be_sent_is_told() -> None:
     with pytest.raises(BnrecalError, match="gpus=1"):
-        run_on_ranks(lambda rank, world: rank, 2)
+        run_on_ranks(lambda *_: 0, 2)
 
 
 def test_a_process_that_dies_is_told() -> None:
