@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnrecal.data.glyph_draw import CLASSES
+
 
 class SameConv2d(nn.Conv2d):
     """Pads in its own forward, as TensorFlow ports do."""
@@ -52,3 +54,19 @@ def tiny(seed: int = 0) -> Tiny:
 def images(count: int, seed: int = 0, size: int = 12) -> Tensor:
     """Uniform random images, float32 (count, 3, size, size) in 0..1."""
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def glyph_net(classes: int = CLASSES, seed: int = 0) -> nn.Module:
+    """A `Tiny` for the embedded data set, with random weights."""
+    network = tiny(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network.fc = nn.Linear(16, classes)
+    return network.eval()
+
+
+def no_batchnorm(classes: int = CLASSES) -> nn.Module:
+    """Two convolutions and nothing to recalibrate."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)
+    )
