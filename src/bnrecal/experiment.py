@@ -27,7 +27,7 @@ from bnrecal.selection import Loading, Selection, check_batch, choose, derive_se
 from bnrecal.smt import SmtSpec
 from bnrecal.swap import thread_layers, threaded_copy
 from bnrecal.systolic import network_cycles
-from bnrecal.threads import LayerPlan, load_plan, matches_any, plan_threads, speedup
+from bnrecal.threads import FLOAT, LayerPlan, load_plan, matches_any, plan_threads, speedup
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class Setup:
     validation: Selection
     batch_size: int
     observations: list[Observation] = field(default_factory=list)
+    quantized: dict[tuple[str, int], ThreadedConv] = field(default_factory=dict, repr=False)  # by name and threads
 
     @property
     def loading(self) -> Loading:
@@ -171,11 +172,15 @@ def prepare_variants(setup: Setup, variants: Sequence[Variant]) -> dict[Variant,
 
 
 def quantize(setup: Setup, variant: Variant) -> tuple[list[LayerPlan], dict[str, ThreadedConv]]:
-    """The thread plan of a variant and its quantized convolutions."""
+    """The thread plan of a variant and its quantized convolutions; variants share those that run alike."""
     smt, quant = setup.config.smt, setup.config.quant
     plans = plan_threads(setup.observations, variant.threads, dict(variant.layers), quant.skip)
     spec = SmtSpec(variant.threads, smt.policy, smt.sparsity, smt.rounding, smt.saturate)
-    return plans, thread_layers(setup.observations, plans, spec, quant.act_range)
+    pairs = zip(setup.observations, plans, strict=True)
+    new = [(o, plan) for o, plan in pairs if (plan.name, plan.threads) not in setup.quantized]
+    made = thread_layers([o for o, _ in new], [plan for _, plan in new], spec, quant.act_range)
+    setup.quantized |= {(name, layer.spec.threads): layer for name, layer in made.items()}
+    return plans, {p.name: setup.quantized[p.name, p.threads] for p in plans if p.threads != FLOAT}
 
 
 def recalibrate(setup: Setup, network: nn.Module) -> None:
