@@ -94,5 +94,5 @@ def _add_awkward(val: Path) -> int:
     picture(4).convert("CMYK").save(folder / "ILSVRC2012_val_00040002.JPEG", "JPEG")
     picture(5).save(folder / "ILSVRC2012_val_00040003.JPEG", "PNG")
     picture(6).quantize(64).save(folder / "ILSVRC2012_val_00040004.JPEG", "PNG")
-    picture(7, 4200, 2800).save(folder / "ILSVRC2012_val_00040005.JPEG", "JPEG", quality=40)
+    picture(7).resize((4200, 2800)).save(folder / "ILSVRC2012_val_00040005.JPEG", "JPEG", quality=40)
     return 5

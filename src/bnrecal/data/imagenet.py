@@ -138,9 +138,7 @@ def _devkit_labels(path: Path, index: Index) -> NDArray[np.int64]:
     """Line n of the ground truth is the ILSVRC id (1..1000, in an order of its own) of validation image n."""
     meta = path.parent / "meta.mat"
     if not meta.is_file():
-        raise BnrecalError(
-            f"{path} counts classes in an order of its own: put the devkit's meta.mat beside it"
-        )
+        raise BnrecalError(f"{path} counts classes in an order of its own: put the devkit's meta.mat beside it")
     class_of_id = _devkit_classes(meta)
     truth = [int(line) for line in path.read_text().split()]
     labels = np.full(len(index), -1, np.int64)
@@ -154,11 +152,12 @@ def _devkit_labels(path: Path, index: Index) -> NDArray[np.int64]:
 def _devkit_classes(meta: Path) -> dict[int, int]:
     """ILSVRC id -> class number, from the devkit's meta.mat (its leaves are the 1,000 classes)."""
     from scipy.io import loadmat  # a second of imports that only this layout needs
+    from scipy.io.matlab import MatReadError
 
     try:
         synsets: Sequence[Any] = loadmat(str(meta), squeeze_me=True)["synsets"]
         leaves = [row for row in synsets if int(row["num_children"]) == 0]
         ids = {str(row["WNID"]): int(row["ILSVRC2012_ID"]) for row in leaves}
         return {ids[wnid]: number for number, wnid in enumerate(wnids())}
-    except (KeyError, ValueError, IndexError, TypeError, OSError) as error:
+    except (MatReadError, KeyError, ValueError, IndexError, TypeError, OSError) as error:
         raise BnrecalError(f"{meta} is not the devkit's meta.mat of ILSVRC 2012 ({error!r})") from error

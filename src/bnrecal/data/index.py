@@ -118,7 +118,7 @@ def save_index(index: Index, path: Path) -> None:
 def load_index(path: Path) -> Index | None:
     """The index in the file; None where it is damaged or of another format, to be listed again."""
     try:
-        with np.load(path) as data:
+        with path.open("rb") as file, np.load(file) as data:
             if int(data["format"]) != _FORMAT:
                 return None
             folders = os.fsdecode(data["folders"].tobytes()).split("\n")
