@@ -41,9 +41,19 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
     Raises:
         BnrecalError: naming the first tensor that does not fit or is not finite.
     """
-    state = read_unwrapped(path)
-    check_state(network, state, str(path))
-    network.load_state_dict(state, strict=False)  # strictness is checked above, with a shorter message
+    install(network, read_unwrapped(path), str(path))
+
+
+def install(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Loads `state` into `network`, which is left as it was if it does not fit.
+
+    Raises:
+        BnrecalError: naming the first tensor that does not fit or is not finite.
+    """
+    check_state(network, state, source)
+    current = network.state_dict()
+    current.update(state)  # keeps the layers' version numbers beside the tensors, which some networks ask for
+    network.load_state_dict(current)
 
 
 def arguments(config: ModelConfig) -> dict[str, Any]:

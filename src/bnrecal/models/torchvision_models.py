@@ -12,9 +12,8 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.errors import BnrecalError
 from bnrecal.models.base import LoadedModel
-from bnrecal.models.finish import IMAGENET_LABELLED, arguments, finish, overridden, read_unwrapped
+from bnrecal.models.finish import IMAGENET_LABELLED, arguments, finish, install, overridden, read_unwrapped
 from bnrecal.models.published import Published, fetch
-from bnrecal.models.weights import check_state
 from bnrecal.preprocess import Interpolation, Preprocessing
 
 WEIGHTS = "IMAGENET1K_V1"  # the paper's
@@ -71,8 +70,7 @@ def build(name: str, classes: int, state: dict[str, Tensor], source: str, kwargs
     except (TypeError, ValueError) as error:
         raise BnrecalError(f"torchvision cannot build {name} with model.kwargs={kwargs}: {error}") from error
     state = {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}
-    check_state(network, state, source)
-    network.load_state_dict(state, strict=False)  # strictness is checked above, with a shorter message
+    install(network, state, source)
     for head in auxiliary:
         setattr(network, head, None)
     if auxiliary:

@@ -1,0 +1,79 @@
+"""Published weights: kept in torch's cache, checked by their hash, and told in one line where they cannot be had."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+
+from bnrecal.errors import BnrecalError
+from bnrecal.models.published import Published, fetch, git_blob_hash
+
+CONTENT = b"weights" * 1000
+
+
+@pytest.fixture(autouse=True)
+def _own_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+def _published(url: str = "https://example.invalid/w-1.pth") -> Published:
+    return Published(url, "w-1.pth", hashlib.sha256(CONTENT).hexdigest()[:8])
+
+
+def test_a_file_in_the_cache_is_taken_without_the_network(tmp_path: Path) -> None:
+    published = _published()
+    assert published.path == tmp_path / "torch" / "hub" / "checkpoints" / "w-1.pth"
+    published.path.parent.mkdir(parents=True)
+    published.path.write_bytes(CONTENT)
+    assert fetch(published) == published.path
+
+
+def test_a_damaged_file_in_the_cache_is_refused() -> None:
+    published = _published()
+    published.path.parent.mkdir(parents=True)
+    published.path.write_bytes(CONTENT[:-1])
+    with pytest.raises(BnrecalError, match=r"w-1\.pth is damaged or another file: delete it"):
+        fetch(published)
+
+
+def test_a_download_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "server").write_bytes(CONTENT)
+    published = _published((tmp_path / "server").as_uri())
+    assert fetch(published).read_bytes() == CONTENT
+    (tmp_path / "server").unlink()
+    assert fetch(published).read_bytes() == CONTENT
+
+
+def test_a_download_of_another_content_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "server").write_bytes(b"<html>log in</html>")
+    published = _published((tmp_path / "server").as_uri())
+    with pytest.raises(BnrecalError, match="is not the published file: its sha256 differs"):
+        fetch(published)
+    assert not list(published.path.parent.iterdir())
+
+
+def test_offline_it_says_which_file_to_put_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    published = _published()
+    with pytest.raises(BnrecalError) as caught:
+        fetch(published)
+    message = str(caught.value)
+    assert published.url in message
+    assert f"put it at {published.path} or give model.checkpoint=PATH" in message
+    assert "\n" not in message
+    assert not list(published.path.parent.iterdir())
+
+
+def test_the_blob_hash_is_gits(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(CONTENT)
+    try:
+        git = subprocess.run(["git", "hash-object", str(path)], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("git is not installed")
+    assert git_blob_hash(path) == git.stdout.strip()
