@@ -15,9 +15,7 @@ from omegaconf import DictConfig
 from bnrecal.command import FULL_ERROR, config_dir, one_line, one_line_errors, register_all
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment import run
 from bnrecal.provenance import cell_key
-from bnrecal.results import RESULT_FILE, read_result, summary, write_result
 
 log = logging.getLogger("bnrecal")
 
@@ -53,6 +51,10 @@ def _hydra_main(composed: DictConfig) -> float | None:
 
 def run_into(config: Config, folder: Path) -> float:
     """Run an experiment unless `folder` already holds its result; print the summary and return its top-1."""
+    # imported here, after the arguments were found good: torch and its company take seconds
+    from bnrecal.experiment import run
+    from bnrecal.results import RESULT_FILE, read_result, summary, write_result
+
     target = folder / RESULT_FILE
     key = cell_key(config)
     if config.resume and target.exists() and (done := read_result(target))["provenance"].get("cell") == key:

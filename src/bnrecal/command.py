@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnrecal.config import parse, register
+from bnrecal.config import Config, parse, register
 from bnrecal.errors import BnrecalError
 from bnrecal.provenance import cell_key
 
@@ -35,9 +35,11 @@ def register_all() -> None:
 
 def _cell_name(*, _root_: DictConfig) -> str:
     """A readable, unique folder name for the experiment that a composed config describes."""
-    plain = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+    own = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     try:
-        config = parse(plain)
+        typed = OmegaConf.merge(OmegaConf.structured(Config), own)
+        assert isinstance(typed, DictConfig)
+        config = parse(typed)
     except (BnrecalError, OmegaConfBaseException):
         return "invalid"  # the job itself tells what is wrong
     recal = "recal" if config.recal else "plain"

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from bnrecal.layer import ThreadedConv
 from bnrecal.recalibrate import batchnorms
-from bnrecal.smt import Statistics
 from bnrecal.systolic import layer_cycles
 
 if TYPE_CHECKING:
+    from bnrecal.smt import Statistics
     from bnrecal.experiment import Prepared, Setup
 
 IMAGES = 128  # calibration images behind the measured columns
@@ -53,7 +53,7 @@ def describe_layers(setup: "Setup", without: "Prepared", own: "Prepared") -> pd.
 
 
 @torch.no_grad()
-def gather_statistics(setup: "Setup", prepared: "Prepared") -> dict[str, Statistics]:
+def gather_statistics(setup: "Setup", prepared: "Prepared") -> dict[str, "Statistics"]:
     """Exact NB-SMT statistics of each unsigned layer over the first `IMAGES` calibration images."""
     few = replace(setup.calibration, indices=setup.calibration.indices[:IMAGES], role="layer statistics")
     layers = prepared.layers
@@ -68,7 +68,7 @@ def gather_statistics(setup: "Setup", prepared: "Prepared") -> dict[str, Statist
             layer.statistics, layer.collecting = None, False
 
 
-def scaled_errors(layer: ThreadedConv, statistics: Statistics) -> tuple[float, float]:
+def scaled_errors(layer: ThreadedConv, statistics: "Statistics") -> tuple[float, float]:
     """Mean squared error in squared activation units, and relative to the mean square of the exact output."""
     scale = (layer.input_scale * layer.weight_scale.double().cpu()) ** 2
     error = float((statistics.squared_error * scale).sum())
@@ -110,7 +110,7 @@ def _variance_ratio(old: Tensor, new: Tensor, eps: float) -> float:
     return float(((new + eps) / (old + eps)).log().mean().exp())
 
 
-def _measured(before: Statistics | None, after: Statistics | None) -> dict[str, Any]:
+def _measured(before: "Statistics | None", after: "Statistics | None") -> dict[str, Any]:
     raise NotImplementedError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnrecal.evaluate import Outcome, concatenate, evaluate
+from bnrecal.evaluate import K, Outcome, concatenate, evaluate
 from bnrecal.processes import run_on_ranks
 from bnrecal.selection import Loading, Selection
 
@@ -19,8 +19,8 @@ def shard(indices: Sequence[int], rank: int, world: int) -> list[int]:
 
 
 def evaluate_on_ranks(
-    networks: dict[str, nn.Module], loading: Loading, selection: Selection, batch_size: int, world: int, **judging: Any
-) -> dict[str, Outcome]:
+    networks: dict[K, nn.Module], loading: Loading, selection: Selection, batch_size: int, world: int, **judging: Any
+) -> dict[K, Outcome]:
     """As `evaluate(networks, loading.batches(selection, batch_size), **judging)`, by `world` processes.
 
     Every rank gets the very same networks, so recalibrated statistics are computed once and shared.
@@ -29,20 +29,25 @@ def evaluate_on_ranks(
         BnrecalError: the first failure of any rank.
     """
     world = min(world, len(selection.indices))
-    networks = {name: network.cpu() for name, network in networks.items()}
-    parts = run_on_ranks(_evaluate_share, world, networks, loading, selection, batch_size, judging)
+    for network in networks.values():
+        network.cpu()
+    try:
+        parts = run_on_ranks(_evaluate_share, world, networks, loading, selection, batch_size, judging)
+    finally:
+        for network in networks.values():
+            network.to(loading.device)
     return {name: concatenate([part[name] for part in parts]) for name in networks}
 
 
 def _evaluate_share(
     rank: int,
     world: int,
-    networks: dict[str, nn.Module],
+    networks: dict[K, nn.Module],
     loading: Loading,
     selection: Selection,
     batch_size: int,
     judging: dict[str, Any],
-) -> dict[str, Outcome]:
+) -> dict[K, Outcome]:
     device = loading.device
     if device.type == "cuda":
         device = torch.device("cuda", rank)

@@ -15,6 +15,7 @@ from bnrecal.data import build_source
 from bnrecal.data.base import ImageSource
 from bnrecal.describe import describe_batchnorms, describe_layers
 from bnrecal.device import choose_device, describe_device
+from bnrecal.distributed import evaluate_on_ranks
 from bnrecal.evaluate import Outcome, evaluate
 from bnrecal.layer import ThreadedConv
 from bnrecal.models import load_model
@@ -196,12 +197,14 @@ def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | N
     networks: dict[Variant | None, nn.Module] = {None: setup.model.network}
     networks |= {variant: p.network for variant, p in prepared.items()}
     known = {key: outcome for key in (None, A8W8) if (outcome := baselines.load(setup, key))}
-    measured = evaluate(
-        {key: network for key, network in networks.items() if key not in known},
-        setup.loading.batches(setup.validation, setup.batch_size),
-        label_offset=setup.model.label_offset,
-        restricted_classes=setup.source.restricted_classes,
-    )
+    unknown = {key: network for key, network in networks.items() if key not in known}
+    judging: dict[str, Any] = {"label_offset": setup.model.label_offset, "restricted_classes": setup.source.restricted_classes}
+    if setup.config.gpus > 1 and unknown:
+        measured = evaluate_on_ranks(
+            unknown, setup.loading, setup.validation, setup.batch_size, setup.config.gpus, **judging
+        )
+    else:
+        measured = evaluate(unknown, setup.loading.batches(setup.validation, setup.batch_size), **judging)
     for key in (None, A8W8):
         if key in measured:
             baselines.save(setup, key, measured[key])

@@ -1,24 +1,31 @@
 """The quantized, threaded convolution that answers a `ConvSite`."""
 
+from typing import TYPE_CHECKING, Any
+
+import torch
 from torch import Tensor
 
 from bnrecal.convs import ConvCall, Pair
 from bnrecal.errors import BnrecalError
 from bnrecal.observe import Observation
 from bnrecal.quantize import activation_scale, quantize_weight
-from bnrecal.smt import PreparedConv2d, SmtSpec, Statistics, conv_statistics, quantize_activation
+from bnrecal.smt import PreparedConv2d, SmtSpec, quantize_activation
 
-Geometry = tuple[Pair, Pair, Pair, int]
+if TYPE_CHECKING:
+    from bnrecal.smt import Statistics
+
+Geometry = tuple[torch.device, Pair, Pair, Pair, int]
 
 
 class ThreadedConv:
     """scale_x * scale_w[o] * NB-SMT(q(x), q(w)) + bias[o], float32 in and out.
 
-    Weights are quantized, expanded and packed once for each geometry it is called with (nearly always one).
+    Weights are quantized on the CPU, for the same levels on every device, then expanded and packed once for each
+    device and geometry it is called with (nearly always one). Pickling leaves the packed form behind.
 
     Attributes:
-        weight: int8 (O, C/groups, kh, kw).
-        weight_scale: float32 (O,).
+        weight: int8 (O, C/groups, kh, kw), on the CPU.
+        weight_scale: float32 (O,), on the CPU.
         input_scale: step of the activation levels, in activation units.
         signed: whether the input levels are -128..127 instead of 0..255.
         statistics: collected over the calls while `collecting`, else None.
@@ -30,29 +37,34 @@ class ThreadedConv:
         self.signed = signed
         self.range = observed.range(act_range)
         self.input_scale = activation_scale(self.range, signed=signed)
-        self.weight, self.weight_scale = quantize_weight(observed.weight)
+        self.weight, self.weight_scale = quantize_weight(observed.weight.cpu())
         self.statistics: Statistics | None = None
         self.collecting = False
-        self._prepared: dict[Geometry, PreparedConv2d] = {}
+        self._prepared: dict[Geometry, tuple[PreparedConv2d, Tensor]] = {}
 
     def __call__(self, call: ConvCall) -> Tensor:
         """Answer one `conv2d` call."""
-        prepared = self._prepare(call)
+        prepared, weight_scale = self._prepare(call)
         if self.collecting and not self.signed:
+            from bnrecal.smt import conv_statistics
+
             levels = quantize_activation(call.x, self.input_scale)
             more = conv_statistics(prepared, levels)
             self.statistics = more if self.statistics is None else self.statistics + more
-        return prepared(call.x, self.input_scale, self.weight_scale, call.bias, signed=self.signed)
+        return prepared(call.x, self.input_scale, weight_scale, call.bias, signed=self.signed)
 
-    def _prepare(self, call: ConvCall) -> PreparedConv2d:
-        geometry = (call.stride, call.padding, call.dilation, call.groups)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_prepared": {}}
+
+    def _prepare(self, call: ConvCall) -> tuple[PreparedConv2d, Tensor]:
+        geometry = (call.x.device, call.stride, call.padding, call.dilation, call.groups)
         if geometry not in self._prepared:
             if call.weight.shape != self.weight.shape:
                 raise BnrecalError(
                     f"the convolution {self.name} is called with a weight of shape {tuple(call.weight.shape)}, "
                     f"calibrated with {tuple(self.weight.shape)}: leave it in float32 with quant.skip=[{self.name}]"
                 )
-            self._prepared[geometry] = PreparedConv2d(
+            prepared = PreparedConv2d(
                 self.weight,
                 self.spec,
                 stride=call.stride,
@@ -61,4 +73,5 @@ class ThreadedConv:
                 groups=call.groups,
                 device=call.x.device,
             )
+            self._prepared[geometry] = (prepared, self.weight_scale.to(call.x.device))
         return self._prepared[geometry]

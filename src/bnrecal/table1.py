@@ -8,8 +8,6 @@ images. A finished model is kept in `out/cells/` and not measured again; the tab
   data=..., batch_size=..., recalibration.method=..., ...   as for `python -m bnrecal`
 """
 
-import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,17 +18,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from bnrecal.cache import atomic_path
 from bnrecal.command import compose_config, one_line, run_command
 from bnrecal.config import Config, check, experiment_part
 from bnrecal.describe import gather_statistics, scaled_errors
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment import A8W8, Setup, Variant, prepare, prepare_variants, run_variants
+from bnrecal.kept import kept
 from bnrecal.provenance import cell_key, content_hash
-from bnrecal.results import read_json
 from bnrecal.table1_report import write_report
-
-log = logging.getLogger("bnrecal")
 
 CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the control
     "a8w8": A8W8,
@@ -115,20 +110,22 @@ def _models(rows: Sequence[Row]) -> list[str]:
 def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
     """The cells of all rows of one model: measured in one pass, or read if they were finished earlier."""
     key = content_hash({"cell": cell_key(experiment_part(config)), "rows": [vars(row) for row in rows]})
-    kept = folder / f"{config.model.name}-{config.data.name}-seed{config.seed}-{key}.json"
-    if kept.exists() and config.resume:
-        finished: list[dict[str, Any]] = read_json(kept)["results"]
-        return finished
+    name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{key}"
+    finished = kept(folder / f"{name}.json", lambda: _measure(config, rows), resume=config.resume)
+    results: list[dict[str, Any]] = finished["results"]
+    return results
+
+
+def _measure(config: Table1Config, rows: Sequence[Row]) -> dict[str, Any]:
     setup = prepare(experiment_part(config))
     cells = [cell for row in rows for cell in _row_variants(setup, row)]
     results = run_variants(setup, [variant for _, _, variant in cells])
-    measured = [
-        {"source": row.source, "label": row.label, "cell": name, **result.to_json()}
-        for (row, name, _), result in zip(cells, results, strict=True)
-    ]
-    with atomic_path(kept) as path:
-        path.write_text(json.dumps({"results": measured}, indent=1) + "\n")
-    return measured
+    return {
+        "results": [
+            {"source": row.source, "label": row.label, "cell": name, **result.to_json()}
+            for (row, name, _), result in zip(cells, results, strict=True)
+        ]
+    }
 
 
 def _row_variants(setup: Setup, row: Row) -> list[tuple[Row, str, Variant]]:
