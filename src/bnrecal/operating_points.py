@@ -1,0 +1,62 @@
+"""The paper's operating points: all layers run four threads, but for the k layers of highest error."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnrecal.describe import gather_statistics, scaled_errors
+from bnrecal.evaluate import Bools
+from bnrecal.experiment import Setup, Variant, prepare_variants
+from bnrecal.knapsack import Layer, mixed_speedup
+from bnrecal.sensitivity import FASTEST, threadable
+
+Threads = dict[str, int]
+
+
+def mse_order(setup: Setup) -> list[str]:
+    """The convolutions that can run several threads, highest mean squared error at four threads first.
+
+    The error is that of the layer's output in squared activation units, on calibration images, without recalibration.
+    """
+    four = Variant(FASTEST, False)
+    prepared = prepare_variants(setup, [four])[four]
+    statistics = gather_statistics(setup, prepared)
+    errors = {
+        layer.name: scaled_errors(prepared.layers[layer.name], statistics[layer.name])[0] for layer in threadable(setup)
+    }
+    return sorted(errors, key=lambda name: -errors[name])
+
+
+def slowed(order: Sequence[str], count: int, slow: int) -> Threads:
+    """The first `count` layers of `order` at `slow` threads, the others at four."""
+    return {name: slow if place < count else FASTEST for place, name in enumerate(order)}
+
+
+def spread(speedups: Sequence[float], points: int) -> list[int]:
+    """`points` places in a falling sequence, both ends included, their values as evenly spaced as they can be.
+
+    All places, where there are no more than that.
+    """
+    last = len(speedups) - 1
+    if points > last:
+        return list(range(last + 1))
+    chosen = [0]
+    for step in range(1, points - 1):
+        wanted = speedups[0] + (speedups[last] - speedups[0]) * step / (points - 1)
+        first, end = chosen[-1] + 1, last - (points - 2 - step)  # leave a place for each point to come
+        chosen.append(min(range(first, end), key=lambda k: abs(speedups[k] - wanted)))
+    return [*chosen, last]
+
+
+def slowest_prefix(
+    layers: Sequence[Layer], order: Sequence[str], slow: int, speedup: float, fixed: int = 0
+) -> Threads | None:
+    """As many layers of `order` slowed as `speedup` allows; None if even four threads everywhere are slower."""
+    fitting = (slowed(order, count, slow) for count in range(len(order), -1, -1))
+    return next((t for t in fitting if mixed_speedup(layers, t, fixed) >= speedup * (1 - 1e-9)), None)
+
+
+def paired_error(one: Bools, other: Bools) -> float:
+    """Standard error of the difference of two accuracies on the same images, in percentage points."""
+    difference = one.astype(np.float64) - other.astype(np.float64)
+    return float(100 * difference.std() / np.sqrt(len(difference)))
