@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bnrecal.device import choose_device
 from bnrecal.evaluate import K, Outcome, concatenate, evaluate
 from bnrecal.processes import run_on_ranks
 from bnrecal.selection import Loading, Selection
@@ -50,7 +51,7 @@ def _evaluate_share(
 ) -> dict[K, Outcome]:
     device = loading.device
     if device.type == "cuda":
-        device = torch.device("cuda", rank)
+        device = choose_device(f"cuda:{rank}")
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // world))
