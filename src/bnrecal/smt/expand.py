@@ -1,9 +1,10 @@
 """NB-SMT as an ordinary convolution of more channels (docs/nbsmt.md derives it).
 
-Thread t owns channels [t*C/T, (t+1)*C/T). The partners of channel c are the T - 1 channels c + r*C/T (mod C), r = 1..T-1,
-at the same kernel tap. A weight knows when packed which of its partners' weights are non-zero: its *pattern* P, a set of
-r's. Within one pattern the product depends on activations alone, through n = how many partners of P are non-zero, so
-each pattern becomes one or two more input channels, and every weight goes into the channels of its own pattern.
+Thread t owns channels [t*C/T, (t+1)*C/T). The partners of channel c are the T - 1 channels c + r*C/T (mod C),
+r = 1..T-1, at the same kernel tap. Which of its partners' weights are non-zero is known of a weight when it is packed:
+its *pattern* P, a set of r's. Within one pattern the product depends on activations alone, through n = how many
+partners of P are non-zero, so each pattern becomes one or two more input channels, and every weight goes into the
+channels of its own pattern.
 """
 
 from collections.abc import Iterator
@@ -78,7 +79,9 @@ def _patterns(w: Tensor, spec: SmtSpec) -> Iterator[tuple[int, Tensor | None]]:
         return
     part = w.shape[1] // spec.threads
     nonzero = (w != 0).to(torch.int16)
-    pattern = sum((torch.roll(nonzero, -r * part, 1) << (r - 1) for r in range(1, spec.threads)), torch.zeros_like(nonzero))
+    pattern = torch.zeros_like(nonzero)
+    for r in range(1, spec.threads):
+        pattern += torch.roll(nonzero, -r * part, 1) << (r - 1)
     for p in range(1 << (spec.threads - 1)):
         yield p, pattern == p
 
@@ -96,9 +99,9 @@ def expand_weights(w: Tensor, spec: SmtSpec) -> tuple[tuple[Operand, ...], Tenso
     parts, slots = _weight_parts(w, spec), dict[Operand, Tensor]()
     for pattern, where in _patterns(w, spec):
         for part, values in _TERMS[spec.policy]:
-            if not spec.sparsity:  # all partners count as active, whatever they hold
-                values = (values[min(spec.threads - 1, 2)],) * 3
-            operand = _canonical(pattern, values)
+            # Without sparsity all partners count as active, whatever they hold.
+            always = values[min(spec.threads - 1, 2)]
+            operand = _canonical(pattern, values if spec.sparsity else (always, always, always))
             weight = parts[part] if where is None else parts[part] * where
             if operand.values[0] == operand.values[1] == operand.values[2] == Value.ZERO or not weight.any():
                 continue
@@ -120,7 +123,7 @@ def expand_activations(x: Tensor, operands: tuple[Operand, ...], spec: SmtSpec, 
         spec.saturate. Channels-last where x is.
     """
     images, total, height, width = x.shape
-    a = x.to(torch.int16).unflatten(1, (groups, total // groups))
+    a = x.to(torch.int16).reshape(images, groups, total // groups, height, width)
     if operands == (Operand(0, (_A, _A, _A)),):
         return a.flatten(1, 2)
     wide = a > LARGEST_NARROW_ACTIVATION
@@ -135,7 +138,10 @@ def expand_activations(x: Tensor, operands: tuple[Operand, ...], spec: SmtSpec, 
     active = [torch.roll(nonzero, -r * part, 2) for r in range(1, spec.threads)]
     out = []
     for operand in operands:
-        n = sum((u for bit, u in enumerate(active) if operand.pattern >> bit & 1), torch.zeros_like(a))
+        n = torch.zeros_like(a)
+        for bit, partner in enumerate(active):
+            if operand.pattern >> bit & 1:
+                n = n + partner
         none, one, more = (sent[value] for value in operand.values)
         out.append(torch.where(n == 0, none, torch.where(n == 1, one, more)))
     expanded = torch.cat(out, 2).reshape(images, len(operands) * total, height, width)

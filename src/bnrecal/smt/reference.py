@@ -5,7 +5,7 @@ Written to be compared with the specification by eye, and sharing nothing with t
 
 from itertools import product
 
-from torch import Tensor, tensor, zeros
+from torch import Tensor, int64, zeros
 
 
 def reduced_activation(a: int, rounding: str, saturate: bool) -> int:
@@ -57,7 +57,7 @@ def dot(activations: list[int], weights: list[int], threads: int, **options: str
     padding = [0] * (steps * threads - len(activations))
     a, b = activations + padding, weights + padding
     pe_inputs = ([(a[t * steps + j], b[t * steps + j]) for t in range(threads)] for j in range(steps))
-    return sum(processing_element(pairs, **options) for pairs in pe_inputs)  # type: ignore[arg-type]
+    return sum(processing_element(pairs, **options) for pairs in pe_inputs)  # type: ignore[arg-type, misc]
 
 
 def conv2d(
@@ -76,7 +76,7 @@ def conv2d(
     filters, channels, kh, kw = w.shape
     out_h = (height + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
     out_w = (width + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
-    out = zeros(images, filters, out_h, out_w, dtype=x.new_empty(0).long().dtype)
+    out = zeros(images, filters, out_h, out_w, dtype=int64)
     pixels, taps = x.tolist(), w.tolist()
     for n, o, i, j in product(range(images), range(filters), range(out_h), range(out_w)):
         first = o // (filters // groups) * channels
@@ -86,5 +86,5 @@ def conv2d(
             inside = 0 <= y < height and 0 <= z < width
             a.append(pixels[n][first + c][y][z] if inside else 0)
             b.append(taps[o][c][p][q])
-        out[n, o, i, j] = tensor(dot(a, b, threads, **options))
+        out[n, o, i, j] = dot(a, b, threads, **options)
     return out

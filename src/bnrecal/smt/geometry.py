@@ -1,0 +1,89 @@
+"""The shape side of a convolution: pairs, sizes, im2col."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Of a convolution, as `F.conv2d` takes it."""
+
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+    def output_size(self, size: Pair, kernel: Pair) -> Pair:
+        """(H', W') from (H, W) and (kh, kw), < 1 where the kernel does not fit."""
+        high, wide = (
+            (size[d] + 2 * self.padding[d] - self.dilation[d] * (kernel[d] - 1) - 1) // self.stride[d] + 1
+            for d in range(2)
+        )
+        return high, wide
+
+
+def pointwise(groups: int) -> Geometry:
+    """Of a 1x1 convolution that sees every pixel once."""
+    return Geometry((1, 1), (0, 0), (1, 1), groups)
+
+
+def pad(x: Tensor, g: Geometry) -> Tensor:
+    """x with its zero border, of any dtype."""
+    return F.pad(x, (g.padding[1], g.padding[1], g.padding[0], g.padding[0])) if any(g.padding) else x
+
+
+def im2col(x: Tensor, kernel: Pair, g: Geometry, columns: int) -> Tensor:
+    """Every output's inputs as channels.
+
+    Args:
+        x: (N, C, H, W) of any dtype and layout.
+        columns: at least C / groups * kh * kw; what is over is filled with zeros.
+
+    Returns:
+        (N, groups * columns, H', W'), channels-last, for each group channel-major as `F.unfold` orders them.
+    """
+    images, per_group = x.shape[0], x.shape[1] // g.groups
+    height, width = g.output_size((x.shape[2], x.shape[3]), kernel)
+    padded = pad(x, g)
+    n, c, h, w = padded.stride()
+    taps = padded.as_strided(
+        (images, height, width, g.groups, per_group, *kernel),
+        (n, h * g.stride[0], w * g.stride[1], c * per_group, c, h * g.dilation[0], w * g.dilation[1]),
+        padded.storage_offset(),
+    )
+    flat = taps.reshape(images, height, width, g.groups, per_group * kernel[0] * kernel[1])
+    return F.pad(flat, (0, columns - flat.shape[-1])).flatten(3).permute(0, 3, 1, 2)
+
+
+def check_geometry(
+    channels_per_group: int,
+    filters: int,
+    stride: int | Pair,
+    padding: int | Pair,
+    dilation: int | Pair,
+    groups: int,
+) -> Geometry:
+    """The geometry as pairs.
+
+    Raises:
+        ValueError: naming what no convolution has.
+    """
+    if not isinstance(groups, int) or groups < 1 or filters % groups:
+        raise ValueError(f"groups must divide the {filters} filters, not {groups!r}")
+    if channels_per_group < 1:
+        raise ValueError(f"a convolution needs at least one input channel a group, not {channels_per_group}")
+    pairs = (_pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1))
+    return Geometry(*pairs, groups)
+
+
+def _pair(name: str, value: object, least: int) -> Pair:
+    pair = (value, value) if isinstance(value, int) else value
+    if isinstance(pair, tuple | list) and len(pair) == 2:
+        first, second = pair
+        if isinstance(first, int) and isinstance(second, int) and min(first, second) >= least:
+            return first, second
+    raise ValueError(f"{name} must be an integer >= {least} or a pair of them, not {value!r}")
