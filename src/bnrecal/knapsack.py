@@ -84,6 +84,7 @@ def solve(items: Sequence[Item], speedup: float, fixed_macs: int = 0) -> dict[st
         _scaled([item.losses[threads] for _, item, threads in options]),
         integrality=np.ones(len(options)),
         bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0.0, "presolve": False},  # with presolve, scipy 1.17's HiGHS prints to stdout
         constraints=[
             LinearConstraint(one_each, 1, 1),
             LinearConstraint(time[None], -np.inf, budget + SCALE * ROUNDING),
