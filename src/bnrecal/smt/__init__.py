@@ -3,5 +3,6 @@
 from bnrecal.smt.arithmetic import quantize_activation
 from bnrecal.smt.engine import PreparedConv2d, nbsmt_conv2d
 from bnrecal.smt.spec import SmtSpec
+from bnrecal.smt.statistics import Statistics, conv_statistics
 
-__all__ = ["PreparedConv2d", "SmtSpec", "nbsmt_conv2d", "quantize_activation"]
+__all__ = ["PreparedConv2d", "SmtSpec", "Statistics", "conv_statistics", "nbsmt_conv2d", "quantize_activation"]

@@ -1,12 +1,11 @@
 """The prepared NB-SMT convolution: weights expanded and packed once, activations expanded on the fly."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bnrecal.smt.arithmetic import quantize_activation
 from bnrecal.smt.backends import SIGNED_OFFSET, Backend, FloatConv, OneDnnConv, onednn_is_exact
-from bnrecal.smt.expand import expand_activations, expand_weights
+from bnrecal.smt.expand import expand_activations, expand_weights, foldable_weight
 from bnrecal.smt.fused import FusedExpansion, fused_expansion
 from bnrecal.smt.geometry import Pair, check_geometry, im2col, pointwise
 from bnrecal.smt.spec import SmtSpec
@@ -62,11 +61,12 @@ class PreparedConv2d:
         # A strided 1x1 kernel never looks at most pixels: they are left out before anything is expanded.
         self.skips = not self.by_columns and self.kernel == (1, 1) and not any(self.geometry.padding)
         self._inner = pointwise(groups) if self.by_columns or self.skips else self.geometry
-        self.operands, expanded = expand_weights(self._foldable_weight(), spec)
+        self.operands, expanded = expand_weights(foldable_weight(weight, spec.threads), spec)
         self._spare: Tensor | None = expanded
         self.backend = self._choose(backend)
         self._convs: dict[bool, Backend] = {}
         self._fused: FusedExpansion | None = None
+        self._exact: PreparedConv2d | None = None
         if self.backend == "onednn-int8" and not self.by_columns:
             self._fused = fused_expansion(self.operands, spec, weight.shape[1], groups)
 
@@ -116,16 +116,28 @@ class PreparedConv2d:
             y[some] = conv.convolve(self._quantize_expand(x[some], x_scale, signed), scale, bias)
         return y
 
-    def _foldable_weight(self) -> Tensor:
-        """The weight, or where `by_columns` its rows as 1x1 channels."""
-        if not self.by_columns:
-            return self.weight
-        rows = self.weight.flatten(1)
-        return F.pad(rows, (0, self.columns - rows.shape[1]))[:, :, None, None]
+    def one_thread(self) -> "PreparedConv2d":
+        """The exact 8-bit convolution with the same weights."""
+        if self._exact is None:
+            g = self.geometry
+            self._exact = PreparedConv2d(
+                self.weight,
+                SmtSpec(),
+                stride=g.stride,
+                padding=g.padding,
+                dilation=g.dilation,
+                groups=g.groups,
+                device=self.device,
+            )
+        return self._exact
 
     def _expanded_weight(self) -> Tensor:
         """int16, or int8 where it fits; worked out again when asked for again, rather than kept."""
-        expanded = expand_weights(self._foldable_weight(), self.spec)[1] if self._spare is None else self._spare
+        expanded = (
+            expand_weights(foldable_weight(self.weight, self.spec.threads), self.spec)[1]
+            if self._spare is None
+            else self._spare
+        )
         self._spare = None
         return expanded.to(torch.int8) if self.spec.saturate else expanded
 

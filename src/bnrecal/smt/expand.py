@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bnrecal.smt.arithmetic import (
@@ -84,6 +85,14 @@ def _patterns(w: Tensor, spec: SmtSpec) -> Iterator[tuple[int, Tensor | None]]:
         pattern += torch.roll(nonzero, -r * part, 1) << (r - 1)
     for p in range(1 << (spec.threads - 1)):
         yield p, pattern == p
+
+
+def foldable_weight(w: Tensor, threads: int) -> Tensor:
+    """(O, C, kh, kw) as it is where C divides by the threads, else im2col's rows (O, K, 1, 1), padded until they do."""
+    if w.shape[1] % threads == 0:
+        return w
+    rows = w.flatten(1)
+    return F.pad(rows, (0, -rows.shape[1] % threads))[:, :, None, None]
 
 
 def expand_weights(w: Tensor, spec: SmtSpec) -> tuple[tuple[Operand, ...], Tensor]:
