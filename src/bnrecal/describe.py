@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from bnrecal.layer import ThreadedConv
 from bnrecal.recalibrate import batchnorms
+from bnrecal.smt import Statistics
 from bnrecal.systolic import layer_cycles
 
 if TYPE_CHECKING:
-    from bnrecal.smt import Statistics
     from bnrecal.experiment import Prepared, Setup
-
 IMAGES = 128  # calibration images behind the measured columns
 
 
@@ -25,7 +24,8 @@ def describe_layers(setup: "Setup", without: "Prepared", own: "Prepared") -> pd.
     scale, range, weight_sparsity, activation_sparsity, steps (processing-element steps on all images),
     active_0..active_4 (share of steps with so many active threads), reduced_activations and reduced_weights
     (share of active operands that lost bits), mse and relative_mse of the output against the exact 8-bit
-    convolution of the same input, before (`_wo`) and after recalibration.
+    convolution of the same input, before (`_wo`) and after recalibration. All but mse_wo and relative_mse_wo are
+    those of the cell itself.
     """
     before = gather_statistics(setup, without)
     after = gather_statistics(setup, own) if own.variant.recal else before
@@ -46,14 +46,14 @@ def describe_layers(setup: "Setup", without: "Prepared", own: "Prepared") -> pd.
                 "reason": plan.reason,
                 "scale": layer.input_scale if layer else None,
                 "range": layer.range if layer else None,
-                **_measured(before.get(plan.name), after.get(plan.name)),
+                **(_measured(layer, before, after) if layer else {}),
             }
         )
     return pd.DataFrame(rows)
 
 
 @torch.no_grad()
-def gather_statistics(setup: "Setup", prepared: "Prepared") -> dict[str, "Statistics"]:
+def gather_statistics(setup: "Setup", prepared: "Prepared") -> dict[str, Statistics]:
     """Exact NB-SMT statistics of each unsigned layer over the first `IMAGES` calibration images."""
     few = replace(setup.calibration, indices=setup.calibration.indices[:IMAGES], role="layer statistics")
     layers = prepared.layers
@@ -68,7 +68,7 @@ def gather_statistics(setup: "Setup", prepared: "Prepared") -> dict[str, "Statis
             layer.statistics, layer.collecting = None, False
 
 
-def scaled_errors(layer: ThreadedConv, statistics: "Statistics") -> tuple[float, float]:
+def scaled_errors(layer: ThreadedConv, statistics: Statistics) -> tuple[float, float]:
     """Mean squared error in squared activation units, and relative to the mean square of the exact output."""
     scale = (layer.input_scale * layer.weight_scale.double().cpu()) ** 2
     error = float((statistics.squared_error * scale).sum())
@@ -110,8 +110,26 @@ def _variance_ratio(old: Tensor, new: Tensor, eps: float) -> float:
     return float(((new + eps) / (old + eps)).log().mean().exp())
 
 
-def _measured(before: "Statistics | None", after: "Statistics | None") -> dict[str, Any]:
-    raise NotImplementedError
+def _measured(
+    layer: ThreadedConv, before: dict[str, Statistics], after: dict[str, Statistics]
+) -> dict[str, Any]:
+    if layer.name not in after:  # signed inputs run one thread, where nothing collides
+        return {}
+    seen = after[layer.name]
+    shares = {f"active_{p}": count / seen.steps for p, count in enumerate(seen.steps_by_active)}
+    (mse_wo, relative_wo), (mse, relative) = (scaled_errors(layer, s[layer.name]) for s in (before, after))
+    return {
+        "weight_sparsity": seen.zero_weight_share,
+        "activation_sparsity": seen.zero_activation_share,
+        "steps": seen.steps,
+        **{f"active_{p}": shares.get(f"active_{p}", 0.0) for p in range(5)},
+        "reduced_activations": seen.reduced_activations / max(seen.active_operands, 1),
+        "reduced_weights": seen.reduced_weights / max(seen.active_operands, 1),
+        "mse_wo": mse_wo,
+        "mse": mse,
+        "relative_mse_wo": relative_wo,
+        "relative_mse": relative,
+    }
 
 
 def _shape(sizes: tuple[int, ...]) -> str:

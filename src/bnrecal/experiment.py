@@ -198,7 +198,10 @@ def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | N
     networks |= {variant: p.network for variant, p in prepared.items()}
     known = {key: outcome for key in (None, A8W8) if (outcome := baselines.load(setup, key))}
     unknown = {key: network for key, network in networks.items() if key not in known}
-    judging: dict[str, Any] = {"label_offset": setup.model.label_offset, "restricted_classes": setup.source.restricted_classes}
+    judging: dict[str, Any] = {
+        "label_offset": setup.model.label_offset,
+        "restricted_classes": setup.source.restricted_classes,
+    }
     if setup.config.gpus > 1 and unknown:
         measured = evaluate_on_ranks(
             unknown, setup.loading, setup.validation, setup.batch_size, setup.config.gpus, **judging

@@ -1,6 +1,6 @@
 """The quantized, threaded convolution that answers a `ConvSite`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,10 +9,7 @@ from bnrecal.convs import ConvCall, Pair
 from bnrecal.errors import BnrecalError
 from bnrecal.observe import Observation
 from bnrecal.quantize import activation_scale, quantize_weight
-from bnrecal.smt import PreparedConv2d, SmtSpec, quantize_activation
-
-if TYPE_CHECKING:
-    from bnrecal.smt import Statistics
+from bnrecal.smt import PreparedConv2d, SmtSpec, Statistics, conv_statistics, quantize_activation
 
 Geometry = tuple[torch.device, Pair, Pair, Pair, int]
 
@@ -46,8 +43,6 @@ class ThreadedConv:
         """Answer one `conv2d` call."""
         prepared, weight_scale = self._prepare(call)
         if self.collecting and not self.signed:
-            from bnrecal.smt import conv_statistics
-
             levels = quantize_activation(call.x, self.input_scale)
             more = conv_statistics(prepared, levels)
             self.statistics = more if self.statistics is None else self.statistics + more
