@@ -34,7 +34,7 @@ def decode(path: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BnrecalError(f"{path} is too large to be a photograph of the set: {error}") from error
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
-        reason = str(error).replace(path, "").split("<_io")[0].strip() or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error).split("<_io")[0].strip() or type(error).__name__
         raise BnrecalError(f"{path} cannot be read as an image: {reason}") from error
 
 
