@@ -112,7 +112,8 @@ def _draw_active(axis: Axes, layers: pd.DataFrame) -> None:
         share = 100 * layers.get(f"active_{active}", pd.Series(0.0, index=layers.index)).fillna(0.0)
         if share.any():
             label = f"{active} active" + (" (collide)" if active > 1 else "")
-            for bar in axis.bar(layers.index, share, bottom=bottom, label=label, color=grey, edgecolor="0", linewidth=0.4):
+            bars = axis.bar(layers.index, share, bottom=bottom, label=label, color=grey, edgecolor="0", linewidth=0.4)
+            for bar in bars:
                 bar.set_hatch(hatch)
             bottom = bottom + share
     axis.set_ylabel("Steps of a processing\nelement (%)")

@@ -29,11 +29,11 @@ from bnrecal.config import Config, check, experiment_part
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment import Setup, prepare, provenance
 from bnrecal.kept import kept
-from bnrecal.knapsack import check_speedup, reachable
+from bnrecal.knapsack import Item, check_speedup, reachable
 from bnrecal.operating_points import mse_order, slowest_prefix
 from bnrecal.provenance import cell_key, content_hash
 from bnrecal.search import MSE_FIRST, Choice, Search, SearchConfig, check_search
-from bnrecal.sensitivity import FASTEST, Probe, sensitivities, threadable
+from bnrecal.sensitivity import FASTEST, Probe, fixed_macs, sensitivities, threadable
 
 FRONT_POINTS = 9
 
@@ -61,8 +61,9 @@ def make_plan(composed: DictConfig, overrides: Sequence[str]) -> Path:  # noqa: 
     config = parse_plan(composed)
     out = Path(config.out)
     setup = prepare(experiment_part(config))
+    free = [Item(layer.name, layer.macs, dict.fromkeys(config.search.threads, 0.0)) for layer in threadable(setup)]
+    check_speedup(free, config.speedup, fixed_macs(setup))
     search = prepare_search(setup, config.search, out / "cells", resume=config.resume)
-    check_speedup(search.items, config.speedup, search.fixed)
     order = mse_order(setup)
     baseline = baseline_choice(search, order, config.slow, config.speedup)
     found = search.best(config.speedup, baseline)
