@@ -44,12 +44,12 @@ class Difficulty:
         shading: largest amplitude of the background's gradient.
     """
 
-    contrast: tuple[float, float] = (0.1, 1.0)
+    contrast: tuple[float, float] = (0.25, 1.0)
     noise: float = 0.02
-    cap_height: tuple[float, float] = (11.0, 21.0)
-    rotation: float = 20.0
-    shear: float = 0.25
-    shift: float = 4.5
+    cap_height: tuple[float, float] = (13.0, 22.0)
+    rotation: float = 15.0
+    shear: float = 0.2
+    shift: float = 3.0
     distractors: int = 3
     distractor_strength: float = 0.8
     shading: float = 0.4
@@ -101,9 +101,7 @@ def _paint(scene: Tensor, ink: Tensor, colour: Tensor) -> Tensor:
     return scene * (1 - ink) + colour[:, :, None, None] * ink
 
 
-def _glyphs(
-    rng: np.random.Generator, labels: npt.NDArray[np.int64], offset: Array, difficulty: Difficulty
-) -> Tensor:
+def _glyphs(rng: np.random.Generator, labels: npt.NDArray[np.int64], offset: Array, difficulty: Difficulty) -> Tensor:
     """Coverage 0..1 of one warped glyph an image, in a random font: (BLOCK, 1, SIDE, SIDE)."""
     atlas = load_atlas()
     font = (rng.random(BLOCK) * atlas.count[labels]).astype(np.int64)

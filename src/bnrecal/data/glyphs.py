@@ -21,7 +21,7 @@ from bnrecal.data.glyph_draw import BLOCK, CLASSES, SIDE, VERSION, Difficulty, D
 from bnrecal.errors import BnrecalError
 from bnrecal.preprocess import Preprocessing
 
-GLYPH_PREPROCESSING = Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.118, 0.118, 0.118))
+GLYPH_PREPROCESSING = Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.128, 0.128, 0.128))
 """What the networks trained on glyphs want (mean and deviation of the training images, rounded)."""
 
 _QUIET_BLOCKS = 25  # about a second of drawing; more than that shows a progress bar
@@ -75,7 +75,7 @@ class GlyphSource(ImageSource):
     def dataset(
         self, split: Split, indices: Sequence[int], preprocessing: Preprocessing, *, augment: bool = False
     ) -> Dataset[tuple[Tensor, int]]:
-        """As the base class asks; the augmentation is a random shift and scale without flips (b is not d)."""
+        """As the base class asks; the augmentation is a random shift, without flips (b is not d)."""
         if preprocessing.resize is not None or preprocessing.crop is not None:
             raise BnrecalError(f"glyphs are {SIDE}x{SIDE} and taken whole: resize and crop must be null")
         size = self.size(split)
@@ -116,10 +116,8 @@ class GlyphSource(ImageSource):
         with path.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (size, 3 * SIDE * SIDE + 1)}
             np.lib.format.write_array_header_1_0(file, header)
-            bar = tqdm(
-                range(blocks), f"drawing glyphs ({sequence})", unit="block", disable=blocks <= _QUIET_BLOCKS
-            )
-            for block in bar:
+            quiet = blocks <= _QUIET_BLOCKS
+            for block in tqdm(range(blocks), f"drawing glyphs ({sequence})", mininterval=1, disable=quiet):
                 images, labels = draw_block(self.seed, sequence, block, self.difficulty)
                 rows = torch.cat([images.flatten(1), labels[:, None].to(torch.uint8)], dim=1)
                 file.write(rows[: size - block * BLOCK].numpy().tobytes())
@@ -156,21 +154,22 @@ class GlyphDataset(Dataset[tuple[Tensor, int]]):
         chosen = self._indices[np.asarray(positions, dtype=np.int64)]
         images = (torch.from_numpy(self._images[chosen]).float() / 255 - self._mean) / self._std
         if self._augment:
-            images = shift_and_scale(images)
+            images = shift(images)
         return images, torch.from_numpy(self._labels[chosen])
 
 
-def shift_and_scale(images: Tensor, shift: float = 3.0, scale: float = 0.15) -> Tensor:
-    """The training augmentation: each image moved by up to `shift` pixels and zoomed by up to `scale`.
+def shift(images: Tensor, furthest: int = 2) -> Tensor:
+    """The training augmentation: each image moved by up to `furthest` whole pixels, mirrored at the border.
 
-    Draws three numbers an image from the global torch generator, and nothing else.
+    Whole pixels, because interpolation would blur the noise and with it move the very statistics that
+    BatchNorm keeps. Draws two numbers an image from the global torch generator, and nothing else.
     """
-    draw = torch.rand(len(images), 3) * 2 - 1
-    matrix = torch.zeros(len(images), 2, 3)
-    matrix[:, 0, 0] = matrix[:, 1, 1] = 1 + scale * draw[:, 0]
-    matrix[:, :, 2] = draw[:, 1:] * (2 * shift / SIDE)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    start = torch.randint(2 * furthest + 1, (2, len(images), 1))
+    rows, columns = torch.arange(images.shape[2]) + start[0], torch.arange(images.shape[3]) + start[1]
+    padded = F.pad(images, [furthest] * 4, mode="reflect")
+    which = torch.arange(len(images))[:, None, None]
+    # Indexed so, the channels come last.
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _map(path: Path, size: int) -> npt.NDArray[np.uint8] | None:

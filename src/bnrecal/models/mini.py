@@ -5,8 +5,9 @@ convolutions: most are torchvision's own classes with fewer channels. One rule f
 first convolution (which stays float32 in every experiment) runs at stride 1.
 """
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import nn
@@ -14,6 +15,7 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.googlenet import BasicConv2d, GoogLeNet, Inception, InceptionAux
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from bnrecal.cache import atomic_path
 from bnrecal.data.glyph_draw import CLASSES
 from bnrecal.data.glyphs import GLYPH_PREPROCESSING
 from bnrecal.errors import BnrecalError
@@ -23,6 +25,7 @@ from bnrecal.models.narrow import NarrowResNet
 from bnrecal.models.weights import load_state, state_dict_hash
 
 CHECKPOINT_FOLDER = Path(__file__).parent / "checkpoints"
+INDEX = "index.json"  # name -> Checkpoint, beside the files
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Checkpoint:
 
 
 def _resnet18(classes: int) -> nn.Module:
-    return _module(NarrowResNet(BasicBlock, (2, 2, 2, 2), width=16, num_classes=classes))
+    return _module(NarrowResNet(BasicBlock, (2, 2, 2, 2), width=8, num_classes=classes))
 
 
 def _resnet50(classes: int) -> nn.Module:
@@ -47,7 +50,7 @@ def _resnet50_mlperf(classes: int) -> nn.Module:
 
 
 def _mobilenet_v1(classes: int) -> nn.Module:
-    return MlperfMobileNetV1(multiplier=0.5, num_classes=classes)
+    return MlperfMobileNetV1(multiplier=0.25, num_classes=classes)
 
 
 def _densenet121(classes: int) -> nn.Module:
@@ -89,10 +92,25 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet_v1": _mobilenet_v1,
 }
 
-CHECKPOINTS: dict[str, Checkpoint] = {}
-"""Name to checkpoint. A further set of weights for one of ARCHITECTURES is one more line here."""
 
-MINI_NAMES = tuple(ARCHITECTURES)
+def read_index(folder: Path) -> dict[str, Checkpoint]:
+    """Which checkpoints the folder holds, by the name given to `model=`; empty without an index."""
+    path = folder / INDEX
+    if not path.is_file():
+        return {}
+    return {name: Checkpoint(**entry) for name, entry in json.loads(path.read_text()).items()}
+
+
+def write_index(folder: Path, index: dict[str, Checkpoint]) -> None:
+    """Replaces the folder's index."""
+    with atomic_path(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps({name: asdict(index[name]) for name in sorted(index)}, indent=2) + "\n")
+
+
+CHECKPOINTS = read_index(CHECKPOINT_FOLDER)
+"""What is shipped. Further weights for one of ARCHITECTURES (pruned, say) are one more entry of the index."""
+
+MINI_NAMES = tuple(dict.fromkeys((*ARCHITECTURES, *CHECKPOINTS)))
 
 
 def build_mini(name: str, classes: int = CLASSES) -> nn.Module:
