@@ -120,6 +120,8 @@ def test_a_killed_sweep_ends_like_one_that_was_not(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_at_once_and_leaves_no_half_file(tmp_path: Path) -> None:
+    # where the tests run in the background, SIGINT is ignored, and children would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "bnrecal", "-m", *CUSTOM, "smt.threads=2,4", "seed=0,1,2,3,4,5"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

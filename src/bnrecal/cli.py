@@ -1,7 +1,6 @@
 """`python -m bnrecal`: Hydra in, results out."""
 
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from bnrecal.command import FULL_ERROR, config_dir, one_line, one_line_errors, register_all
+from bnrecal.command import (
+    config_dir,
+    one_line,
+    one_line_errors,
+    pass_errors_through,
+    register_all,
+    tracebacks_wanted,
+)
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
 from bnrecal.provenance import cell_key
@@ -26,7 +32,7 @@ _failures: list[str] = []
 def main() -> None:
     """The `bnrecal` command. Exits with 1 if a run, or a cell of a sweep, failed."""
     with one_line_errors():
-        os.environ[FULL_ERROR] = "1"  # let Hydra pass exceptions on; `one_line_errors` words them
+        pass_errors_through()
         register_all()
         _hydra_main()
     if _failures:
@@ -35,17 +41,20 @@ def main() -> None:
 
 @hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")
 def _hydra_main(composed: DictConfig) -> float | None:
-    """One job. In a sweep an error is noted beside the cell, so that the other cells still run."""
+    """One job. An error is noted, in a sweep beside its cell, so that the other cells still run."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweeping = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
     (folder / ERROR_FILE).unlink(missing_ok=True)
     try:
         return run_into(parse(composed), folder)
     except BnrecalError as error:
-        if not sweeping:
+        if tracebacks_wanted():
             raise
-        (folder / ERROR_FILE).write_text(f"{one_line(error)}\n")
-        log.error("%s: %s", folder.name, one_line(error))
+        if sweeping:
+            (folder / ERROR_FILE).write_text(f"{one_line(error)}\n")
+            log.error("%s: %s", folder.name, one_line(error))
+        else:
+            _failures.append(one_line(error))
         return None
 
 

@@ -17,8 +17,8 @@ from bnrecal.config import Config, parse, register
 from bnrecal.errors import BnrecalError
 from bnrecal.provenance import cell_key
 
-# Set by someone who wants the traceback of an error; read before the command line sets it for Hydra.
-FULL_ERROR = "HYDRA_FULL_ERROR"
+FULL_ERROR = "HYDRA_FULL_ERROR"  # set by someone who wants the traceback of an error
+_ONE_LINE = "BNRECAL_ONE_LINE"  # says that FULL_ERROR was set by `pass_errors_through`, here or in the parent process
 
 
 def config_dir() -> Path:
@@ -68,13 +68,24 @@ def _first_paragraphs(message: str) -> str:
     return " ".join(message.split())
 
 
+def tracebacks_wanted() -> bool:
+    """Whether the user set HYDRA_FULL_ERROR=1."""
+    return os.environ.get(FULL_ERROR, "0") not in ("", "0") and _ONE_LINE not in os.environ
+
+
+def pass_errors_through() -> None:
+    """Let Hydra pass exceptions on, for `one_line_errors` to word, instead of wording them itself."""
+    if not tracebacks_wanted():
+        os.environ[_ONE_LINE] = os.environ[FULL_ERROR] = "1"
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the process with one line on stderr for anything the user can mend; Ctrl-C ends it with status 130.
 
     With HYDRA_FULL_ERROR=1 in the environment the exception passes instead.
     """
-    if os.environ.get(FULL_ERROR, "0") not in ("", "0"):
+    if tracebacks_wanted():
         yield
         return
     try:
