@@ -61,8 +61,7 @@ class PreparedConv2d:
         # A strided 1x1 kernel never looks at most pixels: they are left out before anything is expanded.
         self.skips = not self.by_columns and self.kernel == (1, 1) and not any(self.geometry.padding)
         self._inner = pointwise(groups) if self.by_columns or self.skips else self.geometry
-        self.operands, expanded = expand_weights(foldable_weight(weight, spec.threads), spec)
-        self._spare: Tensor | None = expanded
+        self.operands = expand_weights(foldable_weight(weight, spec.threads), spec)[0]
         self.backend = self._choose(backend)
         self._convs: dict[bool, Backend] = {}
         self._fused: FusedExpansion | None = None
@@ -132,13 +131,8 @@ class PreparedConv2d:
         return self._exact
 
     def _expanded_weight(self) -> Tensor:
-        """int16, or int8 where it fits; worked out again when asked for again, rather than kept."""
-        expanded = (
-            expand_weights(foldable_weight(self.weight, self.spec.threads), self.spec)[1]
-            if self._spare is None
-            else self._spare
-        )
-        self._spare = None
+        """int16, or int8 where it fits. Worked out for each packing: kept, it would outweigh the packed form."""
+        expanded = expand_weights(foldable_weight(self.weight, self.spec.threads), self.spec)[1]
         return expanded.to(torch.int8) if self.spec.saturate else expanded
 
     def _choose(self, backend: str | None) -> str:
