@@ -8,7 +8,7 @@ import torch
 
 from bnrecal import bench
 from bnrecal.errors import BnrecalError
-from bnrecal.smt import reference
+from bnrecal.smt import nbsmt_conv2d, reference
 from bnrecal.smt.broadcast import broadcast_conv2d
 from bnrecal.smt.geometry import Geometry
 
@@ -17,9 +17,7 @@ def test_rows_of_a_small_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "_measured_apart", lambda *_: 2.0)
-    monkeypatch.setattr(
-        bench, "broadcast_conv2d", lambda x, w, threads, g: bench.nbsmt_conv2d(x, w, threads=4, padding=1)
-    )
+    monkeypatch.setattr(bench, "broadcast_conv2d", lambda x, w, *_: nbsmt_conv2d(x, w, threads=4, padding=1))
     out = tmp_path / "deep" / "bench.json"
     bench.main(["--models", "resnet18", "--batch", "1", "--repeats", "1", "--size", "32", "--out", str(out)])
     rows = json.loads(out.read_text())
@@ -66,7 +64,7 @@ def test_bad_arguments_are_named(arguments: list[str], named: str) -> None:
 
 
 def test_a_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "nbsmt_conv2d", lambda x, w, **_: torch.zeros(2, 4, 6, 6, dtype=torch.int32))
+    monkeypatch.setattr(bench, "nbsmt_conv2d", lambda *_, **__: torch.zeros(2, 4, 6, 6, dtype=torch.int32))
     with pytest.raises(BnrecalError, match="differs from the reference at 1 threads"):
         bench.check_against_reference("cpu")
 

@@ -88,7 +88,7 @@ def test_numba_in_trouble(trouble: str, tmp_path: Path) -> None:
         environment["NUMBA_CACHE_DIR"] = str(tmp_path / "file" / "below")
         environment["NUMBA_CACHE_LOCATOR_CLASSES"] = "UserWideCacheLocator"
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
     compiled, total = done.stdout.split()

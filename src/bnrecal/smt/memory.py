@@ -23,6 +23,7 @@ def peak_memory(make: Callable[[], Callable[[], object]], device: str) -> float 
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
+    _return_free_memory()
     before = _kilobytes(status, "VmRSS")
     call = make()
     gc.collect()

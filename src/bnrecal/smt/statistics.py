@@ -12,10 +12,10 @@ from math import comb
 import torch
 from torch import Tensor
 
-from bnrecal.smt.arithmetic import is_narrow_weight, reduce_activation, reduce_weight
+from bnrecal.smt.arithmetic import LARGEST_NARROW_ACTIVATION, is_narrow_weight, reduce_activation, reduce_weight
 from bnrecal.smt.engine import PreparedConv2d
 from bnrecal.smt.expand import foldable_weight
-from bnrecal.smt.geometry import im2col, pad, pointwise
+from bnrecal.smt.geometry import Pair, im2col, pad, pointwise
 from bnrecal.smt.spec import SmtSpec
 
 
@@ -136,54 +136,83 @@ def _reduced(counts: "_Counts", spec: SmtSpec) -> tuple[int, int]:
 
 
 class _Counts:
-    """Pairs of operands by their own marks and by how many partners are active with them."""
+    """Pairs of operands by their own marks and by how many partners are active with them. Marks are 0 or 1."""
 
-    def __init__(self, prepared: PreparedConv2d, x: Tensor, output: tuple[int, int]) -> None:
+    def __init__(self, prepared: PreparedConv2d, x: Tensor, output: Pair) -> None:
         spec, g, kernel = prepared.spec, prepared.geometry, prepared.kernel
         if prepared.by_columns:
             x, g, kernel = im2col(x, kernel, g, prepared.columns), pointwise(g.groups), (1, 1)
-        self.spec, self.geometry, self.kernel, self.output = spec, g, kernel, output
-        a = pad(x, g)
-        self.a = a.reshape(a.shape[0], g.groups, -1, a.shape[2], a.shape[3])
-        w = foldable_weight(prepared.weight, prepared.spec.threads).to(x.device)
-        self.b = w.reshape(g.groups, -1, *w.shape[1:])
-        lossy_a = reduce_activation(self.a, spec.rounding, spec.saturate) != self.a
-        lossy_b = reduce_weight(self.b, spec.rounding, spec.saturate) != self.b
+        self.spec = spec
+        a = pad(x, g).contiguous()
+        a = a.view(a.shape[0], g.groups, a.shape[1] // g.groups, a.shape[2], a.shape[3])
+        b = foldable_weight(prepared.weight, spec.threads).to(x.device)
+        b = b.reshape(g.groups, b.shape[0] // g.groups, *b.shape[1:])
         zeros = not spec.sparsity  # then they count as active too
-        self.activation_marks = {"active": (self.a != 0) | zeros, "wide": self.a > 15, "lossy": lossy_a}
-        self.weight_marks = {"active": (self.b != 0) | zeros, "wide": ~is_narrow_weight(self.b), "lossy": lossy_b}
+        self.activations = {
+            "active": a.clamp(max=1) | zeros,
+            "wide": (a > LARGEST_NARROW_ACTIVATION).byte(),
+            "lossy": (reduce_activation(a, spec.rounding, spec.saturate) != a).byte(),
+        }
+        self.weights = {
+            "active": (b != 0).byte() | zeros,
+            "wide": (~is_narrow_weight(b)).byte(),
+            "lossy": (reduce_weight(b, spec.rounding, spec.saturate) != b).byte(),
+        }
+        self.rows, self.columns = (
+            _window(a.shape[3 + d], kernel[d], g.stride[d], g.dilation[d], output[d]).to(x.device) for d in range(2)
+        )
+        self._often: dict[tuple[str, str, tuple[int, ...]], Tensor] = {}
 
     def by_partners(self, activation: str, weight: str) -> list[int]:
         """Active pairs whose operands carry these marks, by their number of active partners: 0, ..., T - 1."""
-        threads, a, b = self.spec.threads, self.activation_marks[activation], self.weight_marks[weight]
+        threads = self.spec.threads
         if not self.spec.sparsity:
-            return [0] * (threads - 1) + [self._pairs(a, b)]
-        part = self.b.shape[2] // threads
-        at_least = [0] * threads
-        for size in range(threads):
-            for partners in combinations(range(1, threads), size):
-                u, v = a, b
-                for r in partners:
-                    u = u & self.activation_marks["active"].roll(-r * part, 2)
-                    v = v & self.weight_marks["active"].roll(-r * part, 2)
-                at_least[size] += self._pairs(u, v)
+            return [0] * (threads - 1) + [self._pairs(activation, weight, ())]
+        at_least = [
+            sum(self._pairs(activation, weight, partners) for partners in combinations(range(1, threads), size))
+            for size in range(threads)
+        ]
         return [
             sum((-1) ** (size - q) * comb(size, q) * at_least[size] for size in range(q, threads))
             for q in range(threads)
         ]
 
-    def _pairs(self, u: Tensor, v: Tensor) -> int:
-        """Over all outputs, how often activations marked u (N, G, C, H, W) meet weights marked v (G, O, C, kh, kw)."""
-        seen = u.sum(0, dtype=torch.int32)  # the images first: taps then cost a fraction
-        met = v.sum(1, dtype=torch.int64)
-        total = 0
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                total += int((self._window(seen, i, j).sum((2, 3), dtype=torch.int64) * met[:, :, i, j]).sum())
-        return total
+    def _pairs(self, activation: str, weight: str, partners: tuple[int, ...]) -> int:
+        """Over all outputs, how often such an activation meets such a weight while these partners are active."""
+        key = ("activation", activation, partners)
+        if key not in self._often:
+            marks = _with_partners(self.activations, activation, partners, self.spec.threads)
+            seen = _add_up(marks).double()  # (G, C, H, W), exact: far below 2^53
+            self._often[key] = self.rows @ (seen @ self.columns.T)
+        other = ("weight", weight, partners)
+        if other not in self._often:
+            marks = _with_partners(self.weights, weight, partners, self.spec.threads)
+            self._often[other] = marks.sum(1, dtype=torch.int64)
+        return int((self._often[key].long() * self._often[other]).sum())
 
-    def _window(self, seen: Tensor, i: int, j: int) -> Tensor:
-        g = self.geometry
-        top, left = i * g.dilation[0], j * g.dilation[1]
-        bottom, right = top + (self.output[0] - 1) * g.stride[0] + 1, left + (self.output[1] - 1) * g.stride[1] + 1
-        return seen[:, :, top : bottom : g.stride[0], left : right : g.stride[1]]
+
+def _with_partners(marks: dict[str, Tensor], own: str, partners: tuple[int, ...], threads: int) -> Tensor:
+    """Where `own` holds and the partners are active; channels in dimension 2."""
+    found = marks[own]
+    for r in partners:
+        found = found & marks["active"].roll(-r * (found.shape[2] // threads), 2)
+    return found
+
+
+def _add_up(marks: Tensor) -> Tensor:
+    """The sum over images of 0s and 1s, in bytes as long as they last: many times faster than a widening sum."""
+    total = torch.zeros(marks.shape[1:], dtype=torch.int32, device=marks.device)
+    for first in range(0, marks.shape[0], 255):
+        part = torch.zeros_like(total, dtype=torch.uint8)
+        for image in marks[first : first + 255]:
+            part += image
+        total += part
+    return total
+
+
+def _window(size: int, taps: int, stride: int, dilation: int, outputs: int) -> Tensor:
+    """float64 (taps, size): 1 where an output's tap falls on a row (or column) of the padded input."""
+    window = torch.zeros(taps, size, dtype=torch.float64)
+    for tap in range(taps):
+        window[tap, torch.arange(outputs) * stride + tap * dilation] = 1
+    return window
