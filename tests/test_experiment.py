@@ -99,6 +99,15 @@ def test_variants_in_one_pass_equal_runs_of_their_own(recalibrated: Result) -> N
     assert together[3].speedup < together[0].speedup
 
 
+def test_two_processes_measure_what_one_does() -> None:
+    alone, shared = run(config("recal=true", "device=cpu")), run(config("recal=true", "device=cpu", "gpus=2"))
+    assert shared.outcome is not None
+    assert alone.outcome is not None
+    assert np.array_equal(shared.outcome.top1, alone.outcome.top1)
+    assert shared.layers is not None  # the networks are back where they were
+    assert shared.layers.equals(alone.layers)
+
+
 def test_equal_threads_by_layer_are_the_whole_network_setting() -> None:
     setup = prepare(config())
     images = torch.cat(list(setup.loading.images(setup.validation, 30)))
