@@ -32,9 +32,7 @@ class MlperfResNet50(NarrowResNet):
 
     def __init__(self, *, width: int = 64, num_classes: int = 1001) -> None:
         norm_layer = partial(nn.BatchNorm2d, eps=1.001e-5)
-        super().__init__(
-            Bottleneck, (3, 4, 6, 3), width=width, num_classes=num_classes, norm_layer=norm_layer
-        )
+        super().__init__(Bottleneck, (3, 4, 6, 3), width=width, num_classes=num_classes, norm_layer=norm_layer)
         self.maxpool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(3, stride=2))
 
 

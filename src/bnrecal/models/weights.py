@@ -46,17 +46,13 @@ def read_state(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     if not path.is_file():
         raise BnrecalError(f"no checkpoint at {path}")
     if sha256 is not None and (found := file_hash(path)) != sha256:
-        raise BnrecalError(
-            f"{path} is damaged or another file: SHA-256 {found[:12]}..., expected {sha256[:12]}..."
-        )
+        raise BnrecalError(f"{path} is damaged or another file: SHA-256 {found[:12]}..., expected {sha256[:12]}...")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BnrecalError(f"{path} is not a checkpoint of plain tensors: {_first_line(error)}") from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BnrecalError(
-            f"{path} cannot be read, truncated or no checkpoint: {_first_line(error)}"
-        ) from error
+        raise BnrecalError(f"{path} cannot be read, truncated or no checkpoint: {_first_line(error)}") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
@@ -86,9 +82,7 @@ def check_state(network: nn.Module, state: Mapping[str, Tensor], source: str) ->
             raise BnrecalError(f"{source} does not fit {type(network).__name__}: {name} is missing")
         if state[name].shape != tensor.shape:
             found, shape = tuple(state[name].shape), tuple(tensor.shape)
-            raise BnrecalError(
-                f"{source} does not fit {type(network).__name__}: {name} is {found}, expected {shape}"
-            )
+            raise BnrecalError(f"{source} does not fit {type(network).__name__}: {name} is {found}, expected {shape}")
     for name, tensor in state.items():
         if name not in wanted:
             raise BnrecalError(f"{source} does not fit {type(network).__name__}: it has no {name}")
