@@ -48,10 +48,7 @@ class PreparedConv2d:
         Raises:
             TypeError, ValueError: naming the argument that no such convolution has.
         """
-        if weight.dtype != torch.int8:
-            raise TypeError(f"weights must be torch.int8, not {weight.dtype}")
-        if weight.dim() != 4 or 0 in weight.shape:
-            raise ValueError(f"weights must be (O, C / groups, kh, kw), none of them 0, not {tuple(weight.shape)}")
+        _check_weight(weight)
         self.spec, self.weight, self.kernel = spec, weight.detach(), (weight.shape[2], weight.shape[3])
         self.geometry = check_geometry(weight.shape[1], weight.shape[0], stride, padding, dilation, groups)
         self.device = torch.device(device) if device is not None else weight.device
@@ -195,6 +192,13 @@ class PreparedConv2d:
         if height < 1 or width < 1:
             raise ValueError(f"a kernel of {self.kernel} does not fit into an input of {tuple(x.shape)}")
         return x.shape[0], self.weight.shape[0], height, width
+
+
+def _check_weight(weight: Tensor) -> None:
+    if weight.dtype != torch.int8:
+        raise TypeError(f"weights must be torch.int8, not {weight.dtype}")
+    if weight.dim() != 4 or 0 in weight.shape:
+        raise ValueError(f"weights must be (O, C / groups, kh, kw), none of them 0, not {tuple(weight.shape)}")
 
 
 def nbsmt_conv2d(
