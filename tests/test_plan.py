@@ -180,7 +180,8 @@ def test_operating_points_are_prefixes_spread_over_the_speedups(setup: Setup) ->
     assert slowed(["b", "a"], 1, 2) == {"b": 2, "a": 4}
     assert spread([4.0, 3.9, 3.8, 3.0, 2.2, 2.1, 2.0], 3) == [0, 3, 6]
     assert spread([4.0, 3.0, 2.0], 9) == [0, 1, 2]
-    assert spread([4.0, 3.99, 3.98, 3.97, 2.0], 4) == [0, 2, 3, 4]
+    assert spread([4.0, 3.8, 2.2, 2.19, 2.1, 1.5, 1.0], 5) == [0, 1, 2, 5, 6]
+    assert spread([4.0, 4.0, 4.0, 2.0], 3) == [0, 1, 3]  # layers without work do not change the speedup
     free, fixed, order = threadable(setup), fixed_macs(setup), ["dilated", "conv2"]
     slow = slowest_prefix(free, order, 2, mixed_speedup(free, slowed(order, 1, 2), fixed), fixed)
     assert slow == {"dilated": 2, "conv2": 4}

@@ -36,7 +36,7 @@ def write_figure(points: Sequence[dict[str, Any]], out: Path) -> None:
 def draw(table: pd.DataFrame) -> Figure:
     """One panel for each value of `panel`: accuracy lost (0 on top) against speedup, with standard errors."""
     panels = sorted(table["panel"].unique())
-    figure = Figure(figsize=(3.5 * max(2, len(panels)), 3.7), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 3.5 * len(panels)), 3.9), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for place, (panel, axis) in enumerate(zip(panels, axes, strict=True)):
         _draw_panel(axis, table[table["panel"] == panel], panel)
@@ -44,7 +44,7 @@ def draw(table: pd.DataFrame) -> Figure:
             axis.set_ylabel("Top-1 accuracy minus float32\n(percentage points)")
     handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     names = [name for name, _ in CURVES.values() if name in handles]
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=min(3, len(names)))
+    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=min(3, len(panels)))
     return figure
 
 

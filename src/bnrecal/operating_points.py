@@ -33,18 +33,26 @@ def slowed(order: Sequence[str], count: int, slow: int) -> Threads:
 
 
 def spread(speedups: Sequence[float], points: int) -> list[int]:
-    """`points` places in a falling sequence, both ends included, their values as evenly spaced as they can be.
+    """`points` places in a falling sequence, both ends included, with the smallest gap as wide as can be.
 
     All places, where there are no more than that.
     """
     last = len(speedups) - 1
     if points > last:
         return list(range(last + 1))
-    chosen = [0]
-    for step in range(1, points - 1):
-        wanted = speedups[0] + (speedups[last] - speedups[0]) * step / (points - 1)
-        first, end = chosen[-1] + 1, last - (points - 2 - step)  # leave a place for each point to come
-        chosen.append(min(range(first, end), key=lambda k: abs(speedups[k] - wanted)))
+    low, high = 0.0, speedups[0] - speedups[last]
+    for _ in range(50):  # bisection: a wider gap leaves room for fewer places
+        gap = (low + high) / 2
+        low, high = (gap, high) if len(_apart(speedups, gap)) >= points else (low, gap)
+    return [*_apart(speedups, low)[: points - 1], last]
+
+
+def _apart(speedups: Sequence[float], gap: float) -> list[int]:
+    """As many places as there are, both ends among them, whose values differ by `gap` or more."""
+    chosen, last = [0], len(speedups) - 1
+    for place in range(1, last):
+        if speedups[chosen[-1]] - speedups[place] >= gap and speedups[place] - speedups[last] >= gap:
+            chosen.append(place)
     return [*chosen, last]
 
 
