@@ -137,7 +137,7 @@ def run_variants(setup: Setup, variants: Sequence[Variant], *, describe: bool = 
 def load(config: Config) -> Setup:
     """The images, the float network and the device."""
     device = choose_device(config.device)
-    source = build_source(config.data, config.seed)
+    source = build_source(config.data)
     model = load_model(config.model, source)
     calibration = choose(source, "train", "calibration", config.calibration.images, config.seed)
     recalibration = choose(source, "train", "recalibration", config.recalibration.images, config.seed)

@@ -175,6 +175,8 @@ def _paper_comparison(long: pd.DataFrame, wide: pd.DataFrame) -> list[str]:
     ]
     for _, row in wide.iterrows():
         texts = []
+        if _of(long, row, "fp32")["paper"].isna().all():
+            continue  # a row of the user's own
         for name in COLUMNS:
             cells = _of(long, row, name)
             error = hypot(cells["stderr"].mean(), 0 if len(cells) < 2 else cells["top1"].std())

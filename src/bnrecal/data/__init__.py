@@ -9,17 +9,12 @@ from bnrecal.errors import BnrecalError
 DATASETS = ("glyphs", "imagenet", "imagenette", "imagefolder")
 
 
-def build_source(config: DataConfig, seed: int = 0) -> ImageSource:
-    """The data set that `data.name` asks for.
-
-    Args:
-        seed: of the experiment. No data set's content follows it: seeds choose other images to calibrate on,
-            and the shipped checkpoints were trained on the glyphs of drawing seed 0.
+def build_source(config: DataConfig) -> ImageSource:
+    """The data set that `data.name` asks for. Its content follows no seed: seeds choose images to calibrate on.
 
     Raises:
         BnrecalError: if the name is unknown, or the set's folder is missing or not laid out as the set's.
     """
-    del seed
     if config.name == "glyphs":
         from bnrecal.data.glyphs import GlyphSource
 
