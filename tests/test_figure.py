@@ -15,7 +15,7 @@ def layers() -> pd.DataFrame:
     table = pd.DataFrame({"name": NAMES, "threads": [0, 4, 1], "range": [np.nan, 2.0, 3.0]})
     for active, (four, one) in enumerate([(0.1, 0.6), (0.4, 0.4), (0.25, 0.0), (0.15, 0.0), (0.1, 0.0)]):
         table[f"active_{active}"] = [np.nan, four, one]
-    for column in ("mse", "mse_wo", "relative_mse", "relative_mse_wo"):
+    for column in ("mse", "mse_wo", "relative_mse", "relative_mse_wo", "input_range", "input_range_wo"):
         table[column] = [np.nan, 0.01, 0.0]
     return table
 

@@ -7,8 +7,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from bnrecal.convs import ConvCall, Handler, attach
 from bnrecal.layer import ThreadedConv
 from bnrecal.recalibrate import batchnorms
+from bnrecal.selection import Selection
 from bnrecal.smt import Statistics
 from bnrecal.systolic import layer_cycles
 
@@ -24,9 +26,11 @@ def describe_layers(setup: "Setup", without: "Prepared", own: "Prepared") -> pd.
     scale, range, weight_sparsity, activation_sparsity, steps (processing-element steps on all images),
     active_0..active_4 (share of steps with so many active threads), reduced_activations and reduced_weights
     (share of active operands that lost bits), mse and relative_mse of the output against the exact 8-bit
-    convolution of the same input, before (`_wo`) and after recalibration. All but mse_wo and relative_mse_wo are
-    those of the cell itself.
+    convolution of the same input, and input_range (mean over images of the largest input, as calibration measures
+    the range), before (`_wo`) and after recalibration. All columns but those in `_wo` are those of the cell itself.
     """
+    ranges_wo = input_ranges(setup, without)
+    ranges = input_ranges(setup, own) if own.variant.recal else ranges_wo
     before = gather_statistics(setup, without)
     after = gather_statistics(setup, own) if own.variant.recal else before
     array = setup.config.smt.array
@@ -46,6 +50,8 @@ def describe_layers(setup: "Setup", without: "Prepared", own: "Prepared") -> pd.
                 "reason": plan.reason,
                 "scale": layer.input_scale if layer else None,
                 "range": layer.range if layer else None,
+                "input_range_wo": ranges_wo.get(plan.name),
+                "input_range": ranges.get(plan.name),
                 **(_measured(layer, before, after) if layer else {}),
             }
         )
@@ -55,17 +61,41 @@ def describe_layers(setup: "Setup", without: "Prepared", own: "Prepared") -> pd.
 @torch.no_grad()
 def gather_statistics(setup: "Setup", prepared: "Prepared") -> dict[str, Statistics]:
     """Exact NB-SMT statistics of each unsigned layer over the first `IMAGES` calibration images."""
-    few = replace(setup.calibration, indices=setup.calibration.indices[:IMAGES], role="layer statistics")
     layers = prepared.layers
     try:
         for layer in layers.values():
             layer.statistics, layer.collecting = None, True
-        for images in setup.loading.images(few, min(setup.batch_size, IMAGES)):
+        for images in setup.loading.images(_few(setup), min(setup.batch_size, IMAGES)):
             prepared.network(images)
         return {name: layer.statistics for name, layer in layers.items() if layer.statistics is not None}
     finally:
         for layer in layers.values():
             layer.statistics, layer.collecting = None, False
+
+
+def _few(setup: "Setup") -> Selection:
+    return replace(setup.calibration, indices=setup.calibration.indices[:IMAGES], role="layer statistics")
+
+
+@torch.no_grad()
+def input_ranges(setup: "Setup", prepared: "Prepared") -> dict[str, float]:
+    """Mean over images of each quantized layer's largest input, in magnitude, on the images of `gather_statistics`."""
+    largest: dict[str, list[Tensor]] = {name: [] for name in prepared.layers}
+
+    def watched(name: str, layer: ThreadedConv) -> Handler:
+        def answer(call: ConvCall) -> Tensor:
+            largest[name].append(call.x.abs().flatten(1).amax(1))
+            return layer(call)
+
+        return answer
+
+    try:
+        attach(prepared.network, {name: watched(name, layer) for name, layer in prepared.layers.items()})
+        for images in setup.loading.images(_few(setup), min(setup.batch_size, IMAGES)):
+            prepared.network(images)
+    finally:
+        attach(prepared.network, dict(prepared.layers))
+    return {name: float(torch.cat(seen).mean()) for name, seen in largest.items() if seen}
 
 
 def scaled_errors(layer: ThreadedConv, statistics: Statistics) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from bnrecal.errors import BnrecalError
 from bnrecal.plotting import Look, drawing, save
 from bnrecal.results import BATCHNORM_FILE, LAYERS_FILE, RESULT_FILE, read_result
 
-BEFORE = Look("#E69F00", "o", "", filled=False)
+BEFORE = Look("#D55E00", "o", "", filled=False)  # drawn larger: it shows around the other where both are the same
 AFTER = Look("#0072B2", "s", "")
 RANGE = Look("black", "_", "")
 # Active threads in a step: 0 and 1 are exact, more collide; told apart by grey level and hatching.
@@ -155,10 +155,10 @@ def _draw_variances(axis: Axes, norms: pd.DataFrame) -> None:
 
 def _points(axis: Axes, values: "pd.Series[float]", look: Look, label: str | None = None) -> None:
     shown = values.where(values > 0) if axis.get_yscale() == "log" else values
-    axis.plot(values.index, shown, label=label, **_style(look))
+    axis.plot(values.index, shown, label=label, **_style(look, size=4.0 if look.filled else 7.0))
 
 
-def _style(look: Look, size: float = 4.0) -> dict[str, Any]:
+def _style(look: Look, size: float) -> dict[str, Any]:
     return {
         "color": look.color,
         "marker": look.marker,
