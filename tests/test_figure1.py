@@ -6,12 +6,14 @@ import pytest
 import bnrecal.experiment
 import bnrecal.figure1
 from bnrecal.command import compose_config
+from bnrecal.data import build_source
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.figure1 import Figure1Config, Network, make_figure1
 from bnrecal.figure1_report import CURVES, draw
 
 SMALL = [
+    "data.val_images=20",
     "model.factory=nets:glyph_net",
     "calibration.images=32",
     "recalibration.images=32",
@@ -77,6 +79,17 @@ def test_pruned_weights_that_nobody_publishes_are_left_out(capsys: pytest.Captur
     figure.p40 = "x.pth"
     assert not bnrecal.figure1._left_out(pruned, figure)
     assert bnrecal.figure1._own(pruned, figure) == ["model=resnet18_p40", "model.checkpoint=x.pth"]
+
+
+def test_the_embedded_set_is_measured_on_more_images_unless_their_number_is_given() -> None:
+    figure = Figure1Config()
+    figure.data.name = "glyphs"
+    assert bnrecal.figure1._own(Network("a", "Net", "resnet18"), figure) == ["model=resnet18", "data.val_images=10000"]
+    figure.data.val_images = 300
+    assert bnrecal.figure1._own(Network("a", "Net", "resnet18"), figure) == ["model=resnet18"]
+    assert build_source(figure.data).size("val") == 5_000
+    figure.data.val_images = 7_000
+    assert build_source(figure.data).size("val") == 7_000
 
 
 def points() -> pd.DataFrame:

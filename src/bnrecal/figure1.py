@@ -5,6 +5,8 @@ error. Next to it, at the same speedups, the threads that `bnrecal.plan` chooses
 finished network is kept in `out/cells/` and not measured again; the figure in `out/` grows with each.
 
   points=9               operating points a curve
+  glyph_images=10000     validation images of the embedded data set, which can draw as many as are asked for: curves lie
+                         closer together than cells of Table 1 (data.val_images wins)
   p40=PATH               checkpoint of the pruned ResNet-18, for data sets that none is shipped for
   out=FOLDER             where the figure goes (default outputs/figure1)
   search.images=... search.rounds=...        how much the search measures, as for `python -m bnrecal.plan`
@@ -55,6 +57,7 @@ class Figure1Config(Config):
     """An experiment's settings, shared by all curves, and the figure's own."""
 
     points: int = 9
+    glyph_images: int = 10_000
     p40: str | None = None
     search: SearchConfig = field(default_factory=SearchConfig)
     networks: list[Network] = field(default_factory=list)
@@ -116,7 +119,9 @@ def _left_out(network: Network, figure: Figure1Config) -> bool:
 
 def _own(network: Network, figure: Figure1Config) -> list[str]:
     checkpoint = [f"model.checkpoint={figure.p40}"] if network.model in PRUNED and figure.p40 else []
-    return [f"model={network.model}", *checkpoint]
+    draw = figure.data.name == "glyphs" and figure.data.val_images is None
+    images = [f"data.val_images={figure.glyph_images}"] if draw else []
+    return [f"model={network.model}", *checkpoint, *images]
 
 
 def measure_network(config: Figure1Config, network: Network, folder: Path) -> list[dict[str, Any]]:

@@ -16,9 +16,9 @@ def build_source(config: DataConfig) -> ImageSource:
         BnrecalError: if the name is unknown, or the set's folder is missing or not laid out as the set's.
     """
     if config.name == "glyphs":
-        from bnrecal.data.glyphs import GlyphSource
+        from bnrecal.data.glyphs import VAL_IMAGES, GlyphSource
 
-        return GlyphSource()
+        return GlyphSource(val_images=max(VAL_IMAGES, config.val_images or 0))  # as many as asked can be drawn
     if config.name == "imagenet":
         from bnrecal.data.imagenet import imagenet
 

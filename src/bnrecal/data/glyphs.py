@@ -24,6 +24,7 @@ from bnrecal.preprocess import Preprocessing
 GLYPH_PREPROCESSING = Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.128, 0.128, 0.128))
 """What the networks trained on glyphs want (mean and deviation of the training images, rounded)."""
 
+VAL_IMAGES = 5_000  # of the validation split, where no more are asked for
 _QUIET_BLOCKS = 25  # about a second of drawing; more than that shows a progress bar
 
 
@@ -47,7 +48,7 @@ class GlyphSource(ImageSource):
         self,
         seed: int = 0,
         train_images: int = 40_000,
-        val_images: int = 5_000,
+        val_images: int = VAL_IMAGES,
         *,
         held_out: Literal["val", "dev"] = "val",
         difficulty: Difficulty | None = None,
