@@ -47,6 +47,7 @@ def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeyp
     assert other.loc[other["slowed"] == 2, "speedup"].tolist() == [1.0, 1.0]
     assert (table["speedup"] >= table["target"] * (1 - 1e-6)).all()
     assert table["drop"].to_numpy() == pytest.approx((table["fp32_top1"] - table["top1"]).to_numpy(), abs=1e-3)
+    assert table["collisions_4t"].between(0, 1).all()
     assert {"stderr", "drop_stderr", "cycles", "seed", "layers"} <= set(table.columns)
 
     def never(*_: object) -> None:
@@ -100,7 +101,8 @@ def points() -> pd.DataFrame:
                 if pruned == ("P40" in label):
                     for speedup in (2.0, 3.0, 4.0):
                         own = {"panel": panel, "label": label, "method": method, "recal": recal, "speedup": speedup}
-                        rows.append({**own, "drop": speedup - recal, "drop_stderr": 0.1, "slow_threads": 2})
+                        same = {"drop_stderr": 0.1, "slow_threads": 2, "collisions_4t": 0.5}
+                        rows.append({**own, **same, "drop": speedup - recal})
     return pd.DataFrame(rows)
 
 
@@ -112,6 +114,8 @@ def test_the_three_panels_are_labelled_and_share_one_legend() -> None:
         "(c) GoogLeNet: 4T with some 2T",
     ]
     assert all(axis.get_xlabel() == "Speedup over one thread (×)" for axis in figure.axes)
+    assert figure.axes[0].texts[0].get_text() == "collisions at 4T: 50 % dense, 50 % pruned"
+    assert figure.axes[1].texts[0].get_text() == "collisions at 4T: 50 % of steps"
     assert "percentage points" in figure.axes[0].get_ylabel()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [name for name, _ in CURVES.values()]
     assert len({(look.marker, look.line, look.filled) for _, look in CURVES.values()}) == len(CURVES)

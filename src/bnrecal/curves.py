@@ -9,7 +9,7 @@ from bnrecal import baselines
 from bnrecal.evaluate import Bools
 from bnrecal.experiment import Setup, run_variants
 from bnrecal.knapsack import mixed_speedup
-from bnrecal.operating_points import Threads, mse_order, paired_error, slowed, spread
+from bnrecal.operating_points import Threads, at_four_threads, paired_error, slowed, spread
 from bnrecal.plan import prepare_search
 from bnrecal.results import Result
 from bnrecal.search import MSE_FIRST, Choice, SearchConfig
@@ -45,8 +45,8 @@ def measure_curves(
         search: None for no curve of the search.
         folder: where sensitivities are kept.
     """
-    order = mse_order(setup)
-    usual = usual_points(setup, order, points, slow)
+    four = at_four_threads(setup)
+    usual = usual_points(setup, four.order, points, slow)
     planned = planned_points(setup, usual, search, folder) if search else []
     cells = [(point, recal) for point in usual for recal in (False, True)] + [(point, True) for point in planned]
     variants = [variant_of(setup, point.threads, recal=recal) for point, recal in cells]
@@ -56,7 +56,7 @@ def measure_curves(
     assert fp32 is not None  # run_variants has just measured or found it
     beside = {point.target: results[variant_of(setup, point.threads, recal=True)] for point in usual}
     return [
-        record(point, results[variant], fp32.top1, beside[point.target])
+        {**record(point, results[variant], fp32.top1, beside[point.target]), "collisions_4t": four.collisions}
         for (point, _), variant in zip(cells, variants, strict=True)
     ]
 

@@ -73,9 +73,19 @@ def _draw_panel(axis: Axes, points: pd.DataFrame, panel: str) -> None:
             zorder=3 if method == "plan" else 2,
         )
     axis.axhline(0, color="0.4", linewidth=0.8)
+    axis.text(0.03, 0.03, _collisions(points), transform=axis.transAxes, fontsize=8)
     axis.set_title(_title(points, panel))
     axis.set_xlabel("Speedup over one thread (×)")
     axis.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def _collisions(points: pd.DataFrame) -> str:
+    """How often two or more threads meet when all layers run four."""
+    share = (100 * points.drop_duplicates("label").set_index("label")["collisions_4t"]).sort_index()
+    if len(share) == 1:
+        return f"collisions at 4T: {share.iloc[0]:.0f} % of steps"
+    told = [f"{value:.0f} % {'pruned' if PRUNED_MARK in label else 'dense'}" for label, value in share.items()]
+    return f"collisions at 4T: {', '.join(told)}"
 
 
 def _title(points: pd.DataFrame, panel: str) -> str:

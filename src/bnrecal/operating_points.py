@@ -1,6 +1,7 @@
 """The paper's operating points: all layers run four threads, but for the k layers of highest error."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,18 +14,30 @@ from bnrecal.sensitivity import FASTEST, threadable
 Threads = dict[str, int]
 
 
-def mse_order(setup: Setup) -> list[str]:
-    """The convolutions that can run several threads, highest mean squared error at four threads first.
+@dataclass(frozen=True)
+class FourThreads:
+    """What happens with four threads everywhere, without recalibration, on calibration images.
 
-    The error is that of the layer's output in squared activation units, on calibration images, without recalibration.
+    Attributes:
+        order: the convolutions that can run several threads, highest mean squared error first (of the layer's output
+            in squared activation units, against its exact 8-bit output).
+        collisions: share of the processing elements' steps with two or more active threads, in these convolutions.
     """
+
+    order: list[str]
+    collisions: float
+
+
+def at_four_threads(setup: Setup) -> FourThreads:
+    """Measure it."""
     four = Variant(FASTEST, False)
     prepared = prepare_variants(setup, [four])[four]
-    statistics = gather_statistics(setup, prepared)
-    errors = {
-        layer.name: scaled_errors(prepared.layers[layer.name], statistics[layer.name])[0] for layer in threadable(setup)
-    }
-    return sorted(errors, key=lambda name: -errors[name])
+    gathered = gather_statistics(setup, prepared)
+    seen = {layer.name: gathered[layer.name] for layer in threadable(setup)}
+    errors = {name: scaled_errors(prepared.layers[name], statistics)[0] for name, statistics in seen.items()}
+    colliding = sum(sum(statistics.steps_by_active[2:]) for statistics in seen.values())
+    steps = sum(statistics.steps for statistics in seen.values())
+    return FourThreads(sorted(errors, key=lambda name: -errors[name]), float(colliding / steps))
 
 
 def slowed(order: Sequence[str], count: int, slow: int) -> Threads:

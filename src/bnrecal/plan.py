@@ -30,7 +30,7 @@ from bnrecal.errors import BnrecalError
 from bnrecal.experiment import Setup, prepare, provenance
 from bnrecal.kept import kept
 from bnrecal.knapsack import Item, check_speedup, reachable
-from bnrecal.operating_points import mse_order, slowest_prefix
+from bnrecal.operating_points import at_four_threads, slowest_prefix
 from bnrecal.provenance import cell_key, content_hash
 from bnrecal.search import MSE_FIRST, Choice, Search, SearchConfig, check_search
 from bnrecal.sensitivity import FASTEST, Probe, fixed_macs, sensitivities, threadable
@@ -64,7 +64,7 @@ def make_plan(composed: DictConfig, overrides: Sequence[str]) -> Path:  # noqa: 
     free = [Item(layer.name, layer.macs, dict.fromkeys(config.search.threads, 0.0)) for layer in threadable(setup)]
     check_speedup(free, config.speedup, fixed_macs(setup))
     search = prepare_search(setup, config.search, out / "cells", resume=config.resume)
-    order = mse_order(setup)
+    order = at_four_threads(setup).order
     baseline = baseline_choice(search, order, config.slow, config.speedup)
     found = search.best(config.speedup, baseline)
     front = pareto_front(search, order, config.slow, found)
