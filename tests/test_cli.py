@@ -53,6 +53,7 @@ def test_the_paper_command_as_written_in_the_readme(tmp_path: Path) -> None:
     [
         (["model=resnet19"], "Could not find 'model/resnet19' Available options in 'model': custom densenet121"),
         (["smt.thread=4"], "Key 'thread' not in 'SmtConfig'"),
+        (["recal"], "cannot read the argument recal: write key=value"),
         (["smt.threads=3"], "smt.threads=3: choose one of 1, 2, 4"),
         (["recal=maybe"], "Error merging override recal=maybe: Value 'maybe' is not a valid bool"),
         (["data.val_images=0"], "data.val_images=0: must be at least 1"),

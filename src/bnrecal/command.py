@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -56,6 +56,8 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
 def one_line(error: Exception) -> str:
     """The message of an error without line breaks, hints at Hydra's internals or full-key footers."""
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the argument {error.override}: write key=value, with quotes around special characters"
     parts = [_first_paragraphs(str(error))]
     if error.__cause__ is not None and not isinstance(error, BnrecalError):
         parts.append(_first_paragraphs(str(error.__cause__)))
