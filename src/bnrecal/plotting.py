@@ -1,4 +1,4 @@
-"""What all figures share: legible in print and without colour, the same bytes each time, no display needed."""
+"""What all figures share: legible in print and without colour, no display needed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ SETTINGS = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "svg.hashsalt": "bnrecal",  # else every SVG gets other identifiers
+    "svg.hashsalt": "bnrecal",  # else most identifiers in an SVG are new every time
     "svg.fonttype": "path",
 }
 
