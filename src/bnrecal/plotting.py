@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from bnrecal.cache import atomic_path
 
-SETTINGS = {
+SETTINGS: Any = {  # any: older matplotlib stubs take str keys, newer ones each key by name
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,
