@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from bnrecal.cache import atomic_path
 from bnrecal.convs import conv_modules
+from bnrecal.device import check_exact
 from bnrecal.errors import BnrecalError
 from bnrecal.layer import ThreadedConv
 from bnrecal.observe import observe
-from bnrecal.smt import PreparedConv2d, SmtSpec, nbsmt_conv2d, reference
+from bnrecal.smt import PreparedConv2d, SmtSpec
 from bnrecal.smt.broadcast import broadcast_conv2d
 from bnrecal.smt.geometry import Geometry
 from bnrecal.smt.memory import peak_memory
@@ -72,7 +73,7 @@ def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int,
         raise BnrecalError(f"batch={batch} and repeats={repeats} must be at least 1, size={size} at least 32")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise BnrecalError(f"device={device}: there is no usable CUDA device; choose cpu")
-    check_against_reference(device)
+    check_exact(torch.device(device))  # nothing is timed that computes something else
     rows: list[Row] = []
     for name in models:
         rows += time_network(name, device, batch, repeats, size)
@@ -85,23 +86,6 @@ def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int,
         path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     print(f"written to {out}")
     return rows
-
-
-def check_against_reference(device: str) -> None:
-    """Nothing is timed that computes something else.
-
-    Raises:
-        BnrecalError: if the engine differs from the per-MAC model on a small layer.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (2, 16, 6, 6), generator=generator) * torch.randint(
-        0, 2, (2, 16, 6, 6), generator=generator
-    )
-    w = torch.randint(-128, 128, (4, 16, 3, 3), generator=generator)
-    for threads in THREADS.values():
-        got = nbsmt_conv2d(x.byte().to(device), w.to(device, torch.int8), threads=threads, padding=1).cpu()
-        if not torch.equal(got.long(), reference.conv2d(x, w, threads=threads, padding=(1, 1)).long()):
-            raise BnrecalError(f"the engine on device={device} differs from the reference at {threads} threads")
 
 
 def time_network(name: str, device: str, batch: int, repeats: int, size: int) -> list[Row]:

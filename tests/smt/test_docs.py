@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bnrecal.smt import SmtSpec, nbsmt_conv2d
-from bnrecal.smt.expand import expand_activations, expand_weights
+from bnrecal.smt.expand import expand_activations, expand_weights, plan_expansion
 from bnrecal.smt.reference import dot
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nbsmt.md").read_text()
@@ -25,9 +25,9 @@ def test_pencil_example(b: list[int], result: int, copies: list[list[int]], weig
     w = torch.tensor(b, dtype=torch.int8).view(1, 4, 1, 1)
     assert dot(A, b, 2) == result
     assert nbsmt_conv2d(x, w, threads=2).item() == result
-    operands, expanded = expand_weights(w, SmtSpec(2))
-    assert expanded.view(-1, 4).tolist() == weights
-    assert expand_activations(x, operands, SmtSpec(2)).view(-1, 4).tolist() == copies
+    expansion = plan_expansion(w, SmtSpec(2))
+    assert expand_weights(w, expansion, SmtSpec(2)).view(-1, 4).tolist() == weights
+    assert expand_activations(x, expansion, SmtSpec(2)).view(-1, 4).tolist() == copies
     assert f"= {result}" in PAGE
     for row in copies:
         assert " | ".join(map(str, row)) in PAGE
@@ -39,6 +39,6 @@ def test_channels_of_each_policy(policy: str, two: int, four: int) -> None:
     w = torch.randint(-128, 128, (64, 64, 3, 3), generator=generator)
     w *= torch.rand(w.shape, generator=generator) < 0.5
     for threads, channels in ((2, two), (4, four)):
-        assert len(expand_weights(w.to(torch.int8), SmtSpec(threads, policy))[0]) == channels
+        assert plan_expansion(w.to(torch.int8), SmtSpec(threads, policy)).width == channels * 64
     row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{policy}` |"))
     assert row.endswith(f"| {two}C | {four}C |")

@@ -1,13 +1,15 @@
 """The engine against the golden model, on every backend there is."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smt_cases import Layer, expected, layers, specs
+from smt_cases import Layer, expected, integers, layers, specs
 
-from bnrecal.smt import PreparedConv2d, SmtSpec, nbsmt_conv2d, quantize_activation, reference
+from bnrecal.smt import PreparedConv2d, SmtSpec, expand, nbsmt_conv2d, quantize_activation, reference
 from bnrecal.smt.backends import onednn_is_exact
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -17,8 +19,13 @@ PLACES += [("cuda", backend) for backend in ("float32", "float64") if torch.cuda
 
 
 @settings(max_examples=120)
-@given(layers(), specs())
-def test_equals_golden_model_on_every_backend(layer: Layer, spec: SmtSpec) -> None:
+@given(layers(), specs(), st.sampled_from([1, 64]))
+def test_equals_golden_model_on_every_backend(layer: Layer, spec: SmtSpec, block: int) -> None:
+    with mock.patch.object(expand, "BLOCK", block):  # with 1, channels are picked even of layers as small as these
+        check_on_every_backend(layer, spec)
+
+
+def check_on_every_backend(layer: Layer, spec: SmtSpec) -> None:
     x, w, geometry, groups = layer
     golden = expected(layer, spec)
     for device, backend in PLACES:
@@ -37,6 +44,27 @@ def test_equals_golden_model_on_every_backend(layer: Layer, spec: SmtSpec) -> No
         found = prepared.accumulate(x.to(device))
         assert found.dtype == torch.int32
         assert torch.equal(found.cpu(), golden), (device, backend)
+
+
+@pytest.mark.parametrize("policy", ["A", "Aw", "W", "aW"])
+@pytest.mark.parametrize(("channels", "groups"), [(64, 1), (64, 3), (80, 2), (256, 1)])
+def test_equals_golden_model_where_channels_are_picked(policy: str, channels: int, groups: int) -> None:
+    x = integers((2, groups * channels, 3, 3), 0, 256, 0.4, 0.3, 8).to(torch.uint8)
+    w = integers((2 * groups, channels, 1, 2), -128, 128, 0.03, 0.3, 9).to(torch.int8)
+    spec = SmtSpec(4, policy)
+    expansion = expand.plan_expansion(w, spec)
+    assert expansion.picked
+    assert expansion.whole
+    assert expansion.width % 64 == 0
+    check_on_every_backend((x, w, {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 1)}, groups), spec)
+
+
+def test_rare_patterns_cost_little() -> None:
+    w = integers((64, 64, 3, 3), 1, 128, 0.01, 0.0, 10).to(torch.int8)
+    assert expand.plan_expansion(w, SmtSpec(4)).width == 9 * 64  # of 12
+    assert expand.plan_expansion(w, SmtSpec(1)).identity
+    for needed, taken in ((1, 64), (576, 576), (577, 640), (43 * 64, 44 * 64), (74 * 64 - 5, 75 * 64)):
+        assert expand._quick_width(needed) == taken
 
 
 @settings(max_examples=60)
@@ -149,7 +177,7 @@ def test_call_in_pieces_and_in_several_shapes(monkeypatch: pytest.MonkeyPatch) -
     prepared = PreparedConv2d(w, SmtSpec(4), stride=2)
     x = torch.rand(6, 16, 8, 8, generator=generator)
     whole = prepared(x, 1 / 255, torch.ones(8))
-    monkeypatch.setattr("bnrecal.smt.engine.PIECE_BYTES", 2 * len(prepared.operands) * 16 * 4 * 4)
+    monkeypatch.setattr("bnrecal.smt.engine.PIECE_BYTES", 2 * prepared.expansion.width * 4 * 4)
     assert prepared._images_at_a_time(x[:, :, ::2, ::2]) == 2
     assert torch.equal(prepared(x, 1 / 255, torch.ones(8)), whole)
     for images, size in ((1, 8), (5, 8), (6, 5), (2, 3), (6, 8)):

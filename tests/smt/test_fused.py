@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from smt_cases import specs
 
-from bnrecal.smt import PreparedConv2d, SmtSpec, fused, kernels, quantize_activation
-from bnrecal.smt.expand import expand_activations, expand_weights
+from bnrecal.smt import PreparedConv2d, SmtSpec, expand, fused, kernels, quantize_activation
+from bnrecal.smt.expand import expand_activations, plan_expansion
 
 needs_numba = pytest.mark.skipif(kernels.worker() is None, reason="numba is switched off")
 
@@ -25,22 +26,30 @@ needs_numba = pytest.mark.skipif(kernels.worker() is None, reason="numba is swit
     st.sampled_from([4, 8, 20, 60, 64, 68, 128, 196]),
     st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7)),
     st.sampled_from([0.5, 3.0, 10.0]),
+    st.tuples(st.sampled_from([0.02, 0.1, 0.4, 0.95]), st.sampled_from([1, 64])),
     st.integers(0, 2**16),
 )
 def test_equals_its_definition(
-    spec: SmtSpec, groups: int, channels: int, size: tuple[int, int, int], spread: float, seed: int
+    spec: SmtSpec,
+    groups: int,
+    channels: int,
+    size: tuple[int, int, int],
+    spread: float,
+    zeros_block: tuple[float, int],
+    seed: int,
 ) -> None:
     spec = SmtSpec(spec.threads, spec.policy, spec.sparsity, spec.rounding)
     generator = torch.Generator().manual_seed(seed)
     w = torch.randint(-128, 128, (3 * groups, channels, 1, 1), generator=generator)
-    w *= torch.rand(w.shape, generator=generator) < 0.6
+    w *= torch.rand(w.shape, generator=generator) >= zeros_block[0]
     x = torch.randn(size[0], groups * channels, size[1], size[2], generator=generator) * spread
     x *= torch.rand(x.shape, generator=generator) < 0.6
     x.flatten()[0] = float("nan")
-    operands, _ = expand_weights(w.to(torch.int8), spec)
-    expansion = fused.FusedExpansion(operands, spec, channels, groups)
+    with mock.patch.object(expand, "BLOCK", zeros_block[1]):
+        plan = plan_expansion(w.to(torch.int8), spec)
+    expansion = fused.FusedExpansion(plan, spec, groups)
     for signed in (False, True) if spec.threads == 1 else (False,):
-        defined = expand_activations(quantize_activation(x, 0.02, signed), operands, spec, groups)
+        defined = expand_activations(quantize_activation(x, 0.02, signed), plan, spec, groups)
         assert torch.equal(expansion(x, 0.02, signed).short(), defined + 128 * signed)
 
 
@@ -50,11 +59,11 @@ def test_any_number_of_workers(team: bool, monkeypatch: pytest.MonkeyPatch) -> N
     if not team:
         monkeypatch.setattr(fused, "_torch_team", lambda: None)
     spec = SmtSpec(4)
-    operands, _ = expand_weights(torch.ones(1, 20, 1, 1, dtype=torch.int8), spec)
-    expansion = fused.FusedExpansion(operands, spec, 20, 1)
+    plan = plan_expansion(torch.ones(1, 20, 1, 1, dtype=torch.int8), spec)
+    expansion = fused.FusedExpansion(plan, spec, 1)
     expansion.job[kernels.Job.BLOCK] = 3
     x = torch.rand(3, 20, 17, 5)
-    defined = expand_activations(quantize_activation(x, 0.01), operands, spec)
+    defined = expand_activations(quantize_activation(x, 0.01), plan, spec)
     for workers in (1, 2, 3, 8):
         monkeypatch.setattr(torch, "get_num_threads", lambda workers=workers: workers)
         assert torch.equal(expansion(x, 0.01).short(), defined)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from bnrecal.smt.arithmetic import quantize_activation
 from bnrecal.smt.backends import SIGNED_OFFSET, Backend, FloatConv, OneDnnConv, onednn_is_exact
-from bnrecal.smt.expand import expand_activations, expand_weights, foldable_weight
+from bnrecal.smt.expand import expand_activations, expand_weights, foldable_weight, plan_expansion
 from bnrecal.smt.fused import FusedExpansion, fused_expansion
 from bnrecal.smt.geometry import Pair, check_geometry, im2col, pointwise
 from bnrecal.smt.spec import SmtSpec
@@ -58,13 +58,13 @@ class PreparedConv2d:
         # A strided 1x1 kernel never looks at most pixels: they are left out before anything is expanded.
         self.skips = not self.by_columns and self.kernel == (1, 1) and not any(self.geometry.padding)
         self._inner = pointwise(groups) if self.by_columns or self.skips else self.geometry
-        self.operands = expand_weights(foldable_weight(weight, spec.threads), spec)[0]
+        self.expansion = plan_expansion(foldable_weight(weight, spec.threads), spec, self.device)
         self.backend = self._choose(backend)
         self._convs: dict[bool, Backend] = {}
         self._fused: FusedExpansion | None = None
         self._exact: PreparedConv2d | None = None
         if self.backend == "onednn-int8" and not self.by_columns:
-            self._fused = fused_expansion(self.operands, spec, weight.shape[1], groups)
+            self._fused = fused_expansion(self.expansion, spec, groups)
 
     def accumulate(self, x: Tensor) -> Tensor:
         """The int32 accumulators, exact.
@@ -129,8 +129,7 @@ class PreparedConv2d:
 
     def _expanded_weight(self) -> Tensor:
         """int16, or int8 where it fits. Worked out for each packing: kept, it would outweigh the packed form."""
-        expanded = expand_weights(foldable_weight(self.weight, self.spec.threads), self.spec)[1]
-        return expanded.to(torch.int8) if self.spec.saturate else expanded
+        return expand_weights(foldable_weight(self.weight, self.spec.threads), self.expansion, self.spec)
 
     def _choose(self, backend: str | None) -> str:
         if backend is not None and backend not in BACKENDS:
@@ -160,10 +159,15 @@ class PreparedConv2d:
         return x[:, :, :: self.geometry.stride[0], :: self.geometry.stride[1]] if self.skips else x
 
     def _images_at_a_time(self, x: Tensor) -> int:
-        """The largest divisor of the batch that fits PIECE_BYTES: pieces of one shape need one packing."""
+        """The largest divisor of the batch that fits PIECE_BYTES: pieces of one shape need one packing.
+
+        One thread expands nothing, and putting the pieces together would cost more than they save.
+        """
+        if self.spec.threads == 1:
+            return x.shape[0]
         height, width = self._inner.output_size((x.shape[2], x.shape[3]), self.kernel)
-        inputs = self.columns * height * width if self.by_columns else x[0].numel()
-        fit = max(1, PIECE_BYTES // (len(self.operands) * inputs))
+        pixels = height * width if self.by_columns else x.shape[2] * x.shape[3]
+        fit = max(1, PIECE_BYTES // (self.expansion.width * self.geometry.groups * pixels))
         return max(n for n in range(1, min(fit, x.shape[0]) + 1) if x.shape[0] % n == 0)
 
     def _quantize_expand(self, x: Tensor, x_scale: float, signed: bool) -> Tensor:
@@ -175,7 +179,7 @@ class PreparedConv2d:
         """By plain torch, to what the backend takes."""
         if self.by_columns:
             q = im2col(q, self.kernel, self.geometry, self.columns)
-        x = expand_activations(q, self.operands, self.spec, self.geometry.groups)
+        x = expand_activations(q, self.expansion, self.spec, self.geometry.groups)
         if self.backend != "onednn-int8":
             return x
         return (x + SIGNED_OFFSET if q.dtype == torch.int8 else x).to(torch.uint8)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bnrecal.smt import kernels
 from bnrecal.smt.arithmetic import inverse_scale
-from bnrecal.smt.expand import Operand
+from bnrecal.smt.expand import Expansion
 from bnrecal.smt.kernels import Job
 from bnrecal.smt.spec import SmtSpec
 
@@ -24,44 +24,52 @@ BLOCK_BYTES = 16384  # quantized bytes a worker takes at a time: they stay in it
 class FusedExpansion:
     """`expand_activations(quantize_activation(x))` for one layer, into a buffer that all layers of a thread share."""
 
-    def __init__(self, operands: tuple[Operand, ...], spec: SmtSpec, channels: int, groups: int) -> None:
-        """For x of (N, groups * channels, H, W)."""
-        self.operands, self.channels, self.groups = operands, channels, groups
+    def __init__(self, expansion: Expansion, spec: SmtSpec, groups: int) -> None:
+        """For x of (N, groups * expansion.channels, H, W)."""
+        self.width, channels = groups * expansion.width, expansion.channels
+        places = list(expansion.places())
         half_even = spec.rounding == "half_even"
         self.block = max(1, BLOCK_BYTES // (channels * groups))
+        aside = kernels.aside_offset(channels, expansion.width)
+        picks = [aside + s * channels + int(c) for s, (_, chosen) in enumerate(expansion.picked) for c in chosen]
+        self.picks = np.array(picks + [0] * expansion.padding, np.uint32)  # scratch begins with a zero
         self.job = np.zeros(kernels.JOB_WORDS, np.uint64)
         self.job[Job.GROUPS], self.job[Job.CHANNELS] = groups, channels
-        self.job[Job.THREADS], self.job[Job.OPERANDS] = spec.threads, len(operands)
+        self.job[Job.THREADS], self.job[Job.OPERANDS] = spec.threads, len(places)
+        self.job[Job.WHOLE], self.job[Job.WIDTH] = len(expansion.whole), expansion.width
+        self.job[Job.ASIDE] = aside
         self.job[Job.ROUND_UP], self.job[Job.ROUND_ODD] = 7 * half_even, half_even
         self.job[Job.BLOCK] = self.block
-        self.job[Job.SCRATCH_BYTES] = kernels.scratch_bytes(channels, groups, len(operands), self.block)
-        for s, operand in enumerate(operands):
+        self.job[Job.SCRATCH_BYTES] = kernels.scratch_bytes(
+            channels, groups, expansion.width, len(expansion.picked), self.block
+        )
+        for s, (operand, *_) in enumerate(places):
             table = [*operand.values, kernels.ANY + operand.pattern, kernels.TWO + operand.pattern]
             self.job[Job.TABLE + 5 * s : Job.TABLE + 5 * s + 5] = [64 * vector for vector in table]
 
     def __call__(self, x: Tensor, x_scale: float, signed: bool = False) -> Tensor:
-        """float32 (N, C, H, W) to uint8 (N, groups * S * channels, H, W), channels-last; signed values as + 128.
+        """float32 (N, C, H, W) to uint8 (N, groups * width, H, W), channels-last; signed values as + 128.
 
         The result is overwritten by the next call in this thread.
         """
         x = x.contiguous(memory_format=torch.channels_last)
         images, _, height, width = x.shape
         workers = torch.get_num_threads()
-        target = _buffer("target", images * height * width * self.groups * len(self.operands) * self.channels)
+        target = _buffer("target", images * height * width * self.width)
         job = self.job.copy()
         job[Job.SOURCE], job[Job.TARGET] = x.data_ptr(), target.data_ptr()
         job[Job.PIXELS] = images * height * width
         job[Job.SCRATCH] = _buffer("scratch", workers * int(job[Job.SCRATCH_BYTES])).data_ptr()
-        job[Job.ADDRESS] = job.ctypes.data
+        job[Job.ADDRESS], job[Job.PICKS] = job.ctypes.data, self.picks.ctypes.data
         limits = (-128.0, 127.0, 128.0) if signed else (0.0, 255.0, 0.0)
         job.view(np.float32)[2 * Job.SCALE : 2 * Job.SCALE + 4] = (inverse_scale(x_scale), *limits)
         _run(job, workers)
         return target.view(images, height, width, -1).permute(0, 3, 1, 2)
 
 
-def fused_expansion(operands: tuple[Operand, ...], spec: SmtSpec, channels: int, groups: int) -> FusedExpansion | None:
+def fused_expansion(expansion: Expansion, spec: SmtSpec, groups: int) -> FusedExpansion | None:
     """None where numba cannot compile: plain torch does the same, slower."""
-    return FusedExpansion(operands, spec, channels, groups) if kernels.worker() else None
+    return FusedExpansion(expansion, spec, groups) if kernels.worker() else None
 
 
 _local = threading.local()

@@ -26,12 +26,12 @@ class Job(IntEnum):
     """The words of a job: addresses, sizes and counters as uint64, and from SCALE four float32 in two words."""
 
     SOURCE = 0  # float32 (pixels, groups, channels)
-    TARGET = 1  # uint8 (pixels, groups, operands, channels)
+    TARGET = 1  # uint8 (pixels, groups, width)
     PIXELS = 2
     GROUPS = 3
     CHANNELS = 4  # of one group
     THREADS = 5  # of NB-SMT
-    OPERANDS = 6
+    OPERANDS = 6  # the whole ones first
     ROUND_UP = 7  # of r(a): 7 and 1 to half even, 0 and 0 down
     ROUND_ODD = 8
     BLOCK = 9  # pixels a worker takes at a time
@@ -42,20 +42,29 @@ class Job(IntEnum):
     SCALE = 14  # 1 / x_scale, lowest, highest, offset
     TABLE = 16  # per operand five offsets into VECTORS: what is sent at n = 0, 1, >= 2; masks of n >= 1 and n >= 2
     ADDRESS = 96  # of the job itself
+    WHOLE = 97  # operands of which every channel is sent
+    WIDTH = 98  # what is sent of one group: the whole operands, then bytes picked from scratch
+    PICKS = 99  # their offsets in scratch, uint32
+    ASIDE = 100  # offset in scratch of the operands to pick from
 
 
-JOB_WORDS = 97
+JOB_WORDS = 101
 
 
 # Scratch of a worker: vectors of the present 64 channels (the five kinds of `Value`, and the masks of eight patterns
-# twice), then the non-zero masks of one pixel twice over, one expanded pixel, and the quantized block, each with room
-# for a last vector that sticks out.
+# twice), then the non-zero masks of one pixel twice over, one expanded pixel, the operands to pick from, and the
+# quantized block, each with room for a last vector that sticks out.
 ANY, TWO, VECTORS = 5, 13, 21
 
 
-def scratch_bytes(channels: int, groups: int, operands: int, block: int) -> int:
+def aside_offset(channels: int, width: int) -> int:
+    """Where the operands to pick from lie in scratch."""
+    return 64 * VECTORS + (2 * channels + 64) + (width + 320)
+
+
+def scratch_bytes(channels: int, groups: int, width: int, picked_operands: int, block: int) -> int:
     """What one worker needs."""
-    return 64 * VECTORS + (2 * channels + 64) + (operands * channels + 320) + (block * groups * channels + 64)
+    return aside_offset(channels, width) + (picked_operands * channels + 64) + (block * groups * channels + 64)
 
 
 def _compiled(function: Function) -> Function:
@@ -125,9 +134,19 @@ def _activation_values(a: Any, up: np.uint8, odd: np.uint8, vectors: Word) -> No
 
 
 @_compiled
+def _send(job: Any, s: int, vectors: Word, out: Word) -> None:
+    """64 channels of the operand whose table starts at word s."""
+    none, one, more = v.load(vectors + job[s]), v.load(vectors + job[s + 1]), v.load(vectors + job[s + 2])
+    some, several = v.load(vectors + job[s + 3]), v.load(vectors + job[s + 4])
+    chosen = v.differ(none, v.both(v.differ(none, one), some))
+    v.store(out, v.differ(chosen, v.both(v.differ(one, more), several)))
+
+
+@_compiled
 def _expand_pixel(q: Word, target: Word, job: Any, vectors: Word) -> None:
-    """All operands of one pixel of one group: (channels,) to (operands, channels)."""
-    channels, threads = job[4], job[5]
+    """All operands of one pixel of one group: (channels,) to (width,)."""
+    channels, threads, picks = job[4], job[5], job[99]
+    first_picked, end = 16 + 5 * job[97], 16 + 5 * job[6]
     marks, part = vectors + Word(64 * VECTORS), channels // threads
     _mark_nonzero(q, marks, channels)
     up, odd = np.uint8(job[7]), np.uint8(job[8])
@@ -138,27 +157,31 @@ def _expand_pixel(q: Word, target: Word, job: Any, vectors: Word) -> None:
         _activation_values(v.load(q + c), up, odd, vectors)
         _partner_masks(marks + c, part, threads, vectors)
         out = target + c
-        for s in range(16, 16 + 5 * job[6], 5):
-            none, one, more = v.load(vectors + job[s]), v.load(vectors + job[s + 1]), v.load(vectors + job[s + 2])
-            some, several = v.load(vectors + job[s + 3]), v.load(vectors + job[s + 4])
-            chosen = v.differ(none, v.both(v.differ(none, one), some))
-            v.store(out, v.differ(chosen, v.both(v.differ(one, more), several)))
+        for s in range(16, first_picked, 5):
+            _send(job, s, vectors, out)
+            out += channels
+        out = vectors + job[100] + c
+        for s in range(first_picked, end, 5):
+            _send(job, s, vectors, out)
             out += channels
         c += _64
+    for i in range(job[97] * channels, job[98]):
+        v.pick(target + i, vectors, picks)
+        picks += _4
 
 
 @_compiled
 def _expand_block(job: Any, scale: Any, first: Word, last: Word, scratch: Word) -> None:
     """Pixels first..last-1."""
-    groups, channels, operands = job[3], job[4], job[6]
+    groups, channels, size = job[3], job[4], job[98]
     values = groups * channels
     source, count = job[0] + _4 * first * values, (last - first) * values
-    target, size = job[1] + first * groups * operands * channels, operands * channels
+    target = job[1] + first * groups * size
     spare = scratch + Word(64 * VECTORS) + channels + channels + _64
     if job[5] == _1:
         _quantize(source, target, count, scale, spare)
         return
-    q = spare + size + Word(320)
+    q = scratch + job[100] + (job[6] - job[97]) * channels + _64
     _quantize(source, q, count, scale, spare)
     end = target + (last - first) * groups * size
     while target < end:

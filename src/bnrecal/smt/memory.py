@@ -6,6 +6,10 @@ from pathlib import Path
 
 import torch
 
+# glibc keeps freed memory below a threshold that grows with use. Set, it stays, and larger blocks go back at once:
+# what is resident then is what is in use.
+M_MMAP_THRESHOLD = -3
+
 
 def peak_memory(make: Callable[[], Callable[[], object]], device: str) -> float | None:
     """Bytes that what `make` returns holds, plus what calling it takes on top, at most.
@@ -23,11 +27,12 @@ def peak_memory(make: Callable[[], Callable[[], object]], device: str) -> float 
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
-    _return_free_memory()
+    _c_library("mallopt", M_MMAP_THRESHOLD, 131072)
+    _c_library("malloc_trim", 0)
     before = _kilobytes(status, "VmRSS")
     call = make()
     gc.collect()
-    _return_free_memory()
+    _c_library("malloc_trim", 0)  # what making left behind would count as in use
     try:
         reset.write_text("5")  # the peak starts again from now
     except OSError:
@@ -47,11 +52,11 @@ def _kilobytes(status: Path, field: str) -> int:
     return int(line.split()[1])
 
 
-def _return_free_memory() -> None:
-    """What making left behind and the C library keeps for later would count as in use."""
+def _c_library(function: str, *arguments: int) -> None:
+    """Call glibc; nothing where it is another."""
     try:
         import ctypes
 
-        ctypes.CDLL(None).malloc_trim(0)
+        getattr(ctypes.CDLL(None), function)(*arguments)
     except (OSError, AttributeError, TypeError):
         pass

@@ -118,6 +118,20 @@ def copy(_context: Any, target: Any, source: Any, count: Any) -> Any:
 
 
 @_operation
+def pick(_context: Any, target: Any, source: Any, offset: Any) -> Any:
+    """Move the byte at source + the uint32 at the address `offset`."""
+
+    def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32).as_pointer()
+        found = builder.zext(builder.load(builder.inttoptr(args[2], word)), ir.IntType(64))
+        value = builder.load(builder.inttoptr(builder.add(args[1], found), byte))
+        builder.store(value, builder.inttoptr(args[0], byte))
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, types.uint64), code
+
+
+@_operation
 def claim(_context: Any, address: Any) -> Any:
     """The uint64 at an address, which becomes one more: atomic, so every caller gets its own."""
 
