@@ -54,7 +54,7 @@ def _mobilenet_v1(classes: int) -> nn.Module:
 
 
 def _densenet121(classes: int) -> nn.Module:
-    return _module(DenseNet(growth_rate=8, num_init_features=16, num_classes=classes))
+    return _module(DenseNet(growth_rate=4, num_init_features=8, num_classes=classes))
 
 
 def _googlenet(classes: int) -> nn.Module:
