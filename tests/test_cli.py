@@ -27,7 +27,9 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, **(env or {})}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
 
 
 def results(folder: Path) -> list[dict[str, object]]:
@@ -135,7 +137,7 @@ def test_ctrl_c_ends_at_once_and_leaves_no_half_file(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert errors.strip().endswith("bnrecal: interrupted; what was finished is kept")
     assert results(tmp_path)
-    assert not [path for path in tmp_path.rglob(".*.json")]
+    assert not list(tmp_path.rglob(".*.json"))
 
 
 def _wait_for(condition: object, process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:

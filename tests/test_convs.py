@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from nets import SameConv2d, images, tiny
 from torch import Tensor, nn
 
-from bnrecal.convs import ConvCall, attach, attached, conv_modules, no_stray_convolutions
+from bnrecal.convs import ConvCall, Handler, attach, attached, conv_modules, no_stray_convolutions
 from bnrecal.errors import BnrecalError
 from bnrecal.observe import observe
 
@@ -29,7 +30,7 @@ def test_the_handler_sees_what_the_module_would_have_computed(padding: int | str
 
 
 @pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
-def test_padding_modes_stay(mode: str) -> None:
+def test_padding_modes_stay(mode: Literal["reflect", "circular", "replicate"]) -> None:
     conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode=mode)
     expected = conv(images(2))
     with attached(conv, {"": negate}):
@@ -57,7 +58,12 @@ def test_shared_listed_and_renamed_references_are_all_answered() -> None:
 
     network = Shared()
     calls = []
-    with attached(network, {"one": lambda call: calls.append(call) or call.run()}):
+
+    def count(call: ConvCall) -> Tensor:
+        calls.append(call)
+        return call.run()
+
+    with attached(network, {"one": count}):
         network(images(1))
     assert list(conv_modules(network)) == ["one"]
     assert len(calls) == 3
@@ -114,6 +120,6 @@ def test_a_functional_convolution_is_named() -> None:
 
 def test_sites_inside_the_stray_check_are_no_strays() -> None:
     network = tiny()
-    handlers = dict.fromkeys(conv_modules(network), ConvCall.run)
+    handlers: dict[str, Handler] = dict.fromkeys(conv_modules(network), ConvCall.run)
     with attached(network, handlers), no_stray_convolutions(network, lambda _: False):
         network(images(2))

@@ -69,7 +69,7 @@ def test_calibration_leaves_the_network_as_it_was() -> None:
 
 
 def test_infinite_inputs_and_missing_convolutions_are_errors() -> None:
-    with pytest.raises(BnrecalError, match="input of convolution  ?is not finite"):
+    with pytest.raises(BnrecalError, match=r"input of convolution  ?is not finite"):
         observe(nn.Conv2d(3, 1, 1), [images(2) / 0])
     with pytest.raises(BnrecalError, match="called no convolution"):
         observe(nn.Flatten(), [images(2)])

@@ -98,7 +98,7 @@ def test_without_batchnorm_or_images_or_a_known_method_there_is_an_error() -> No
         recalibrate_(nn.Conv2d(3, 3, 1), BATCHES)
     with pytest.raises(BnrecalError, match="no images"):
         recalibrate_(tiny(), [])
-    with pytest.raises(BnrecalError, match="recalibration.method=median: choose one of ema"):
+    with pytest.raises(BnrecalError, match=r"recalibration.method=median: choose one of ema"):
         recalibrate_(tiny(), BATCHES, method="median")
 
 

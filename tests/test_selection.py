@@ -37,7 +37,12 @@ class Source(ImageSource):
         return 40 if split == "train" else 20
 
     def dataset(
-        self, split: Split, indices: Sequence[int], preprocessing: Preprocessing, *, augment: bool = False
+        self,
+        split: Split,  # noqa: ARG002
+        indices: Sequence[int],
+        preprocessing: Preprocessing,  # noqa: ARG002
+        *,
+        augment: bool = False,
     ) -> Dataset[tuple[Tensor, int]]:
         return Items(indices, augment, self.bad)
 

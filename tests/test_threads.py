@@ -41,6 +41,17 @@ def test_skipped_convolutions_stay_float(observations: list[Observation]) -> Non
     assert [p.threads for p in plan_threads(observations, 2, {}, ["di*"])] == [FLOAT, 2, 1, FLOAT]
 
 
+def test_a_skipped_convolution_still_counts_and_the_first_stays_the_first() -> None:
+    everything = observe(tiny(), [images(4)])
+    skipping = observe(tiny(), [images(4)], keep_float=lambda name: name in ("stem", "dilated"))
+    assert [(o.name, o.order, o.macs) for o in skipping] == [(o.name, o.order, o.macs) for o in everything]
+    plans = plan_threads(skipping, 4, {}, ["stem", "dilated"])
+    assert [p.threads for p in plans] == [FLOAT, 4, 1, FLOAT]
+    macs = {o.name: o.macs for o in skipping}
+    slow = macs["depthwise"] + macs["dilated"]
+    assert speedup(skipping, plans) == pytest.approx((macs["conv2"] + slow) / (macs["conv2"] / 4 + slow))
+
+
 def test_unknown_names_and_impossible_threads_are_errors(observations: list[Observation]) -> None:
     with pytest.raises(BnrecalError, match=r"smt.layers names layer9\.\*.*conv2, depthwise, dilated"):
         plan_threads(observations, 4, {"layer9.*": 2})

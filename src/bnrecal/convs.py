@@ -59,18 +59,23 @@ def conv_modules(network: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 class ConvSite:
-    """Takes the place of `conv.forward`; `handler` computes the convolution itself."""
+    """Takes the place of `conv.forward`; `handler` computes the convolution itself.
 
-    def __init__(self, conv: nn.Conv2d, name: str, handler: Handler) -> None:
+    Attributes:
+        strict: insist on exactly one `conv2d` call in each forward.
+    """
+
+    def __init__(self, conv: nn.Conv2d, name: str, handler: Handler, strict: bool = True) -> None:
         self.conv = conv
         self.name = name
         self.handler = handler
+        self.strict = strict
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own forward, with its `conv2d` call answered by the handler.
 
         Raises:
-            BnrecalError: if that forward does not make exactly one `conv2d` call on a batch of images.
+            BnrecalError: if `strict` and that forward does not make exactly one `conv2d` call on a batch of images.
         """
         calls = 0
 
@@ -81,7 +86,7 @@ class ConvSite:
 
         with _Intercept(answer):
             output = type(self.conv).forward(self.conv, *args, **kwargs)
-        if calls != 1:
+        if self.strict and calls != 1:
             raise BnrecalError(
                 f"the convolution {self.name} ({type(self.conv).__name__}) makes {calls} conv2d calls in one forward, "
                 f"not 1, and cannot be quantized: leave it in float32 with quant.skip=[{self.name}]"
@@ -89,12 +94,12 @@ class ConvSite:
         return output
 
 
-def attach(network: nn.Module, handlers: dict[str, Handler]) -> None:
+def attach(network: nn.Module, handlers: dict[str, Handler], strict: Callable[[str], bool] = lambda _: True) -> None:
     """Let each named convolution of the network be computed by its handler."""
     convs = conv_modules(network)
     for name, handler in handlers.items():
         # an instance attribute shadows the class's method for every caller, however it reached the module
-        vars(convs[name])["forward"] = ConvSite(convs[name], name, handler)
+        vars(convs[name])["forward"] = ConvSite(convs[name], name, handler, strict(name))
 
 
 def detach(network: nn.Module) -> None:
@@ -104,9 +109,11 @@ def detach(network: nn.Module) -> None:
 
 
 @contextmanager
-def attached(network: nn.Module, handlers: dict[str, Handler]) -> Iterator[None]:
+def attached(
+    network: nn.Module, handlers: dict[str, Handler], strict: Callable[[str], bool] = lambda _: True
+) -> Iterator[None]:
     """`attach` for the length of a block."""
-    attach(network, handlers)
+    attach(network, handlers, strict)
     try:
         yield
     finally:

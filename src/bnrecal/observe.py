@@ -113,7 +113,8 @@ def observe(
     Args:
         network: in eval mode; unchanged afterwards.
         batches: float32 (N, 3, H, W), on the network's device.
-        keep_float: names that need no quantized form; only for these may a convolution be none of ours.
+        keep_float: names that need no quantized form: of these a forward may call `conv2d` any number of times, and
+            only these may be convolutions of another kind.
 
     Returns:
         One observation for each convolution that was called, in the order of the first calls.
@@ -123,10 +124,9 @@ def observe(
             without convolutions.
     """
     order = iter(range(1 << 30))
-    observers = {
-        name: _Observer(name, lambda: next(order)) for name in conv_modules(network) if not keep_float(name)
-    }
-    with attached(network, dict(observers)), no_stray_convolutions(network, keep_float):
+    observers = {name: _Observer(name, lambda: next(order)) for name in conv_modules(network)}
+    answered = attached(network, dict(observers), strict=lambda name: not keep_float(name))
+    with answered, no_stray_convolutions(network, keep_float):
         for batch in batches:
             network(batch)
             for observer in observers.values():

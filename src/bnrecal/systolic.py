@@ -1,8 +1,8 @@
 """Cycles of an output-stationary systolic array.
 
 One tile of the output takes `2 * rows + columns + K - 2` cycles: K to stream the operands, the rest to fill the
-array from its corner and to drain the results through it (SCALE-Sim, Samajdar et al., 2018, equation for the
-output-stationary dataflow). With T threads each processing element takes T operand pairs a cycle, so K shrinks to
+array from its corner and to drain the results through it (the output-stationary fold of SCALE-Sim: Samajdar et
+al., ISPASS 2020). With T threads each processing element takes T operand pairs a cycle, so K shrinks to
 ceil(K / T); fill and drain stay.
 """
 
