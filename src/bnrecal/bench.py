@@ -78,7 +78,7 @@ def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int,
     for name in models:
         rows += time_network(name, device, batch, repeats, size)
         print(table(rows[-1 - len(THREADS) :]), flush=True)
-    rows += time_layer(device, repeats)
+    rows += time_layer(device, batch, repeats)
     print(table(rows[-3:]))
     engine, emulation = rows[-2:]
     print(f"\n{LAYER} at 4T: {emulation.ratio / engine.ratio:,.0f} times faster than product by product")
@@ -107,10 +107,11 @@ def time_network(name: str, device: str, batch: int, repeats: int, size: int) ->
     ]
 
 
-def time_layer(device: str, repeats: int, emulate: bool = True) -> list[Row]:
-    """One convolution on one image: float32, the engine, and the usual emulation (once: it takes seconds)."""
+def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> list[Row]:
+    """One convolution: float32, the engine, and the usual emulation (once: it takes seconds)."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 64, 56, 56, generator=generator).relu().to(device).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(batch, 64, 56, 56, generator=generator).relu().to(device)
+    x = x.contiguous(memory_format=torch.channels_last)
     w = torch.randint(-128, 128, (64, 64, 3, 3), generator=generator).to(device, torch.int8)
     w_float, scale = w.float().contiguous(memory_format=torch.channels_last), torch.ones(64, device=device)
     prepared = PreparedConv2d(w, SmtSpec(4), padding=1)
@@ -125,7 +126,7 @@ def time_layer(device: str, repeats: int, emulate: bool = True) -> list[Row]:
         if not torch.equal(emulated, prepared.accumulate(q).cpu()):
             raise BnrecalError("the engine differs from the emulation product by product")
     backends = {"float32": "torch", "4T": prepared.backend, "broadcast 4T": "torch"}
-    return [Row(LAYER, v, t / times["float32"], 1 / t, None, backends[v]) for v, t in times.items()]
+    return [Row(LAYER, v, t / times["float32"], batch / t, None, backends[v]) for v, t in times.items()]
 
 
 def random_images(batch: int, size: int, device: str) -> Tensor:
@@ -189,7 +190,7 @@ def _call(network: nn.Module, images: Tensor) -> Callable[[], object]:
 def network_peak(name: str, variant: str, device: str, batch: int, size: int) -> float | None:
     """Bytes that the network and a forward pass add to this process (or to the GPU) at most."""
     images = random_images(batch, size, device)
-    time_layer(device, 1, emulate=False)  # compiled kernels and libraries count for no variant
+    time_layer(device, 1, 1, emulate=False)  # compiled kernels and libraries count for no variant
 
     def make() -> Callable[[], object]:
         network, _ = build(name, variant, images)
