@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from bnrecal.experiment import Setup, Variant
 
 
-def load(setup: "Setup", key: "Variant | None") -> Outcome | None:
-    """The kept outcome of float32 (None) or of A8W8, if there is one for just this setup."""
-    path = _path(setup, key)
+def load(path: Path) -> Outcome | None:
+    """The outcome kept at one of `paths`, if there is one."""
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as kept:
@@ -29,19 +28,20 @@ def load(setup: "Setup", key: "Variant | None") -> Outcome | None:
         return Outcome(kept["top1"], kept["top5"], restricted, int(kept["skipped"]))
 
 
-def save(setup: "Setup", key: "Variant | None", outcome: Outcome) -> None:
-    """Keep an outcome."""
+def save(path: Path, outcome: Outcome) -> None:
+    """Keep an outcome at one of `paths`."""
     arrays: dict[str, Any] = {"top1": outcome.top1, "top5": outcome.top5, "skipped": outcome.skipped}
     if outcome.restricted is not None:
         arrays["restricted"] = outcome.restricted
-    with atomic_path(_path(setup, key)) as path, path.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def _path(setup: "Setup", key: "Variant | None") -> Path:
+def paths(setup: "Setup", a8w8: "Variant") -> "dict[Variant | None, Path]":
+    """Where the outcomes of float32 (None) and of A8W8 are kept for just this setup."""
     config, source = setup.config, setup.source
     content: dict[str, Any] = {
-        "variant": str(key),
+        "variant": str(None),
         "weights": setup.model.weights_hash,
         "preprocessing": asdict(setup.model.preprocessing),
         "label_offset": setup.model.label_offset,
@@ -51,7 +51,11 @@ def _path(setup: "Setup", key: "Variant | None") -> Path:
         "device": describe_device(setup.device),
         "versions": versions(),
     }
-    if key is not None:
-        content["quant"] = asdict(config.quant)
-        content["calibration"] = source.version(setup.calibration.split, setup.calibration.indices)
-    return cache_dir("baselines") / f"{content_hash(content)}.npz"
+    quantized = {
+        **content,
+        "variant": str(a8w8),
+        "quant": asdict(config.quant),
+        "calibration": source.version(setup.calibration.split, setup.calibration.indices),
+    }
+    folder = cache_dir("baselines")
+    return {key: folder / f"{content_hash(c)}.npz" for key, c in ((None, content), (a8w8, quantized))}

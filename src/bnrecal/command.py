@@ -5,18 +5,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
 from bnrecal.config import Config, parse, register
 from bnrecal.errors import BnrecalError
 from bnrecal.provenance import cell_key
 
+J = TypeVar("J")
 FULL_ERROR = "HYDRA_FULL_ERROR"  # set by someone who wants the traceback of an error
 _ONE_LINE = "BNRECAL_ONE_LINE"  # says that FULL_ERROR was set by `pass_errors_through`, here or in the parent process
 
@@ -101,6 +103,33 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write("bnrecal: interrupted; what was finished is kept\n")
         sys.exit(130)
+
+
+def attempt_all(jobs: Sequence[tuple[str, J]], what: str, unit: str, work: Callable[[J], None]) -> list[str]:
+    """`work` on every job behind a progress bar; one that fails is told at once and does not stop the others.
+
+    Args:
+        jobs: each with the name that people know it by.
+
+    Returns:
+        What failed and why, for `raise_failed` once the rest is told.
+    """
+    failed = []
+    bar = tqdm(jobs, desc=what, unit=unit, disable=None)
+    for name, job in bar:
+        bar.set_postfix_str(name)
+        try:
+            work(job)
+        except BnrecalError as error:
+            failed.append(f"{name}: {one_line(error)}")
+            tqdm.write(f"bnrecal: {failed[-1]}", file=sys.stderr)
+    return failed
+
+
+def raise_failed(failed: Sequence[str], jobs: int, units: str) -> None:
+    """Raise BnrecalError if anything failed."""
+    if failed:
+        raise BnrecalError(f"{len(failed)} of {jobs} {units} failed: {'; '.join(failed)}")
 
 
 def run_command(name: str, run: Callable[[DictConfig, list[str]], Any], doc: str | None) -> None:

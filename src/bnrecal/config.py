@@ -5,7 +5,7 @@ are all in range. Nothing past the command line knows Hydra.
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -110,6 +110,9 @@ class Config:
     resume: bool = True  # take a finished result with the same content from the run folder
 
 
+C = TypeVar("C", bound=Config)
+
+
 def register() -> None:
     """Make `Config` known to Hydra as `schema`."""
     ConfigStore.instance().store(name="schema", node=Config)
@@ -120,14 +123,18 @@ def experiment_part(config: Config) -> Config:
     return Config(**{f.name: getattr(config, f.name) for f in fields(Config)})
 
 
-def parse(composed: DictConfig) -> Config:
-    """A composed Hydra config as a checked `Config`.
+@overload
+def parse(composed: DictConfig) -> Config: ...
+@overload
+def parse(composed: DictConfig, schema: type[C]) -> C: ...
+def parse(composed: DictConfig, schema: type[Config] = Config) -> Config:
+    """A composed Hydra config as a checked `Config`, or as the `schema` of a command that adds keys to it.
 
     Raises:
         BnrecalError: naming the first value that is out of range, and what would do.
     """
     config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
+    assert isinstance(config, schema)
     check(config)
     return config
 

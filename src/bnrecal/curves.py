@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnrecal import baselines
 from bnrecal.evaluate import Bools
 from bnrecal.experiment import Setup, run_variants
 from bnrecal.knapsack import mixed_speedup
@@ -52,8 +51,8 @@ def measure_curves(
     variants = [variant_of(setup, point.threads, recal=recal) for point, recal in cells]
     distinct = list(dict.fromkeys(variants))
     results = dict(zip(distinct, run_variants(setup, distinct), strict=True))
-    fp32 = baselines.load(setup, None)
-    assert fp32 is not None  # run_variants has just measured or found it
+    fp32 = results[distinct[0]].fp32_outcome
+    assert fp32 is not None
     beside = {point.target: results[variant_of(setup, point.threads, recal=True)] for point in usual}
     return [
         {**record(point, results[variant], fp32.top1, beside[point.target]), "collisions_4t": four.collisions}

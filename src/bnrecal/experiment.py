@@ -196,7 +196,8 @@ def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | N
     """Validation outcomes of float32 (None) and every variant in one pass; known baselines are not run again."""
     networks: dict[Variant | None, nn.Module] = {None: setup.model.network}
     networks |= {variant: p.network for variant, p in prepared.items()}
-    known = {key: outcome for key in (None, A8W8) if (outcome := baselines.load(setup, key))}
+    kept = baselines.paths(setup, A8W8)
+    known = {key: outcome for key, path in kept.items() if (outcome := baselines.load(path))}
     unknown = {key: network for key, network in networks.items() if key not in known}
     judging: dict[str, Any] = {
         "label_offset": setup.model.label_offset,
@@ -208,9 +209,8 @@ def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | N
         )
     else:
         measured = evaluate(unknown, setup.loading.batches(setup.validation, setup.batch_size), **judging)
-    for key in (None, A8W8):
-        if key in measured:
-            baselines.save(setup, key, measured[key])
+    for key in kept.keys() & measured.keys():
+        baselines.save(kept[key], measured[key])
     return {**known, **measured}
 
 
@@ -240,6 +240,7 @@ def make_result(
         provenance=provenance(setup, config),
         seconds=seconds,
         outcome=outcome,
+        fp32_outcome=outcomes[None],
         layers=describe_layers(setup, prepared[variant.without_recal], own) if describe else None,
         batchnorm=describe_batchnorms(setup.model.network, own.network) if describe else None,
         state_dict=float_state_dict(setup.model.network, own.network) if config.save_checkpoint else None,

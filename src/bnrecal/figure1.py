@@ -13,18 +13,16 @@ finished network is kept in `out/cells/` and not measured again; the figure in `
   data=..., batch_size=..., recalibration.method=..., ...   as for `python -m bnrecal`
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
+from omegaconf import DictConfig
 
-from bnrecal.command import compose_config, one_line, run_command
-from bnrecal.config import Config, check, experiment_part
+from bnrecal.command import attempt_all, compose_config, raise_failed, run_command
+from bnrecal.config import Config, experiment_part, parse
 from bnrecal.curves import measure_curves
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment import prepare
@@ -75,29 +73,23 @@ def main() -> None:
 def make_figure1(composed: DictConfig, overrides: Sequence[str]) -> None:
     """Measure whatever is missing, network by network, and draw the figure after each."""
     figure = _parse(composed)
-    out, points, failed = Path(figure.out), [], []
-    networks = [n for n in figure.networks if not _left_out(n, figure)]
-    bar = tqdm(networks, desc="figure1", unit="network", disable=None)
-    for network in bar:
-        bar.set_postfix_str(network.label)
-        try:
-            config = _parse(compose_config("figure1", [*overrides, *_own(network, figure)]))
-            points += measure_network(config, network, out / "cells")
-        except BnrecalError as error:
-            failed.append(f"{network.label}: {one_line(error)}")
-            tqdm.write(f"bnrecal: {failed[-1]}", file=sys.stderr)
-            continue
+    out = Path(figure.out)
+    points: list[dict[str, Any]] = []
+    networks = [(n.label, n) for n in figure.networks if not _left_out(n, figure)]
+
+    def measure(network: Network) -> None:
+        config = _parse(compose_config("figure1", [*overrides, *_own(network, figure)]))
+        points.extend(measure_network(config, network, out / "cells"))
         write_figure(points, out)
+
+    failed = attempt_all(networks, "figure1", "network", measure)
     if points:
         print(f"written to {out}/figure1.csv, figure1.png, figure1.svg")
-    if failed:
-        raise BnrecalError(f"{len(failed)} of {len(networks)} networks failed: {'; '.join(failed)}")
+    raise_failed(failed, len(networks), "networks")
 
 
 def _parse(composed: DictConfig) -> Figure1Config:
-    figure = OmegaConf.to_object(composed)
-    assert isinstance(figure, Figure1Config)
-    check(figure)
+    figure = parse(composed, Figure1Config)
     check_search(figure.search)
     if figure.points < 2:
         raise BnrecalError(f"points={figure.points}: must be at least 2")

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bnrecal.cache import atomic_path
 from bnrecal.command import run_command
-from bnrecal.config import Config, check, experiment_part
+from bnrecal.config import Config, experiment_part, parse
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment import Setup, prepare, provenance
 from bnrecal.kept import kept
@@ -80,9 +80,7 @@ def parse_plan(composed: DictConfig) -> PlanConfig:
     Raises:
         BnrecalError: naming the first value out of range.
     """
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, PlanConfig)
-    check(config)
+    config = parse(composed, PlanConfig)
     check_search(config.search)
     if config.slow not in (1, 2):
         raise BnrecalError(f"slow={config.slow}: choose 1 or 2")

@@ -20,13 +20,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bnrecal.cache import atomic_path
 from bnrecal.command import run_command
-from bnrecal.config import Config, check, experiment_part
+from bnrecal.config import Config, experiment_part, parse
 from bnrecal.convs import conv_modules
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment import Setup, calibrate, load
@@ -97,9 +97,7 @@ def parse_prune(composed: DictConfig) -> PruneConfig:
     Raises:
         BnrecalError: naming the first value out of range.
     """
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, PruneConfig)
-    check(config)
+    config = parse(composed, PruneConfig)
     own = config.prune
     for key, value in (("sparsity", own.sparsity), ("step", own.step)):
         if not 0 < value < 1:

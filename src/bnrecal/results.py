@@ -67,13 +67,14 @@ class Result:
     provenance: dict[str, Any]
     seconds: float
     outcome: Outcome | None = field(default=None, repr=False, compare=False)
+    fp32_outcome: Outcome | None = field(default=None, repr=False, compare=False)
     layers: pd.DataFrame | None = field(default=None, repr=False, compare=False)
     batchnorm: pd.DataFrame | None = field(default=None, repr=False, compare=False)
     state_dict: dict[str, Tensor] | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The scalar fields and the provenance."""
-        beside = ("outcome", "layers", "batchnorm", "state_dict")
+        beside = ("outcome", "fp32_outcome", "layers", "batchnorm", "state_dict")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in beside}
 
 

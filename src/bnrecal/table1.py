@@ -8,18 +8,16 @@ images. A finished model is kept in `out/cells/` and not measured again; the tab
   data=..., batch_size=..., recalibration.method=..., ...   as for `python -m bnrecal`
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
+from omegaconf import DictConfig
 
-from bnrecal.command import compose_config, one_line, run_command
-from bnrecal.config import Config, check, experiment_part
+from bnrecal.command import attempt_all, compose_config, raise_failed, run_command
+from bnrecal.config import Config, experiment_part, parse
 from bnrecal.describe import gather_statistics, scaled_errors
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment import A8W8, Setup, Variant, prepare, prepare_variants, run_variants
@@ -73,31 +71,25 @@ def make_table1(composed: DictConfig, overrides: Sequence[str]) -> None:
     table = _parse(composed)
     out = Path(table.out)
     cells: list[dict[str, Any]] = []
-    failed: list[str] = []
-    jobs = [(seed, model) for seed in range(table.seed, table.seed + table.seeds) for model in _models(table.rows)]
-    bar = tqdm(jobs, desc="table1", unit="model", disable=None)
-    for seed, model in bar:
-        bar.set_postfix_str(model)
+    seeds = range(table.seed, table.seed + table.seeds)
+    jobs = [(f"{model} (seed {seed})", (seed, model)) for seed in seeds for model in _models(table.rows)]
+
+    def measure(job: tuple[int, str]) -> None:
+        seed, model = job
         rows = [row for row in table.rows if row.model == model]
-        try:
-            config = _parse(compose_config("table1", [*overrides, f"model={model}", f"seed={seed}"]))
-            cells += measure_model(config, rows, out / "cells")
-        except BnrecalError as error:
-            failed.append(f"{model} (seed {seed}): {one_line(error)}")
-            tqdm.write(f"bnrecal: {failed[-1]}", file=sys.stderr)
-            continue
+        config = _parse(compose_config("table1", [*overrides, f"model={model}", f"seed={seed}"]))
+        cells.extend(measure_model(config, rows, out / "cells"))
         write_report(cells, table.rows, out)
+
+    failed = attempt_all(jobs, "table1", "model", measure)
     if cells:
         print((out / "table1.md").read_text())
         print(f"written to {out}/")
-    if failed:
-        raise BnrecalError(f"{len(failed)} of {len(jobs)} models failed: {'; '.join(failed)}")
+    raise_failed(failed, len(jobs), "models")
 
 
 def _parse(composed: DictConfig) -> Table1Config:
-    table = OmegaConf.to_object(composed)
-    assert isinstance(table, Table1Config)
-    check(table)
+    table = parse(composed, Table1Config)
     if table.seeds < 1:
         raise BnrecalError(f"seeds={table.seeds}: must be at least 1")
     return table
