@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from bnrecal.cache import atomic_path
 from bnrecal.data.glyph_atlas import CODE_POINTS, font_path
 from bnrecal.data.glyph_draw import SIDE, Difficulty, draw_block
+from bnrecal.files import atomic_path
 
 ROWS, COLUMNS, ZOOM, CAPTION = 8, 24, 2, 18
 TILE = SIDE * ZOOM

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bnrecal.cache import atomic_path
 from bnrecal.data.glyphs import GlyphSource
+from bnrecal.files import atomic_path
 from bnrecal.models.mini import (
     ARCHITECTURES,
     CHECKPOINT_FOLDER,
@@ -26,7 +26,7 @@ from bnrecal.models.mini import (
     write_index,
 )
 from bnrecal.models.weights import file_hash
-from bnrecal.train import Recipe, top1, train_mini
+from bnrecal.training.train_mini import Recipe, top1, train_mini
 
 
 def main() -> None:

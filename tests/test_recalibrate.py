@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from nets import Tiny, images, tiny
+from helpers.nets import Tiny, images, tiny
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 

@@ -11,7 +11,15 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bnrecal.errors import BnrecalError
-from bnrecal.smt.spec import POLICIES, ROUNDINGS, THREADS
+from bnrecal.options import (
+    ACT_RANGES,
+    FAMILIES,
+    INTERPOLATIONS,
+    POLICIES,
+    RECALIBRATION_METHODS,
+    ROUNDINGS,
+    THREADS,
+)
 
 
 @dataclass
@@ -68,7 +76,7 @@ class SmtConfig:
     rounding: str = "half_even"
     saturate: bool = True
     layers: Any = None  # a mapping {name or glob: threads} over `threads`
-    plan: str | None = None  # a plan file as `python -m bnrecal.plan` saves it; `layers` wins over it
+    plan: str | None = None  # a plan file as `python -m bnrecal.commands.plan` saves it; `layers` wins over it
     array: ArrayConfig = field(default_factory=ArrayConfig)
 
 
@@ -141,7 +149,7 @@ def parse(composed: DictConfig, schema: type[Config] = Config) -> Config:
 
 def check(config: Config) -> None:
     """Raise BnrecalError at the first value out of range; mappings that were left out become empty ones."""
-    _one_of("model.family", config.model.family, ("table1", "torchvision", "custom", "timm"))
+    _one_of("model.family", config.model.family, FAMILIES)
     _one_of("smt.threads", config.smt.threads, THREADS)
     config.smt.layers = _mapping("smt.layers", config.smt.layers)
     config.model.kwargs = _mapping("model.kwargs", config.model.kwargs)
@@ -151,7 +159,7 @@ def check(config: Config) -> None:
     _one_of("smt.rounding", config.smt.rounding, ROUNDINGS)
     _at_least("smt.array.rows", config.smt.array.rows, 1)
     _at_least("smt.array.columns", config.smt.array.columns, 1)
-    _one_of("quant.act_range", config.quant.act_range, ("mean_max", "max"))
+    _one_of("quant.act_range", config.quant.act_range, ACT_RANGES)
     _at_least("calibration.images", config.calibration.images, 1)
     _check_recalibration(config.recalibration)
     if config.data.val_images is not None:
@@ -168,7 +176,7 @@ def check(config: Config) -> None:
 
 
 def _check_recalibration(recalibration: RecalibrationConfig) -> None:
-    _one_of("recalibration.method", recalibration.method, ("ema", "cumulative", "pooled"))
+    _one_of("recalibration.method", recalibration.method, RECALIBRATION_METHODS)
     _at_least("recalibration.images", recalibration.images, 2)
     _at_least("recalibration.batch_size", recalibration.batch_size, 2)
     if not 0 < recalibration.momentum <= 1:
@@ -185,7 +193,7 @@ def _check_preprocessing(model: ModelConfig) -> None:
         if size is not None:
             _at_least(f"model.{key}", size, 1)
     if model.interpolation is not None:
-        _one_of("model.interpolation", model.interpolation, ("bilinear", "bicubic", "area", "opencv_bilinear"))
+        _one_of("model.interpolation", model.interpolation, INTERPOLATIONS)
 
 
 def _mapping(key: str, value: object) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.errors import BnrecalError
-
-METHODS = ("ema", "cumulative", "pooled")
+from bnrecal.options import RECALIBRATION_METHODS
 
 
 def batchnorms(network: nn.Module) -> dict[str, _BatchNorm]:
@@ -62,8 +61,8 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
         BnrecalError: without a BatchNorm layer that keeps statistics, or without images. On any exception the
             statistics are as they were before.
     """
-    if method not in METHODS:
-        raise BnrecalError(f"recalibration.method={method}: choose one of {', '.join(METHODS)}")
+    if method not in RECALIBRATION_METHODS:
+        raise BnrecalError(f"recalibration.method={method}: choose one of {', '.join(RECALIBRATION_METHODS)}")
     layers = batchnorms(network)
     if not layers:
         raise BnrecalError("the network has no BatchNorm layer with running statistics: nothing to recalibrate")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from imagenet_tree import picture
+from helpers.imagenet_tree import picture
 from PIL import Image
 
 from bnrecal.data import decode as module

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from imagenet_tree import CLASSES, make_imagenet_tree, picture
+from helpers.imagenet_tree import CLASSES, make_imagenet_tree, picture
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -18,8 +18,8 @@ from bnrecal.data.base import ImageSource
 from bnrecal.data.folder import FolderSource
 from bnrecal.data.imagenet import wnids
 from bnrecal.data.imagenette import CLASSES as IMAGENETTE
+from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.preprocess import Preprocessing
 
 SMALL = Preprocessing(resize=40, crop=32)
 

@@ -9,8 +9,8 @@ import torch
 from bnrecal.data.glyph_atlas import CELL, CODE_POINTS, FULL_FONTS, LATIN, load_atlas
 from bnrecal.data.glyph_draw import BLOCK, CLASSES, SIDE, Difficulty, draw_block
 from bnrecal.data.glyphs import GLYPH_PREPROCESSING, GlyphSource, shift
+from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.preprocess import Preprocessing
 
 PLAIN = Difficulty(noise=0.0, distractors=0, shading=0.0)
 

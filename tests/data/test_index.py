@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from imagenet_tree import CLASSES, make_imagenet_tree
+from helpers.imagenet_tree import CLASSES, make_imagenet_tree
 
 from bnrecal.data import index as module
 from bnrecal.data.index import build_index, list_images, load_index, save_index

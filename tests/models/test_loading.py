@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from stand_ins import Blank
+from helpers.stand_ins import Blank
 from torch import Tensor, nn
 from torchvision import models
 
 from bnrecal.config import ModelConfig
+from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models import load_model
 from bnrecal.models.torchvision_models import build
-from bnrecal.preprocess import Preprocessing
 
 FACTORIES = """
 import torch

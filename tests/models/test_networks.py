@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from layer_list import mobilenet_v1, resnet50_mlperf
-from stand_ins import Blank
+from helpers.layer_list import mobilenet_v1, resnet50_mlperf
+from helpers.stand_ins import Blank
 from torch import Tensor, nn
 from torchvision import models
 
 from bnrecal.config import ModelConfig
+from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models import load_model
 from bnrecal.models.table1 import MLPERF, TORCHVISION
-from bnrecal.preprocess import Preprocessing
 
 LAYERS = {"resnet50_mlperf": resnet50_mlperf, "mobilenet_v1": mobilenet_v1}
 

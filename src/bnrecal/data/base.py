@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bnrecal.preprocess import Preprocessing
+from bnrecal.data.preprocessing import Preprocessing
 
 Split = Literal["train", "val"]
 

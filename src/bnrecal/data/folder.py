@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 from bnrecal.data.base import ImageSource, Split
 from bnrecal.data.decode import decode
 from bnrecal.data.index import Index
+from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.preprocess import Preprocessing
 
 UNREADABLE = -1  # the label of an image that could not be read and is to be left out of every figure
 

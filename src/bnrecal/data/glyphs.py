@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from bnrecal.cache import atomic_path, cache_dir
 from bnrecal.data.base import ImageSource, Split
 from bnrecal.data.glyph_atlas import CODE_POINTS, load_atlas
 from bnrecal.data.glyph_draw import BLOCK, CLASSES, SIDE, VERSION, Difficulty, DrawSplit, draw_block
+from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.preprocess import Preprocessing
+from bnrecal.files import atomic_path, cache_dir
 
 GLYPH_PREPROCESSING = Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.128, 0.128, 0.128))
 """What the networks trained on glyphs want (mean and deviation of the training images, rounded)."""

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bnrecal.cache import cache_dir
 from bnrecal.data.base import Split
 from bnrecal.data.folder import FolderSource, Listing, labelled
 from bnrecal.data.imagenet import wnids
 from bnrecal.data.index import list_images
 from bnrecal.errors import BnrecalError
+from bnrecal.files import cache_dir
 
 FOLDERS = ("imagenette2", "imagenette2-320", "imagenette2-160")  # torchvision's sizes, the best first
 _URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz"

@@ -16,8 +16,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from bnrecal.cache import atomic_path, cache_dir
 from bnrecal.errors import BnrecalError
+from bnrecal.files import atomic_path, cache_dir
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _FORMAT = 1

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bnrecal.preprocess import Preprocessing
+from bnrecal.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import nn
 
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
+from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.finish import arguments, finish, load_checkpoint, overridden
-from bnrecal.preprocess import Preprocessing
 
 
 def load_custom(config: ModelConfig, data: ImageSource) -> LoadedModel:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
+from bnrecal.data.preprocessing import Interpolation, Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.weights import check_state, read_state, state_dict_hash
-from bnrecal.preprocess import Interpolation, Preprocessing
 
 IMAGENET_LABELLED = ("imagenet", "imagenette")
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every name

@@ -15,10 +15,10 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.googlenet import BasicConv2d, GoogLeNet, Inception, InceptionAux
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from bnrecal.cache import atomic_path
 from bnrecal.data.glyph_draw import CLASSES
 from bnrecal.data.glyphs import GLYPH_PREPROCESSING
 from bnrecal.errors import BnrecalError
+from bnrecal.files import atomic_path
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
 from bnrecal.models.narrow import NarrowResNet

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from bnrecal.cache import atomic_path
 from bnrecal.errors import BnrecalError
+from bnrecal.files import atomic_path
 from bnrecal.models.weights import file_hash
 
 _TIMEOUT_SECONDS = 30

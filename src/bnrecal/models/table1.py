@@ -8,13 +8,13 @@ from torch import nn
 
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
+from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.finish import IMAGENET_LABELLED, finish, load_checkpoint, overridden
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
 from bnrecal.models.published import Published, fetch
 from bnrecal.models.torchvision_models import load_torchvision
-from bnrecal.preprocess import Preprocessing
 
 PRUNED = {"resnet18_p40": "resnet18"}
 TORCHVISION = ("resnet18", "resnet50", "googlenet", "densenet121")

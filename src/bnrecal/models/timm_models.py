@@ -6,10 +6,10 @@ from typing import Any
 
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
+from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.finish import IMAGENET_LABELLED, arguments, finish, load_checkpoint, overridden
-from bnrecal.preprocess import Preprocessing
 
 
 def load_timm(config: ModelConfig, data: ImageSource) -> LoadedModel:

@@ -10,11 +10,11 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
+from bnrecal.data.preprocessing import Interpolation, Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.finish import IMAGENET_LABELLED, arguments, finish, install, overridden, read_unwrapped
 from bnrecal.models.published import Published, fetch
-from bnrecal.preprocess import Interpolation, Preprocessing
 
 WEIGHTS = "IMAGENET1K_V1"  # the paper's
 _AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}

@@ -1,0 +1,1 @@
+"""How fast the engine is, as a ratio to float32 PyTorch in the same run."""

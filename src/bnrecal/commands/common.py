@@ -1,0 +1,147 @@
+"""What every command shares: configs composed from `key=value` arguments, and errors told in one line."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
+
+from bnrecal.config import Config, parse, register
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment.provenance import cell_key
+
+J = TypeVar("J")
+FULL_ERROR = "HYDRA_FULL_ERROR"  # set by someone who wants the traceback of an error
+_ONE_LINE = "BNRECAL_ONE_LINE"  # says that FULL_ERROR was set by `pass_errors_through`, here or in the parent process
+
+
+def config_dir() -> Path:
+    """The folder of YAML files: inside an installed wheel, or at the top of a checkout."""
+    packaged = Path(__file__).parents[1] / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "configs"
+
+
+def register_all() -> None:
+    """Make schemas and resolvers known to Hydra; safe to call again."""
+    register()
+    OmegaConf.register_new_resolver("bnrecal.cell", _cell_name, replace=True)
+
+
+def _cell_name(*, _root_: DictConfig) -> str:
+    """A readable, unique folder name for the experiment that a composed config describes."""
+    own = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(Config), own)
+        assert isinstance(typed, DictConfig)
+        config = parse(typed)
+    except (BnrecalError, OmegaConfBaseException):
+        return "invalid"  # the job itself tells what is wrong
+    recal = "recal" if config.recal else "plain"
+    return f"{config.model.name}-{config.data.name}-{config.smt.threads}T-{recal}-{cell_key(config)[:10]}"
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The composed config `configs/<name>.yaml` with overrides, as Hydra's command line would make it."""
+    register_all()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without line breaks, hints at Hydra's internals or full-key footers."""
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the argument {error.override}: write key=value, with quotes around special characters"
+    parts = [_first_paragraphs(str(error))]
+    if error.__cause__ is not None and not isinstance(error, BnrecalError):
+        parts.append(_first_paragraphs(str(error.__cause__)))
+    return ": ".join(part for part in parts if part)
+
+
+def _first_paragraphs(message: str) -> str:
+    for footer in ("Config search path", "full_key:", "To append to your config", "See https://"):
+        message = message.split(footer)[0]
+    return " ".join(message.split())
+
+
+def tracebacks_wanted() -> bool:
+    """Whether the user set HYDRA_FULL_ERROR=1."""
+    return os.environ.get(FULL_ERROR, "0") not in ("", "0") and _ONE_LINE not in os.environ
+
+
+def pass_errors_through() -> None:
+    """Let Hydra pass exceptions on, for `one_line_errors` to word, instead of wording them itself."""
+    if not tracebacks_wanted():
+        os.environ[_ONE_LINE] = os.environ[FULL_ERROR] = "1"
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line on stderr for anything the user can mend; Ctrl-C ends it with status 130.
+
+    With HYDRA_FULL_ERROR=1 in the environment the exception passes instead.
+    """
+    if tracebacks_wanted():
+        yield
+        return
+    try:
+        yield
+    except (BnrecalError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"bnrecal: {one_line(error)}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"bnrecal: {error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.stderr.write("bnrecal: interrupted; what was finished is kept\n")
+        sys.exit(130)
+
+
+def attempt_all(jobs: Sequence[tuple[str, J]], what: str, unit: str, work: Callable[[J], None]) -> list[str]:
+    """`work` on every job behind a progress bar; one that fails is told at once and does not stop the others.
+
+    Args:
+        jobs: each with the name that people know it by.
+
+    Returns:
+        What failed and why, for `raise_failed` once the rest is told.
+    """
+    failed = []
+    bar = tqdm(jobs, desc=what, unit=unit, disable=None)
+    for name, job in bar:
+        bar.set_postfix_str(name)
+        try:
+            work(job)
+        except BnrecalError as error:
+            failed.append(f"{name}: {one_line(error)}")
+            tqdm.write(f"bnrecal: {failed[-1]}", file=sys.stderr)
+    return failed
+
+
+def raise_failed(failed: Sequence[str], jobs: int, units: str) -> None:
+    """Raise BnrecalError if anything failed."""
+    if failed:
+        raise BnrecalError(f"{len(failed)} of {jobs} {units} failed: {'; '.join(failed)}")
+
+
+def run_command(name: str, run: Callable[[DictConfig, list[str]], Any], doc: str | None) -> None:
+    """A command whose arguments are all `key=value` overrides of `configs/<name>.yaml`.
+
+    Args:
+        run: called with the composed config and the overrides.
+        doc: printed for `--help`.
+    """
+    overrides = sys.argv[1:]
+    if any(argument in ("-h", "--help") for argument in overrides):
+        print(f"{(doc or '').strip()}\n\nDefaults:\n\n{OmegaConf.to_yaml(compose_config(name, []))}")
+        return
+    with one_line_errors():
+        run(compose_config(name, overrides), overrides)

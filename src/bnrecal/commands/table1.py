@@ -1,0 +1,121 @@
+"""Table 1 of the paper, row by row: `make table1`, or `python -m bnrecal.commands.table1 [key=value ...]`.
+
+Every model is measured at 1, 2 and 4 threads, without and with recalibration, in one pass over the validation
+images. A finished model is kept in `out/cells/` and not measured again; the table in `out/` grows with each.
+
+  seeds=3          repeat with other calibration and recalibration images; mean and spread
+  out=FOLDER       where the table goes (default outputs/table1)
+  data=..., batch_size=..., recalibration.method=..., ...   as for `python -m bnrecal`
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+
+from bnrecal.commands.common import attempt_all, compose_config, raise_failed, run_command
+from bnrecal.config import Config, experiment_part, parse
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment.provenance import cell_key, content_hash
+from bnrecal.experiment.resume import cached_json
+from bnrecal.experiment.run import run_variants
+from bnrecal.experiment.setup import A8W8, Setup, Variant, prepare
+from bnrecal.reports.table1 import Row, write_report
+from bnrecal.search.error_order import at_four_threads
+
+CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the control
+    "a8w8": A8W8,
+    "a8w8_w": Variant(1, True),
+    "2t_wo": Variant(2, False),
+    "2t_w": Variant(2, True),
+    "4t_wo": Variant(4, False),
+    "4t_w": Variant(4, True),
+}
+
+
+@dataclass
+class Table1Config(Config):
+    """An experiment's settings, shared by all rows, and the table's own."""
+
+    seeds: int = 1
+    out: str = "outputs/table1"
+    rows: list[Row] = field(default_factory=list)
+
+
+ConfigStore.instance().store(name="table1_schema", node=Table1Config)
+
+
+def main() -> None:
+    """The command; exits with 1 if a row failed, after all others were measured."""
+    run_command("table1", make_table1, __doc__)
+
+
+def make_table1(composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Measure whatever is missing, model by model and seed by seed, and write the table after each."""
+    table = _parse(composed)
+    out = Path(table.out)
+    cells: list[dict[str, Any]] = []
+    seeds = range(table.seed, table.seed + table.seeds)
+    jobs = [(f"{model} (seed {seed})", (seed, model)) for seed in seeds for model in _models(table.rows)]
+
+    def measure(job: tuple[int, str]) -> None:
+        seed, model = job
+        rows = [row for row in table.rows if row.model == model]
+        config = _parse(compose_config("table1", [*overrides, f"model={model}", f"seed={seed}"]))
+        cells.extend(measure_model(config, rows, out / "cells"))
+        write_report(cells, table.rows, out)
+
+    failed = attempt_all(jobs, "table1", "model", measure)
+    if cells:
+        print((out / "table1.md").read_text())
+        print(f"written to {out}/")
+    raise_failed(failed, len(jobs), "models")
+
+
+def _parse(composed: DictConfig) -> Table1Config:
+    table = parse(composed, Table1Config)
+    if table.seeds < 1:
+        raise BnrecalError(f"seeds={table.seeds}: must be at least 1")
+    return table
+
+
+def _models(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.model for row in rows))
+
+
+def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
+    """The cells of all rows of one model: measured in one pass, or read if they were finished earlier."""
+    key = content_hash({"cell": cell_key(experiment_part(config)), "rows": [vars(row) for row in rows]})
+    name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{key}"
+    finished = cached_json(folder / f"{name}.json", lambda: _measure(config, rows), resume=config.resume)
+    results: list[dict[str, Any]] = finished["results"]
+    return results
+
+
+def _measure(config: Table1Config, rows: Sequence[Row]) -> dict[str, Any]:
+    setup = prepare(experiment_part(config))
+    cells = [cell for row in rows for cell in _row_variants(setup, row)]
+    results = run_variants(setup, [variant for _, _, variant in cells])
+    return {
+        "results": [
+            {"source": row.source, "label": row.label, "cell": name, **result.to_json()}
+            for (row, name, _), result in zip(cells, results, strict=True)
+        ]
+    }
+
+
+def _row_variants(setup: Setup, row: Row) -> list[tuple[Row, str, Variant]]:
+    if not row.spare_worst:
+        return [(row, name, variant) for name, variant in CELLS.items()]
+    spared = ((at_four_threads(setup).order[0], 1),)
+    return [
+        (row, name, variant if variant.threads == 1 else Variant(variant.threads, variant.recal, spared))
+        for name, variant in CELLS.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Which images: seeded random choices, and the loaders that bring them."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from bnrecal.data.base import ImageSource, Split
+from bnrecal.data.preprocessing import Preprocessing
+from bnrecal.errors import BnrecalError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some images of a split.
+
+    Attributes:
+        role: what they are for: "calibration", "recalibration", "validation".
+        indices: in the order they are taken.
+        seed: of the random choice, None where the whole split is taken in order.
+    """
+
+    role: str
+    split: Split
+    indices: tuple[int, ...]
+    seed: int | None
+
+    def provenance(self, source: ImageSource) -> dict[str, Any]:
+        """How to find the same images again."""
+        return {
+            "split": self.split,
+            "images": len(self.indices),
+            "seed": self.seed,
+            "fingerprint": source.fingerprint(self.split, self.indices),
+        }
+
+
+def choose(source: ImageSource, split: Split, role: str, images: int | None, seed: int) -> Selection:
+    """`images` of the split at random without repetition, or (None) all of them in order.
+
+    The choice depends on (seed, role, size of the split) alone.
+
+    Raises:
+        BnrecalError: if the split has fewer.
+    """
+    size = source.size(split)
+    if images is None:
+        return Selection(role, split, tuple(range(size)), None)
+    if images > size:
+        raise BnrecalError(f"{role} asks for {images} images, the {split} split of {source.name} has {size}")
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(derive_seed(seed, role)))
+    chosen = order[:images].tolist()
+    return Selection(role, split, tuple(sorted(chosen) if split == "val" else chosen), seed)
+
+
+def derive_seed(seed: int, *parts: object) -> int:
+    """An independent 63-bit seed for each (seed, parts)."""
+    digest = hashlib.sha256(":".join(map(str, (seed, *parts))).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class _Seeded(Dataset[tuple[Tensor, int]]):
+    """Draws the augmentation of each batch from its own seed, so that worker processes do not change it."""
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, int]], seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, positions: list[int]) -> list[tuple[Tensor, int]]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "augmentation", positions[0]))
+            if hasattr(self.dataset, "__getitems__"):
+                items: list[tuple[Tensor, int]] = self.dataset.__getitems__(positions)
+                return items
+            return [self.dataset[position] for position in positions]
+
+
+@dataclass(frozen=True)
+class ImageLoader:
+    """How images are brought to the network."""
+
+    source: ImageSource
+    preprocessing: Preprocessing
+    device: torch.device
+    workers: int | None = None
+
+    def batches(
+        self, selection: Selection, batch_size: int, *, augment: bool = False, seed: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of (float32 (N, 3, H, W) channels-last, int64 (N,)) on the device, with a progress bar."""
+        dataset = self.source.dataset(selection.split, selection.indices, self.preprocessing, augment=augment)
+        if augment:
+            dataset = _Seeded(dataset, seed)
+        pinned = self.device.type == "cuda"
+        generator = torch.Generator().manual_seed(seed)  # else the loader draws from the global one
+        loader = DataLoader(dataset, batch_size, num_workers=self._workers(), pin_memory=pinned, generator=generator)
+        bar = tqdm(loader, desc=selection.role, unit="batch", leave=False, delay=1, disable=None)
+        for images, labels in _unwrapped(bar):
+            moved = images.to(self.device, non_blocking=pinned, memory_format=torch.channels_last)
+            yield moved, labels.to(self.device, non_blocking=pinned)
+
+    def images(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
+        """The readable images of `batches`, without labels."""
+        for images, labels in self.batches(*args, **kwargs):
+            yield images[labels >= 0]
+
+    def _workers(self) -> int:
+        if self.workers is not None:
+            return self.workers
+        if self.source.in_memory:
+            return 0
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(8, usable)
+
+
+def _unwrapped(batches: Iterable[T]) -> Iterator[T]:
+    """The same batches; an error from a worker process loses the traceback that it carries in its message."""
+    try:
+        yield from batches
+    except BnrecalError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise BnrecalError(last.split(f"{BnrecalError.__name__}: ")[-1]) from error
+
+
+def check_batch(key: str, batch_size: int, selection: Selection) -> None:
+    """Raise BnrecalError if a batch is larger than the set it is drawn from."""
+    if batch_size > len(selection.indices):
+        raise BnrecalError(
+            f"{key}={batch_size} is more than the {len(selection.indices)} {selection.role} images: "
+            f"choose {len(selection.indices)} or less"
+        )

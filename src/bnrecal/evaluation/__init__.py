@@ -1,0 +1,1 @@
+"""Which images a network gets right, and what a difference is worth."""

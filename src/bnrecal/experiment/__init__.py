@@ -1,0 +1,1 @@
+"""The experiment: load, calibrate, quantize, thread, recalibrate, evaluate."""

@@ -1,0 +1,163 @@
+"""Per-layer tables of one cell: what collided, what it cost, how far the BatchNorm statistics moved."""
+
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from bnrecal.data.loader import Selection
+from bnrecal.experiment.setup import Prepared, Setup
+from bnrecal.nbsmt.statistics import Statistics
+from bnrecal.quantization.intercept import ConvCall, Handler, attach
+from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
+from bnrecal.quantization.systolic import layer_cycles
+from bnrecal.recalibrate import batchnorms
+
+IMAGES = 128  # calibration images behind the measured columns
+
+
+def describe_layers(setup: Setup, without: Prepared, own: Prepared) -> pd.DataFrame:
+    """One row a convolution, in calling order; measured columns come from the first `IMAGES` calibration images.
+
+    Columns: name, input and output shape (CxHxW), kernel, groups, macs and cycles (one image), threads, reason,
+    scale, range, weight_sparsity, activation_sparsity, steps (processing-element steps on all images),
+    active_0..active_4 (share of steps with so many active threads), reduced_activations and reduced_weights
+    (share of active operands that lost bits), mse and relative_mse of the output against the exact 8-bit
+    convolution of the same input, and input_range (mean over images of the largest input, as calibration measures
+    the range), before (`_wo`) and after recalibration. All columns but those in `_wo` are those of the cell itself.
+    """
+    ranges_wo = input_ranges(setup, without)
+    ranges = input_ranges(setup, own) if own.variant.recal else ranges_wo
+    before = gather_statistics(setup, without)
+    after = gather_statistics(setup, own) if own.variant.recal else before
+    array = setup.config.smt.array
+    rows = []
+    for plan in own.plans:
+        seen, layer = plan.conv, own.layers.get(plan.name)
+        rows.append(
+            {
+                "name": plan.name,
+                "input": _shape(seen.input_shape),
+                "output": _shape(seen.output_shape),
+                "kernel": _shape(tuple(seen.weight.shape[2:])),
+                "groups": seen.groups,
+                "macs": seen.macs,
+                "cycles": layer_cycles(seen, max(plan.threads, 1), array.rows, array.columns),
+                "threads": plan.threads,
+                "reason": plan.reason,
+                "scale": layer.input_scale if layer else None,
+                "range": layer.range if layer else None,
+                "input_range_wo": ranges_wo.get(plan.name),
+                "input_range": ranges.get(plan.name),
+                **(_measured(layer, before, after) if layer else {}),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def gather_statistics(setup: Setup, prepared: Prepared) -> dict[str, Statistics]:
+    """Exact NB-SMT statistics of each unsigned layer over the first `IMAGES` calibration images."""
+    layers = prepared.layers
+    try:
+        for layer in layers.values():
+            layer.statistics, layer.collecting = None, True
+        for images in setup.loader.images(_few(setup), min(setup.batch_size, IMAGES)):
+            prepared.network(images)
+        return {name: layer.statistics for name, layer in layers.items() if layer.statistics is not None}
+    finally:
+        for layer in layers.values():
+            layer.statistics, layer.collecting = None, False
+
+
+def _few(setup: Setup) -> Selection:
+    return replace(setup.calibration, indices=setup.calibration.indices[:IMAGES], role="layer statistics")
+
+
+@torch.no_grad()
+def input_ranges(setup: Setup, prepared: Prepared) -> dict[str, float]:
+    """Mean over images of each quantized layer's largest input, in magnitude, on the images of `gather_statistics`."""
+    largest: dict[str, list[Tensor]] = {name: [] for name in prepared.layers}
+
+    def watched(name: str, layer: NBSMTConv2d) -> Handler:
+        def answer(call: ConvCall) -> Tensor:
+            largest[name].append(call.x.abs().flatten(1).amax(1))
+            return layer(call)
+
+        return answer
+
+    try:
+        attach(prepared.network, {name: watched(name, layer) for name, layer in prepared.layers.items()})
+        for images in setup.loader.images(_few(setup), min(setup.batch_size, IMAGES)):
+            prepared.network(images)
+    finally:
+        attach(prepared.network, dict(prepared.layers))
+    return {name: float(torch.cat(seen).mean()) for name, seen in largest.items() if seen}
+
+
+def scaled_errors(layer: NBSMTConv2d, statistics: Statistics) -> tuple[float, float]:
+    """Mean squared error in squared activation units, and relative to the mean square of the exact output."""
+    scale = (layer.input_scale * layer.weight_scale.double().cpu()) ** 2
+    error = float((statistics.squared_error * scale).sum())
+    power = float((statistics.squared_output * scale).sum())
+    return error / statistics.outputs, error / power if power else 0.0
+
+
+def describe_batchnorms(trained: nn.Module, own: nn.Module) -> pd.DataFrame:
+    """One row a BatchNorm layer: how far recalibration moved it.
+
+    Columns: name, channels, mean_shift (root mean square over channels of the shift of the mean in units of the
+    trained standard deviation), variance_ratio (geometric mean over channels of new variance / trained variance).
+    """
+    moved = batchnorms(own)
+    return pd.DataFrame(
+        [
+            {
+                "name": name,
+                "channels": layer.num_features,
+                "mean_shift": _mean_shift(_buffers(layer), _buffers(moved[name]), layer.eps),
+                "variance_ratio": _variance_ratio(_buffers(layer)[1], _buffers(moved[name])[1], layer.eps),
+            }
+            for name, layer in batchnorms(trained).items()
+        ]
+    )
+
+
+def _buffers(layer: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return layer.running_mean.double(), layer.running_var.double()
+
+
+def _mean_shift(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], eps: float) -> float:
+    return float(((new[0] - old[0]).square() / (old[1] + eps)).mean().sqrt())
+
+
+def _variance_ratio(old: Tensor, new: Tensor, eps: float) -> float:
+    return float(((new + eps) / (old + eps)).log().mean().exp())
+
+
+def _measured(layer: NBSMTConv2d, before: dict[str, Statistics], after: dict[str, Statistics]) -> dict[str, Any]:
+    if layer.name not in after:  # signed inputs run one thread, where nothing collides
+        return {}
+    seen = after[layer.name]
+    shares = {f"active_{p}": count / seen.steps for p, count in enumerate(seen.steps_by_active)}
+    (mse_wo, relative_wo), (mse, relative) = (scaled_errors(layer, s[layer.name]) for s in (before, after))
+    return {
+        "weight_sparsity": seen.zero_weight_share,
+        "activation_sparsity": seen.zero_activation_share,
+        "steps": seen.steps,
+        **{f"active_{p}": shares.get(f"active_{p}", 0.0) for p in range(5)},
+        "reduced_activations": seen.reduced_activations / max(seen.active_operands, 1),
+        "reduced_weights": seen.reduced_weights / max(seen.active_operands, 1),
+        "mse_wo": mse_wo,
+        "mse": mse,
+        "relative_mse_wo": relative_wo,
+        "relative_mse": relative,
+    }
+
+
+def _shape(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))

@@ -1,0 +1,184 @@
+"""What an experiment returns and writes: `result.json`, `layers.csv`, `batchnorm.csv`, a checkpoint."""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.accuracy import Correctness, percent, standard_error
+from bnrecal.evaluation.significance import mcnemar
+from bnrecal.files import atomic_path
+
+RESULT_FILE = "result.json"
+LAYERS_FILE = "layers.csv"
+BATCHNORM_FILE = "batchnorm.csv"
+CHECKPOINT_FILE = "checkpoint.pth"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell. Accuracies in percent of `images`, differences in percentage points.
+
+    Attributes:
+        threads: of the layers that are not named in `exceptions`.
+        top1_wo_recal: the same network without recalibration (equal to `top1` where `recal` is false).
+        stderr: binomial standard error of `top1`.
+        drop: fp32_top1 - top1.
+        gain: top1 - top1_wo_recal.
+        gain_p: two-sided exact McNemar p-value of the gain; None without recalibration.
+        recovered: gain / (fp32_top1 - top1_wo_recal); None without recalibration or without a loss.
+        restricted_top1: top-1 among only the classes that the data set has, where those are fewer.
+        skipped: unreadable images, in none of the figures.
+        speedup: sum(MACs) / sum(MACs / threads), all convolutions but the first.
+        cycles: of the systolic array, for one image, all convolutions but the first.
+        exceptions: why a convolution does not run `threads` threads, by name.
+        seconds: for the call that measured this cell, its siblings and baselines together.
+    """
+
+    model: str
+    data: str
+    threads: int
+    policy: str
+    recal: bool
+    images: int
+    top1: float
+    top5: float
+    stderr: float
+    fp32_top1: float
+    fp32_top5: float
+    a8w8_top1: float
+    a8w8_top5: float
+    drop: float
+    top1_wo_recal: float
+    gain: float
+    gain_p: float | None
+    recovered: float | None
+    restricted_top1: float | None
+    skipped: int
+    speedup: float
+    cycles: int
+    seed: int
+    exceptions: dict[str, str]
+    provenance: dict[str, Any]
+    seconds: float
+    outcome: Correctness | None = field(default=None, repr=False, compare=False)
+    fp32_outcome: Correctness | None = field(default=None, repr=False, compare=False)
+    layers: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    batchnorm: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    state_dict: dict[str, Tensor] | None = field(default=None, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The scalar fields and the provenance."""
+        beside = ("outcome", "fp32_outcome", "layers", "batchnorm", "state_dict")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in beside}
+
+
+def accuracies(
+    outcome: Correctness, without: Correctness, fp32: Correctness, a8w8: Correctness, recal: bool
+) -> dict[str, Any]:
+    """The measured fields of a `Result`."""
+    top1, top1_wo, fp32_top1 = percent(outcome.top1), percent(without.top1), percent(fp32.top1)
+    return {
+        "images": outcome.images,
+        "top1": top1,
+        "top5": percent(outcome.top5),
+        "stderr": standard_error(outcome.top1),
+        "fp32_top1": fp32_top1,
+        "fp32_top5": percent(fp32.top5),
+        "a8w8_top1": percent(a8w8.top1),
+        "a8w8_top5": percent(a8w8.top5),
+        "drop": fp32_top1 - top1,
+        "top1_wo_recal": top1_wo,
+        "gain": top1 - top1_wo,
+        "gain_p": mcnemar(without.top1, outcome.top1) if recal else None,
+        "recovered": (top1 - top1_wo) / (fp32_top1 - top1_wo) if recal and fp32_top1 > top1_wo else None,
+        "restricted_top1": percent(outcome.restricted) if outcome.restricted is not None else None,
+        "skipped": outcome.skipped,
+    }
+
+
+def write_result(result: Result, folder: Path, *, checkpoint: bool = False) -> Path:
+    """Write everything a result holds into `folder`, `result.json` last, so that its presence means a whole set.
+
+    Returns:
+        The path of `result.json`.
+    """
+    for name, table in ((LAYERS_FILE, result.layers), (BATCHNORM_FILE, result.batchnorm)):
+        if table is not None:
+            with atomic_path(folder / name) as path:
+                table.to_csv(path, index=False)
+    if checkpoint and result.state_dict is not None:
+        with atomic_path(folder / CHECKPOINT_FILE) as path:
+            torch.save(result.state_dict, path)
+    target = folder / RESULT_FILE
+    with atomic_path(target) as path:
+        path.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    return target
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        BnrecalError: if it holds none.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BnrecalError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise BnrecalError(f"{path} holds no JSON object")
+    return content
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The object in a `result.json`.
+
+    Raises:
+        BnrecalError: if it is not one.
+    """
+    content = read_json(path)
+    if not {"top1", "provenance"} <= content.keys():
+        raise BnrecalError(f"{path} is not a result of bnrecal: it has no top1 or no provenance")
+    return content
+
+
+def summary(result: dict[str, Any], where: Path) -> str:
+    """A few lines for the terminal."""
+    images, stderr = result["images"], result["stderr"]
+    recal = "with" if result["recal"] else "without"
+    lines = [
+        f"{result['model']} on {result['data']}, {result['threads']} threads {recal} recalibration, {images} images",
+        f"  top-1      {result['top1']:6.2f} % ± {stderr:.2f}   (top-5 {result['top5']:.2f} %)",
+        f"  float32    {result['fp32_top1']:6.2f} %   drop {result['drop']:+.2f} points",
+        f"  A8W8       {result['a8w8_top1']:6.2f} %   drop {result['a8w8_top1'] - result['top1']:+.2f} points",
+    ]
+    if result["recal"]:
+        share = "" if result["recovered"] is None else f", {100 * result['recovered']:.0f} % of the loss recovered"
+        lines.append(
+            f"  w/o recal  {result['top1_wo_recal']:6.2f} %   gain {result['gain']:+.2f} points "
+            f"(McNemar p = {result['gain_p']:.2g}){share}"
+        )
+    if result["restricted_top1"] is not None:
+        lines.append(f"  top-1 among the data set's own classes: {result['restricted_top1']:.2f} %")
+    if result["skipped"]:
+        lines.append(f"  {result['skipped']} unreadable images were skipped")
+    lines.append(f"  speedup    {result['speedup']:6.2f} x, {result['cycles']:,} array cycles an image")
+    return "\n".join([*lines, *_exceptions(result), f"  written to {where}"])
+
+
+def _exceptions(result: dict[str, Any]) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in result["exceptions"].items():
+        by_reason.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - 4} more (layers.csv)" if len(names) > 5 else ""
+        shown = names if len(names) <= 5 else names[:4]
+        lines.append(f"  {reason}: {', '.join(shown)}{more}")
+    return lines

@@ -1,0 +1,119 @@
+"""The experiment, top to bottom, as the paper tells it: calibrate, quantize, thread, recalibrate, evaluate."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from bnrecal.config import Config
+from bnrecal.device import describe_device
+from bnrecal.evaluation.accuracy import Correctness, evaluate
+from bnrecal.evaluation.multi_gpu import evaluate_on_ranks
+from bnrecal.experiment import baselines
+from bnrecal.experiment.layer_report import describe_batchnorms, describe_layers
+from bnrecal.experiment.provenance import cell_key, resolved, versions
+from bnrecal.experiment.results import Result, accuracies
+from bnrecal.experiment.setup import A8W8, Prepared, Setup, Variant, prepare, prepare_variants
+from bnrecal.quantization.layer_plan import plan_speedup
+from bnrecal.quantization.systolic import network_cycles
+from bnrecal.recalibrate import statistics
+
+
+def run(config: Config) -> Result:
+    """One experiment; its baselines, and with `recal` also the variant without, are measured on the same images.
+
+    Raises:
+        BnrecalError: for anything the user can mend.
+    """
+    return run_variants(prepare(config), [Variant.of(config)], describe=True)[0]
+
+
+def run_variants(setup: Setup, variants: Sequence[Variant], *, describe: bool = False) -> list[Result]:
+    """Several variants of one model, evaluated in one pass over the validation images.
+
+    Args:
+        describe: also gather per-layer statistics on training images (`Result.layers`, `Result.batchnorm`).
+
+    Returns:
+        A result for each variant, in their order.
+    """
+    started = time.perf_counter()
+    prepared = prepare_variants(setup, [*(v.without_recal for v in variants), *variants])
+    outcomes = measure(setup, prepared)
+    seconds = round(time.perf_counter() - started, 2)
+    return [make_result(setup, prepared, outcomes, variant, seconds, describe) for variant in variants]
+
+
+def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | None, Correctness]:
+    """Which validation images float32 (None) and every variant get right, in one pass; known baselines are read."""
+    networks: dict[Variant | None, nn.Module] = {None: setup.model.network}
+    networks |= {variant: p.network for variant, p in prepared.items()}
+    kept = baselines.paths(setup)
+    known = {key: outcome for key, path in kept.items() if (outcome := baselines.load(path))}
+    unknown = {key: network for key, network in networks.items() if key not in known}
+    judging: dict[str, Any] = {
+        "label_offset": setup.model.label_offset,
+        "restricted_classes": setup.source.restricted_classes,
+    }
+    if setup.config.gpus > 1 and unknown:
+        measured = evaluate_on_ranks(
+            unknown, setup.loader, setup.validation, setup.batch_size, setup.config.gpus, **judging
+        )
+    else:
+        measured = evaluate(unknown, setup.loader.batches(setup.validation, setup.batch_size), **judging)
+    for key in kept.keys() & measured.keys():
+        baselines.save(kept[key], measured[key])
+    return {**known, **measured}
+
+
+def make_result(
+    setup: Setup,
+    prepared: dict[Variant, Prepared],
+    outcomes: dict[Variant | None, Correctness],
+    variant: Variant,
+    seconds: float,
+    describe: bool,
+) -> Result:
+    """Everything about one cell."""
+    config, own, array = variant.apply(setup.config), prepared[variant], setup.config.smt.array
+    outcome, without = outcomes[variant], outcomes[variant.without_recal]
+    return Result(
+        model=setup.model.name,
+        data=setup.source.name,
+        threads=variant.threads,
+        policy=config.smt.policy,
+        recal=variant.recal,
+        **accuracies(outcome, without, outcomes[None], outcomes[A8W8], variant.recal),
+        speedup=plan_speedup(own.plans),
+        cycles=network_cycles(own.plans, array.rows, array.columns),
+        seed=config.seed,
+        exceptions={plan.name: plan.reason for plan in own.plans if plan.reason},
+        provenance=result_provenance(setup, config),
+        seconds=seconds,
+        outcome=outcome,
+        fp32_outcome=outcomes[None],
+        layers=describe_layers(setup, prepared[variant.without_recal], own) if describe else None,
+        batchnorm=describe_batchnorms(setup.model.network, own.network) if describe else None,
+        state_dict=float_state_dict(setup.model.network, own.network) if config.save_checkpoint else None,
+    )
+
+
+def result_provenance(setup: Setup, config: Config) -> dict[str, Any]:
+    """What produced the numbers."""
+    selections = (setup.calibration, setup.recalibration, setup.validation)
+    return {
+        "cell": cell_key(config),
+        "config": resolved(config),
+        "versions": versions(),
+        "device": describe_device(setup.device),
+        "weights": setup.model.weights,
+        "weights_hash": setup.model.weights_hash,
+        "images": {selection.role: selection.provenance(setup.source) for selection in selections},
+    }
+
+
+def float_state_dict(network: nn.Module, recalibrated: nn.Module) -> dict[str, Tensor]:
+    """The float network's state_dict with the recalibrated BatchNorm statistics, on the CPU."""
+    state = {**network.state_dict(), **statistics(recalibrated)}
+    return {name: tensor.cpu() for name, tensor in state.items()}

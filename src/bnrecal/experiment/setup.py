@@ -1,0 +1,178 @@
+"""What comes before a number: images, network, calibration, and the networks of the variants."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bnrecal.config import Config
+from bnrecal.data import build_source
+from bnrecal.data.base import ImageSource
+from bnrecal.data.loader import ImageLoader, Selection, check_batch, choose, derive_seed
+from bnrecal.device import choose_device
+from bnrecal.models import load_model
+from bnrecal.models.base import LoadedModel
+from bnrecal.nbsmt.self_check import check_exact
+from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.quantization.calibrate import ConvInfo, calibrate
+from bnrecal.quantization.convert import quantize_layers, threaded_copy
+from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, load_plan, matches_any, plan_threads
+from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
+from bnrecal.recalibrate import recalibrate_
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One cell: the network quantized, threaded, and recalibrated or not.
+
+    Attributes:
+        threads: of every layer that can and is not in `layers`; 1 is plain A8W8.
+        recal: whether BatchNorm statistics are re-estimated.
+        layers: (name or glob, threads) pairs over `threads`.
+    """
+
+    threads: int
+    recal: bool
+    layers: tuple[tuple[str, int], ...] = ()
+
+    @staticmethod
+    def of(config: Config) -> "Variant":
+        """The cell that a configuration asks for; `smt.layers` wins over the plan file."""
+        planned = load_plan(Path(config.smt.plan)) if config.smt.plan else {}
+        return Variant(config.smt.threads, config.recal, tuple({**planned, **config.smt.layers}.items()))
+
+    def apply(self, config: Config) -> Config:
+        """The configuration that asks for this cell alone."""
+        if self == Variant.of(config):
+            return config
+        return replace(
+            config, recal=self.recal, smt=replace(config.smt, threads=self.threads, layers=dict(self.layers), plan=None)
+        )
+
+    @property
+    def without_recal(self) -> "Variant":
+        """The same network before recalibration."""
+        return replace(self, recal=False)
+
+    def __str__(self) -> str:
+        mixed = f", {len(self.layers)} layers set" if self.layers else ""
+        return f"{self.threads}T {'w/' if self.recal else 'w/o'} recalibration{mixed}"
+
+
+A8W8 = Variant(1, False)
+
+
+class LayerCache:
+    """Quantized convolutions by name and threads: variants share those that run alike."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, int], NBSMTConv2d] = {}
+
+    def layers(self, plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str) -> dict[str, NBSMTConv2d]:
+        """The quantized convolutions of these plans by name; those that are missing are made."""
+        missing = [plan for plan in plans if (plan.name, plan.threads) not in self._made]
+        made = quantize_layers(missing, spec, act_range)
+        self._made |= {(name, layer.spec.threads): layer for name, layer in made.items()}
+        return {plan.name: self._made[plan.name, plan.threads] for plan in plans if plan.threads != FLOAT}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that the variants of one model have in common.
+
+    Attributes:
+        convs: what calibration saw of every convolution, in calling order.
+    """
+
+    config: Config
+    source: ImageSource
+    model: LoadedModel
+    device: torch.device
+    calibration: Selection
+    recalibration: Selection
+    validation: Selection
+    batch_size: int
+    convs: tuple[ConvInfo, ...] = ()
+    layer_cache: LayerCache = field(default_factory=LayerCache, repr=False, compare=False)
+
+    @property
+    def loader(self) -> ImageLoader:
+        return ImageLoader(self.source, self.model.preprocessing, self.device, self.config.workers)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A variant's network and how each of its convolutions runs."""
+
+    variant: Variant
+    network: nn.Module
+    plans: list[LayerPlan]
+    layers: dict[str, NBSMTConv2d]
+
+
+def prepare(config: Config) -> Setup:
+    """Load images and network, calibrate.
+
+    Raises:
+        BnrecalError: for anything the user can mend.
+    """
+    setup = load(config)
+    return replace(setup, convs=tuple(conv_infos(setup)))
+
+
+def load(config: Config) -> Setup:
+    """The images, the float network and the device."""
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        check_exact(device)
+    source = build_source(config.data)
+    model = load_model(config.model, source)
+    calibration = choose(source, "train", "calibration", config.calibration.images, config.seed)
+    recalibration = choose(source, "train", "recalibration", config.recalibration.images, config.seed)
+    # validation images do not follow the seed: seeds are to differ in what they calibrate on, not in the exam
+    validation = choose(source, "val", "validation", config.data.val_images, 0)
+    if config.batch_size is not None:
+        check_batch("batch_size", config.batch_size, validation)
+    check_batch("recalibration.batch_size", config.recalibration.batch_size, recalibration)
+    model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batch_size = config.batch_size or min(100, len(validation.indices))
+    return Setup(config, source, model, device, calibration, recalibration, validation, batch_size)
+
+
+def conv_infos(setup: Setup) -> list[ConvInfo]:
+    """Activation ranges, on training images through the float32 network."""
+    skip = setup.config.quant.skip
+    images = setup.loader.images(setup.calibration, setup.batch_size)
+    return calibrate(setup.model.network, images, keep_float=lambda name: matches_any(name, skip))
+
+
+def prepare_variants(setup: Setup, variants: Sequence[Variant]) -> dict[Variant, Prepared]:
+    """The networks of A8W8 and all variants; those that differ in recalibration alone share their layers."""
+    prepared: dict[Variant, Prepared] = {}
+    for variant in [A8W8, *variants]:
+        if variant not in prepared:
+            sibling = prepared.get(variant.without_recal)
+            plans, layers = (sibling.plans, sibling.layers) if sibling else planned_layers(setup, variant)
+            network = threaded_copy(setup.model.network, layers)
+            if variant.recal:
+                recalibrate_network(setup, network)
+            prepared[variant] = Prepared(variant, network, plans, layers)
+    return prepared
+
+
+def planned_layers(setup: Setup, variant: Variant) -> tuple[list[LayerPlan], dict[str, NBSMTConv2d]]:
+    """The thread plan of a variant and its quantized convolutions."""
+    smt, quant = setup.config.smt, setup.config.quant
+    plans = plan_threads(setup.convs, variant.threads, dict(variant.layers), quant.skip)
+    spec = SmtSpec(variant.threads, smt.policy, smt.sparsity, smt.rounding, smt.saturate)
+    return plans, setup.layer_cache.layers(plans, spec, quant.act_range)
+
+
+def recalibrate_network(setup: Setup, network: nn.Module) -> None:
+    """Re-estimate the network's BatchNorm statistics on training images."""
+    how = setup.config.recalibration
+    seed = derive_seed(setup.config.seed, "recalibration")
+    images = setup.loader.images(setup.recalibration, how.batch_size, augment=how.augment, seed=seed)
+    recalibrate_(network, images, method=how.method, momentum=how.momentum)

@@ -1,0 +1,1 @@
+"""NB-SMT (non-blocking simultaneous multithreading): convolutions whose threads share 8-bit multipliers."""

@@ -1,0 +1,200 @@
+"""Stand in for the `conv2d` call that a convolution module makes, whatever else its own `forward` does.
+
+Subclasses of `nn.Conv2d` pad ("same" convolutions), reshape or rescale around the actual product. Replacing the
+module would lose that, and would miss modules that are shared, kept in plain lists or called by name. So the
+module stays where it is: its instance attribute `forward` becomes a `ConvInterceptor`, which runs the class's own
+`forward` and hands the one `conv2d` call inside it to a handler.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from bnrecal.errors import BnrecalError
+
+Pair = tuple[int, int]
+Handler = Callable[["ConvCall"], Tensor]
+
+OTHER_CONVOLUTIONS = {
+    torch.conv1d: "conv1d",
+    torch.conv3d: "conv3d",
+    torch.conv_transpose1d: "conv_transpose1d",
+    torch.conv_transpose2d: "conv_transpose2d",
+    torch.conv_transpose3d: "conv_transpose3d",
+}
+
+
+@dataclass(frozen=True)
+class ConvCall:
+    """The arguments of one `conv2d` call, with numeric symmetric padding.
+
+    Attributes:
+        x: float32 (N, C, H, W).
+        weight: float32 (O, C/groups, kh, kw).
+        bias: float32 (O,) or None.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+    def run(self) -> Tensor:
+        """The float32 convolution as the module asked for it."""
+        return F.conv2d(self.x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def conv_modules(network: nn.Module) -> dict[str, nn.Conv2d]:
+    """Every `nn.Conv2d` (subclasses included) by its first name in the network; shared modules once."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+class ConvInterceptor:
+    """Takes the place of `conv.forward`; `handler` computes the convolution itself.
+
+    Attributes:
+        strict: insist on exactly one `conv2d` call in each forward.
+    """
+
+    def __init__(self, conv: nn.Conv2d, name: str, handler: Handler, strict: bool = True) -> None:
+        self.conv = conv
+        self.name = name
+        self.handler = handler
+        self.strict = strict
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own forward, with its `conv2d` call answered by the handler.
+
+        Raises:
+            BnrecalError: if `strict` and that forward does not make exactly one `conv2d` call on a batch of images.
+        """
+        calls = 0
+
+        def answer(call: ConvCall) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return self.handler(call)
+
+        with _Intercept(answer):
+            output = type(self.conv).forward(self.conv, *args, **kwargs)
+        if self.strict and calls != 1:
+            raise BnrecalError(
+                f"the convolution {self.name} ({type(self.conv).__name__}) makes {calls} conv2d calls in one forward, "
+                f"not 1, and cannot be quantized: leave it in float32 with quant.skip=[{self.name}]"
+            )
+        return output
+
+
+def attach(network: nn.Module, handlers: dict[str, Handler], strict: Callable[[str], bool] = lambda _: True) -> None:
+    """Let each named convolution of the network be computed by its handler."""
+    convs = conv_modules(network)
+    for name, handler in handlers.items():
+        # an instance attribute shadows the class's method for every caller, however it reached the module
+        vars(convs[name])["forward"] = ConvInterceptor(convs[name], name, handler, strict(name))
+
+
+def detach(network: nn.Module) -> None:
+    """Give every convolution of the network its own forward back."""
+    for conv in conv_modules(network).values():
+        vars(conv).pop("forward", None)
+
+
+@contextmanager
+def attached(
+    network: nn.Module, handlers: dict[str, Handler], strict: Callable[[str], bool] = lambda _: True
+) -> Iterator[None]:
+    """`attach` for the length of a block."""
+    attach(network, handlers, strict)
+    try:
+        yield
+    finally:
+        detach(network)
+
+
+@contextmanager
+def no_stray_convolutions(network: nn.Module, allowed: Callable[[str], bool]) -> Iterator[None]:
+    """Raise at a convolution that no `ConvInterceptor` answers, unless `allowed` says yes to its weight's name.
+
+    Raises:
+        BnrecalError: naming the weight of a `conv2d` called outside any `nn.Conv2d`, or of a one- or
+            three-dimensional or transposed convolution.
+    """
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+
+    def check(what: str, weight: Tensor) -> None:
+        name = names.get(id(weight), f"of shape {tuple(weight.shape)}")
+        if not allowed(name.removesuffix(".weight")):
+            skip = name.removesuffix(".weight")
+            raise BnrecalError(
+                f"the network calls {what} with the weight {name} outside any nn.Conv2d, which cannot be "
+                f"quantized: make it an nn.Conv2d, or leave it in float32 with quant.skip=[{skip}]"
+            )
+
+    def stray(call: ConvCall) -> Tensor:
+        check("conv2d", call.weight)
+        return call.run()
+
+    with _Intercept(stray, check):
+        yield
+
+
+class _Intercept(TorchFunctionMode):
+    """Sends each `conv2d` call made under it to `answer` (one at a time, not those that `answer` makes)."""
+
+    def __init__(self, answer: Handler, other: Callable[[str, Tensor], None] | None = None) -> None:
+        super().__init__()
+        self.answer = answer
+        self.other = other
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv2d:
+            with torch._C.DisableTorchFunction():  # an outer mode must not see the answer's own convolutions
+                return self.answer(_parse(*args, **kwargs))
+        if self.other is not None and func in OTHER_CONVOLUTIONS:
+            self.other(OTHER_CONVOLUTIONS[func], args[1] if len(args) > 1 else kwargs["weight"])
+        return func(*args, **kwargs)
+
+
+def _parse(
+    input: Tensor,  # conv2d's own name for it, which callers may use
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair | str = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> ConvCall:
+    if input.dim() != 4:
+        shape = tuple(input.shape)
+        raise BnrecalError(f"conv2d got an input of shape {shape}: only batches (N, C, H, W) can be quantized")
+    call = ConvCall(input, weight, bias, _pair(stride), (0, 0), _pair(dilation), groups)
+    if padding == "valid":
+        return call
+    if padding == "same":
+        return _pad_same(call)
+    assert not isinstance(padding, str)
+    return replace(call, padding=_pair(padding))
+
+
+def _pad_same(call: ConvCall) -> ConvCall:
+    """`padding="same"` as PyTorch defines it: the odd pixel, if any, goes right and below."""
+    total = [d * (k - 1) for d, k in zip(call.dilation, call.weight.shape[2:], strict=True)]
+    (top, left), (down, right) = ([t // 2 for t in total], [t - t // 2 for t in total])
+    return replace(call, x=F.pad(call.x, (left, right, top, down)))
+
+
+def _pair(value: Any) -> Pair:
+    if isinstance(value, int):
+        return (value, value)
+    values = tuple(int(v) for v in value)
+    return (values[0], values[-1])

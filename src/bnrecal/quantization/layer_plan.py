@@ -1,0 +1,114 @@
+"""Which convolution runs with how many threads, and what that buys."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from bnrecal.errors import BnrecalError
+from bnrecal.options import THREADS
+from bnrecal.quantization.calibrate import ConvInfo
+
+FLOAT = 0  # threads of a convolution that is not quantized at all
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How one convolution is computed.
+
+    Attributes:
+        conv: what calibration saw of it.
+        threads: 1, 2 or 4; FLOAT for float32.
+        signed: its input is quantized symmetric signed (possible with one thread only).
+        reason: why it does not follow `smt.threads`, for the log and `layers.csv`; empty where it does.
+    """
+
+    conv: ConvInfo
+    threads: int
+    signed: bool
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return self.conv.name
+
+
+def matches_any(name: str, patterns: Sequence[str]) -> bool:
+    """Whether an exact name or a glob among `patterns` matches."""
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def plan_threads(
+    convs: Sequence[ConvInfo], threads: int, wanted: dict[str, int], skip: Sequence[str] = ()
+) -> list[LayerPlan]:
+    """The plan for every observed convolution (specification section 3).
+
+    The first convolution and those in `skip` stay float32; depthwise ones and those with negative inputs run one
+    thread; the rest `threads`, unless `wanted` says otherwise: an exact name wins over globs, the last glob over
+    the ones before it.
+
+    Raises:
+        BnrecalError: for a name or glob that matches no convolution, or a layer that was asked by its exact name
+            to run threads it cannot run.
+    """
+    names = [o.name for o in convs]
+    for pattern in wanted:
+        if not any(matches_any(name, [pattern]) for name in names):
+            raise BnrecalError(
+                f"smt.layers names {pattern}, which matches no quantized convolution: choose among {_some(names[1:])}"
+            )
+    return [_plan_layer(o, threads, wanted, skip) for o in convs]
+
+
+def _plan_layer(o: ConvInfo, threads: int, wanted: dict[str, int], skip: Sequence[str]) -> LayerPlan:
+    if o.order == 0:
+        return LayerPlan(o, FLOAT, False, "first convolution: float32")
+    if matches_any(o.name, skip):
+        return LayerPlan(o, FLOAT, False, "quant.skip: float32")
+    reason = "negative inputs: signed, 1 thread" if o.negative else "depthwise: 1 thread" if o.depthwise else ""
+    own = wanted.get(o.name)
+    if own is None:
+        own = next((t for pattern, t in reversed(wanted.items()) if matches_any(o.name, [pattern])), None)
+    elif own > 1 and reason:
+        raise BnrecalError(f"smt.layers asks {own} threads of {o.name}, which cannot ({reason}): give it 1")
+    if reason:
+        return LayerPlan(o, 1, o.negative, reason)
+    if own is not None and own != threads:
+        return LayerPlan(o, own, False, f"smt.layers: {own} thread{'s' if own > 1 else ''}")
+    return LayerPlan(o, threads, False, "")
+
+
+def load_plan(path: Path) -> dict[str, int]:
+    """Threads by layer name from a JSON plan file: `{"layers": {name: threads, ...}, ...}`.
+
+    Raises:
+        BnrecalError: if the file is missing, no such plan, or asks for threads other than 1, 2, 4.
+    """
+    try:
+        layers = json.loads(path.read_text())["layers"]
+        plan = {str(name): int(threads) for name, threads in layers.items()}
+    except OSError as error:
+        raise BnrecalError(f"cannot read the plan {path} ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BnrecalError(f'{path} is not a plan: it must hold {{"layers": {{name: threads}}}}') from error
+    for name, threads in plan.items():
+        if threads not in THREADS:
+            raise BnrecalError(f"the plan {path} gives {name} {threads} threads: choose 1, 2 or 4")
+    return plan
+
+
+def speedup(work: Iterable[tuple[int, int]]) -> float:
+    """sum(MACs) / sum(MACs / threads) over (MACs, threads) pairs; 1 without work."""
+    pairs = list(work)
+    total = sum(macs for macs, _ in pairs)
+    return total / sum(macs / threads for macs, threads in pairs) if total else 1.0
+
+
+def plan_speedup(plans: Sequence[LayerPlan]) -> float:
+    """`speedup` of all convolutions but the first; one kept in float32 by `quant.skip` counts as one thread."""
+    return speedup((plan.conv.macs, max(plan.threads, 1)) for plan in plans if plan.conv.order > 0)
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,75 @@
+"""The quantized, threaded convolution that answers a `ConvInterceptor`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.arithmetic import quantize_activation
+from bnrecal.nbsmt.conv import PreparedConv2d
+from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.statistics import Statistics, conv_statistics
+from bnrecal.quantization.calibrate import ConvInfo
+from bnrecal.quantization.intercept import ConvCall, Pair
+from bnrecal.quantization.qparams import activation_scale, quantize_weight
+
+Geometry = tuple[torch.device, Pair, Pair, Pair, int]
+
+
+class NBSMTConv2d:
+    """scale_x * scale_w[o] * NB-SMT(q(x), q(w)) + bias[o], float32 in and out.
+
+    Weights are quantized on the CPU, for the same levels on every device, then expanded and packed once for each
+    device and geometry it is called with (nearly always one). Pickling leaves the packed form behind.
+
+    Attributes:
+        weight: int8 (O, C/groups, kh, kw), on the CPU.
+        weight_scale: float32 (O,), on the CPU.
+        input_scale: step of the activation levels, in activation units.
+        signed: whether the input levels are -128..127 instead of 0..255.
+        statistics: collected over the calls while `collecting`, else None.
+    """
+
+    def __init__(self, observed: ConvInfo, spec: SmtSpec, *, signed: bool, act_range: str) -> None:
+        self.name = observed.name
+        self.spec = spec
+        self.signed = signed
+        self.range = observed.range(act_range)
+        self.input_scale = activation_scale(self.range, signed=signed)
+        self.weight, self.weight_scale = quantize_weight(observed.weight.cpu())
+        self.statistics: Statistics | None = None
+        self.collecting = False
+        self._prepared: dict[Geometry, tuple[PreparedConv2d, Tensor]] = {}
+
+    def __call__(self, call: ConvCall) -> Tensor:
+        """Answer one `conv2d` call."""
+        prepared, weight_scale = self._prepare(call)
+        if self.collecting and not self.signed:
+            levels = quantize_activation(call.x, self.input_scale)
+            more = conv_statistics(prepared, levels)
+            self.statistics = more if self.statistics is None else self.statistics + more
+        return prepared(call.x, self.input_scale, weight_scale, call.bias, signed=self.signed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_prepared": {}}
+
+    def _prepare(self, call: ConvCall) -> tuple[PreparedConv2d, Tensor]:
+        geometry = (call.x.device, call.stride, call.padding, call.dilation, call.groups)
+        if geometry not in self._prepared:
+            if call.weight.shape != self.weight.shape:
+                raise BnrecalError(
+                    f"the convolution {self.name} is called with a weight of shape {tuple(call.weight.shape)}, "
+                    f"calibrated with {tuple(self.weight.shape)}: leave it in float32 with quant.skip=[{self.name}]"
+                )
+            prepared = PreparedConv2d(
+                self.weight,
+                self.spec,
+                stride=call.stride,
+                padding=call.padding,
+                dilation=call.dilation,
+                groups=call.groups,
+                device=call.x.device,
+            )
+            self._prepared[geometry] = (prepared, self.weight_scale.to(call.x.device))
+        return self._prepared[geometry]

@@ -1,0 +1,83 @@
+"""The paper's operating points: all layers run four threads, but for the k layers of highest error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnrecal.evaluation.accuracy import Bools
+from bnrecal.experiment.layer_report import gather_statistics, scaled_errors
+from bnrecal.experiment.setup import Setup, Variant, prepare_variants
+from bnrecal.search.knapsack import Layer, mixed_speedup
+from bnrecal.search.sensitivity import FASTEST, threadable
+
+Threads = dict[str, int]
+
+
+@dataclass(frozen=True)
+class FourThreads:
+    """What happens with four threads everywhere, without recalibration, on calibration images.
+
+    Attributes:
+        order: the convolutions that can run several threads, highest mean squared error first (of the layer's output
+            in squared activation units, against its exact 8-bit output).
+        collisions: share of the processing elements' steps with two or more active threads, in these convolutions.
+    """
+
+    order: list[str]
+    collisions: float
+
+
+def at_four_threads(setup: Setup) -> FourThreads:
+    """Measure it."""
+    four = Variant(FASTEST, False)
+    prepared = prepare_variants(setup, [four])[four]
+    gathered = gather_statistics(setup, prepared)
+    seen = {layer.name: gathered[layer.name] for layer in threadable(setup)}
+    errors = {name: scaled_errors(prepared.layers[name], statistics)[0] for name, statistics in seen.items()}
+    colliding = sum(sum(statistics.steps_by_active[2:]) for statistics in seen.values())
+    steps = sum(statistics.steps for statistics in seen.values())
+    return FourThreads(sorted(errors, key=lambda name: -errors[name]), float(colliding / steps))
+
+
+def slowed(order: Sequence[str], count: int, slow: int) -> Threads:
+    """The first `count` layers of `order` at `slow` threads, the others at four."""
+    return {name: slow if place < count else FASTEST for place, name in enumerate(order)}
+
+
+def spread(speedups: Sequence[float], points: int) -> list[int]:
+    """`points` places in a falling sequence, both ends included, with the smallest gap as wide as can be.
+
+    All places, where there are no more than that.
+    """
+    last = len(speedups) - 1
+    if points > last:
+        return list(range(last + 1))
+    low, high = 0.0, speedups[0] - speedups[last]
+    for _ in range(50):  # bisection: a wider gap leaves room for fewer places
+        gap = (low + high) / 2
+        low, high = (gap, high) if len(_apart(speedups, gap)) >= points else (low, gap)
+    return [*_apart(speedups, low)[: points - 1], last]
+
+
+def _apart(speedups: Sequence[float], gap: float) -> list[int]:
+    """As many places as there are, both ends among them, whose values differ by `gap` or more."""
+    chosen, last = [0], len(speedups) - 1
+    for place in range(1, last):
+        if speedups[chosen[-1]] - speedups[place] >= gap and speedups[place] - speedups[last] >= gap:
+            chosen.append(place)
+    return [*chosen, last]
+
+
+def slowest_prefix(
+    layers: Sequence[Layer], order: Sequence[str], slow: int, speedup: float, fixed: int = 0
+) -> Threads | None:
+    """As many layers of `order` slowed as `speedup` allows; None if even four threads everywhere are slower."""
+    fitting = (slowed(order, count, slow) for count in range(len(order), -1, -1))
+    return next((t for t in fitting if mixed_speedup(layers, t, fixed) >= speedup * (1 - 1e-9)), None)
+
+
+def paired_error(one: Bools, other: Bools) -> float:
+    """Standard error of the difference of two accuracies on the same images, in percentage points."""
+    difference = one.astype(np.float64) - other.astype(np.float64)
+    return float(100 * difference.std() / np.sqrt(len(difference)))

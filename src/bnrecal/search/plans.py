@@ -1,0 +1,93 @@
+"""The search for one speedup or several, and the files it leaves: sensitivities, plan, Pareto front."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bnrecal.experiment.provenance import cell_key, content_hash
+from bnrecal.experiment.resume import cached_json
+from bnrecal.experiment.run import result_provenance
+from bnrecal.experiment.setup import Setup
+from bnrecal.files import atomic_path
+from bnrecal.search.error_order import slowest_prefix
+from bnrecal.search.knapsack import reachable
+from bnrecal.search.local_search import MSE_FIRST, Choice, Search, SearchConfig
+from bnrecal.search.sensitivity import FASTEST, Probe, sensitivities, threadable
+
+FRONT_POINTS = 9
+
+
+def prepare_search(setup: Setup, config: SearchConfig, folder: Path, *, resume: bool) -> Search:
+    """A search with its sensitivities: measured, or read if an earlier run left them in `folder`."""
+    key = content_hash({"cell": cell_key(setup.config), "images": config.sensitivity_images})
+    path = folder / f"sensitivities-{setup.model.name}-{setup.source.name}-seed{setup.config.seed}-{key}.json"
+
+    def measure() -> dict[str, Any]:
+        rows = sensitivities(Probe(setup, config.sensitivity_images)).to_dict("records")
+        return {"sensitivities": rows}
+
+    rows = cached_json(path, measure, resume=resume)["sensitivities"]
+    return Search(Probe(setup, config.images), pd.DataFrame(rows), config)
+
+
+def baseline_choice(search: Search, order: Sequence[str], slow: int, speedup: float) -> Choice | None:
+    """The paper's way at this speedup, if the search may use its thread counts."""
+    if not {slow, FASTEST} <= set(search.config.threads):
+        return None
+    threads = slowest_prefix(threadable(search.probe.setup), order, slow, speedup, search.fixed)
+    return None if threads is None else search.measure(threads, MSE_FIRST)
+
+
+def pareto_front(search: Search, order: Sequence[str], slow: int, found: Choice) -> pd.DataFrame:
+    """What a speedup costs: the integer program's choice, unrefined, at several speedups, next to the paper's way.
+
+    Columns: speedup, loss, stderr (measured, nats), predicted (sum of sensitivities), mse_first_speedup,
+    mse_first_loss, plan (whether this is the plan that was searched for).
+    """
+    lowest, highest = reachable(search.items, search.fixed)
+    records = [_front_record(search, found, None, is_plan=True)]
+    for speedup in np.linspace(max(lowest, 1.2), highest, FRONT_POINTS):
+        usual = baseline_choice(search, order, slow, float(speedup))
+        choice = search.program(float(speedup))
+        records.append(_front_record(search, choice, usual, is_plan=False))
+    return pd.DataFrame(records).sort_values("speedup").reset_index(drop=True)
+
+
+def _front_record(search: Search, choice: Choice, usual: Choice | None, *, is_plan: bool) -> dict[str, Any]:
+    return {
+        "speedup": choice.speedup,
+        "loss": choice.loss,
+        "stderr": choice.stderr,
+        "predicted": search.predicted(choice.threads),
+        "mse_first_speedup": usual.speedup if usual else None,
+        "mse_first_loss": usual.loss if usual else None,
+        "plan": is_plan,
+    }
+
+
+def save_plan(
+    search: Search, target: float, found: Choice, baseline: Choice | None, front: pd.DataFrame, out: Path
+) -> Path:
+    """The plan as JSON, as `smt.plan` reads it, and the Pareto front beside it as CSV."""
+    setup, search_images = search.probe.setup, search.probe.selection
+    stem = f"{setup.model.name}-{setup.source.name}-{target:g}x"
+    with atomic_path(out / f"{stem}-front.csv") as path:
+        front.to_csv(path, index=False)
+    content = {
+        "layers": found.threads,
+        **{key: value for key, value in asdict(found).items() if key != "threads"},
+        "target": target,
+        "baseline": asdict(baseline) if baseline else None,
+        "search": asdict(search.config),
+        "search_images": search_images.provenance(setup.source),
+        "provenance": result_provenance(setup, setup.config),
+    }
+    written = out / f"{stem}.json"
+    with atomic_path(written) as path:
+        path.write_text(json.dumps(content, indent=2) + "\n")
+    return written

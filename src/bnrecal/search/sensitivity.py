@@ -1,0 +1,138 @@
+"""What a choice of threads costs, measured on training images with recalibration taken into account.
+
+The measure is the Kullback-Leibler divergence, in nats an image, of the threaded network's class probabilities from
+those of the plain A8W8 network. It needs no labels and follows small changes that leave every top-1 as it was.
+
+While it is measured, every BatchNorm layer of both networks normalises with the statistics of the batch itself:
+what recalibration on these very images would give, without a second pass over others.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bnrecal.data.loader import choose
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment.setup import A8W8, Setup, Variant, planned_layers
+from bnrecal.options import THREADS
+from bnrecal.quantization.convert import threaded_copy
+from bnrecal.quantization.intercept import attach
+from bnrecal.quantization.layer_plan import plan_threads
+from bnrecal.recalibrate import batchnorms
+from bnrecal.search.knapsack import Item
+
+FASTEST = max(THREADS)
+Losses = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Threadable:
+    """A convolution that can run several threads."""
+
+    name: str
+    macs: int
+
+
+def threadable(setup: Setup) -> list[Threadable]:
+    """The convolutions whose threads can be chosen, in calling order.
+
+    Raises:
+        BnrecalError: if there is none.
+    """
+    plans = plan_threads(setup.convs, FASTEST, {}, setup.config.quant.skip)
+    found = [Threadable(plan.name, plan.conv.macs) for plan in plans if plan.threads > 1]
+    if not found:
+        raise BnrecalError(f"{setup.model.name} has no convolution that can run several threads")
+    return found
+
+
+def fixed_macs(setup: Setup) -> int:
+    """Multiply-accumulates of the convolutions that run one thread whatever is chosen (the first not counted)."""
+    free = {layer.name for layer in threadable(setup)}
+    return sum(o.macs for o in setup.convs if o.order > 0 and o.name not in free)
+
+
+def variant_of(setup: Setup, threads: Mapping[str, int], *, recal: bool) -> Variant:
+    """The cell that runs these threads; equal choices give equal variants."""
+    slower = [(layer.name, threads[layer.name]) for layer in threadable(setup)]
+    return Variant(FASTEST, recal, tuple((name, t) for name, t in slower if t != FASTEST))
+
+
+class Probe:
+    """Measures choices of threads on the same training images, so that they can be compared in pairs."""
+
+    def __init__(self, setup: Setup, images: int) -> None:
+        """Take `images` training images, in batches of `recalibration.batch_size`, and A8W8's answers to them.
+
+        Raises:
+            BnrecalError: if the training split has fewer, or the network has no BatchNorm layer.
+        """
+        self.setup = setup
+        selection = choose(setup.source, "train", "search", images, setup.config.seed)
+        size = min(setup.config.recalibration.batch_size, images)
+        # a last, smaller batch would be normalised by noisier statistics than the rest
+        whole = selection.indices[: images // size * size]
+        self.selection = type(selection)(selection.role, selection.split, whole, selection.seed)
+        self.batches = list(setup.loader.images(self.selection, size))
+        self.network = on_batch_statistics(threaded_copy(setup.model.network, planned_layers(setup, A8W8)[1]))
+        self.reference = [F.log_softmax(logits, 1) for logits in self._logits(A8W8)]
+
+    def losses(self, threads: Mapping[str, int]) -> Losses:
+        """Divergence from A8W8 of each image, in nats; layers that are not named run one thread."""
+        logits = self._logits(Variant(1, False, tuple(sorted(threads.items()))))
+        parts = [_divergence(wanted, found) for wanted, found in zip(self.reference, logits, strict=True)]
+        return torch.cat(parts).cpu().numpy()
+
+    @torch.no_grad()
+    def _logits(self, variant: Variant) -> Iterable[Tensor]:
+        attach(self.network, dict(planned_layers(self.setup, variant)[1]))
+        return [self.network(images).double() for images in self.batches]
+
+
+def _divergence(wanted: Tensor, logits: Tensor) -> Tensor:
+    found = F.log_softmax(logits, 1)
+    return F.kl_div(found, wanted, reduction="none", log_target=True).sum(1)
+
+
+def on_batch_statistics(network: nn.Module) -> nn.Module:
+    """The network, changed so that its BatchNorm layers use each batch's own statistics and keep none."""
+    layers = batchnorms(network)
+    if not layers:
+        raise BnrecalError("the network has no BatchNorm layer with running statistics: nothing to recalibrate")
+    for layer in layers.values():
+        layer.train()
+        layer.track_running_stats = False
+    return network
+
+
+def sensitivities(probe: Probe) -> pd.DataFrame:
+    """One row for each layer and thread count above one: what this layer alone costs, all others at one thread.
+
+    Columns: name, macs, threads, loss (mean over images, nats), stderr (of that mean).
+    """
+    jobs = [(layer, threads) for layer in threadable(probe.setup) for threads in THREADS if threads > 1]
+    rows = []
+    for layer, threads in tqdm(jobs, desc="sensitivities", unit="layer", leave=False, delay=1, disable=None):
+        loss, stderr = mean_and_error(probe.losses({layer.name: threads}))
+        rows.append({"name": layer.name, "macs": layer.macs, "threads": threads, "loss": loss, "stderr": stderr})
+    return pd.DataFrame(rows)
+
+
+def items_of(layers: Sequence[Threadable], measured: pd.DataFrame, allowed: Sequence[int] = THREADS) -> list[Item]:
+    """The knapsack's items; one thread costs nothing, a measured loss below zero (noise) nothing either."""
+    losses = {(row.name, row.threads): max(0.0, row.loss) for row in measured.itertuples(index=False)}
+    return [
+        Item(layer.name, layer.macs, {t: 0.0 if t == 1 else losses[layer.name, t] for t in allowed}) for layer in layers
+    ]
+
+
+def mean_and_error(losses: Losses) -> tuple[float, float]:
+    """Mean and its standard error."""
+    return float(losses.mean()), float(losses.std(ddof=1) / np.sqrt(len(losses)))

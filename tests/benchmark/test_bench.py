@@ -1,0 +1,83 @@
+"""The benchmark on a small network: complete rows, valid JSON, loud errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bnrecal.benchmark import bench
+from bnrecal.benchmark.broadcast import broadcast_conv2d
+from bnrecal.commands.bench import main
+from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt import reference
+from bnrecal.nbsmt.conv import nbsmt_conv2d
+from bnrecal.nbsmt.geometry import Geometry
+
+
+def test_rows_of_a_small_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_measured_apart", lambda *_: 2.0)
+    monkeypatch.setattr(bench, "broadcast_conv2d", lambda x, w, *_: nbsmt_conv2d(x, w, threads=4, padding=1))
+    out = tmp_path / "deep" / "bench.json"
+    main(["--models", "resnet18", "--batch", "1", "--repeats", "1", "--size", "32", "--out", str(out)])
+    rows = json.loads(out.read_text())
+    assert [row["variant"] for row in rows] == ["float32", "1T", "2T", "4T", "float32", "4T", "broadcast 4T"]
+    assert set(rows[0]) == {"model", "variant", "ratio", "images_per_s", "memory_ratio", "backend"}
+    assert rows[0]["ratio"] == rows[0]["memory_ratio"] == 1.0
+    assert all(row["ratio"] > 0 and row["images_per_s"] > 0 for row in rows)
+    printed = capsys.readouterr().out
+    assert "resnet18" in printed
+    assert "times faster than product by product" in printed
+
+
+def test_threaded_network_computes_what_float_does_roughly() -> None:
+    images = bench.random_images(2, 64, "cpu")
+    with torch.inference_mode():
+        network, _ = bench.build("resnet18", "float32", images)
+        threaded, backend = bench.build("resnet18", "1T", images)
+        exact, found = network(images), threaded(images)
+    assert backend
+    assert (exact - found).norm() < 0.2 * exact.norm()
+
+
+@pytest.mark.parametrize("variant", ["float32", "4T"])
+def test_peak_memory_is_measured_on_linux(variant: str) -> None:
+    peak = bench.network_peak("resnet18", variant, "cpu", 1, 64)
+    if not Path("/proc/self/clear_refs").exists():
+        assert peak is None
+        return
+    assert peak is not None
+    assert 10e6 < peak < 2e9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--models", "resnet17"], "resnet17"),
+        (["--batch", "0"], "batch=0"),
+        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "device=cuda")]),
+    ],
+)
+def test_bad_arguments_are_named(arguments: list[str], named: str) -> None:
+    with pytest.raises(SystemExit, match=named):
+        main(arguments)
+
+
+def test_a_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reference, "conv2d", lambda *_, **__: torch.zeros(1, 4, 4, 4, dtype=torch.int64))
+    with pytest.raises(BnrecalError, match="exactly with 1 threads"):
+        bench.run("cpu", [], 1, 1, 32, tmp_path / "bench.json")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_emulation_it_is_compared_with_is_right(threads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (2, 5, 5, 5), generator=generator) * torch.randint(
+        0, 2, (2, 5, 5, 5), generator=generator
+    )
+    w = torch.randint(-128, 128, (3, 5, 3, 3), generator=generator)
+    found = broadcast_conv2d(x.byte(), w.to(torch.int8), threads, Geometry((2, 1), (1, 0), (1, 1), 1))
+    assert torch.equal(found.long(), reference.conv2d(x, w, threads=threads, stride=(2, 1), padding=(1, 0)).long())

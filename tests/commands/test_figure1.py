@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import bnrecal.commands.figure1
+import bnrecal.experiment.setup
+from bnrecal.commands.common import compose_config
+from bnrecal.commands.figure1 import Figure1Config, Network, make_figure1
+from bnrecal.data import build_source
+from bnrecal.data.glyphs import GlyphSource
+from bnrecal.errors import BnrecalError
+from bnrecal.reports.figure1 import CURVES, draw
+
+SMALL = [
+    "data.val_images=20",
+    "model.factory=helpers.nets:glyph_net",
+    "calibration.images=32",
+    "recalibration.images=32",
+    "recalibration.batch_size=16",
+    "search.sensitivity_images=32",
+    "search.images=32",
+]
+ONE = "networks=[{panel: a, label: Net, model: custom}]"
+TWO = "networks=[{panel: a, label: Net, model: custom}, {panel: b, label: Other, model: custom, slow: 1, plan: false}]"
+
+
+@pytest.fixture(autouse=True)
+def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
+
+
+def made(out: Path, *overrides: str) -> pd.DataFrame:
+    own = ["model=custom", *SMALL, f"out={out}", *overrides]
+    make_figure1(compose_config("figure1", own), own)
+    return pd.read_csv(out / "figure1.csv")
+
+
+def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = made(tmp_path, TWO)
+    assert {path.name for path in tmp_path.iterdir()} == {"figure1.csv", "figure1.png", "figure1.svg", "cells"}
+    net, other = (table[table["label"] == label] for label in ("Net", "Other"))
+    # two layers can run several threads: none, one or both are slowed
+    assert net["curve"].value_counts().to_dict() == {"mse_first w/o": 3, "mse_first w/": 3, "plan w/": 3}
+    assert other["curve"].value_counts().to_dict() == {"mse_first w/o": 3, "mse_first w/": 3}
+    assert sorted(other["slowed"].unique()) == [0, 1, 2]
+    assert other.loc[other["slowed"] == 2, "speedup"].tolist() == [1.0, 1.0]
+    assert (table["speedup"] >= table["target"] * (1 - 1e-6)).all()
+    assert table["drop"].to_numpy() == pytest.approx((table["fp32_top1"] - table["top1"]).to_numpy(), abs=1e-3)
+    assert table["collisions_4t"].between(0, 1).all()
+    assert {"stderr", "drop_stderr", "cycles", "seed", "layers"} <= set(table.columns)
+
+    def never(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(bnrecal.commands.figure1, "prepare", never)
+    pd.testing.assert_frame_equal(made(tmp_path, TWO), table)
+
+
+def test_a_network_that_fails_leaves_the_others_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = bnrecal.commands.figure1.measure_network
+
+    def fails_for_other(config: Figure1Config, network: Network, folder: Path) -> list[dict[str, object]]:
+        if network.label == "Other":
+            raise BnrecalError("no such weights")
+        return measure(config, network, folder)
+
+    monkeypatch.setattr(bnrecal.commands.figure1, "measure_network", fails_for_other)
+    with pytest.raises(BnrecalError, match="1 of 2 networks failed: Other: no such weights"):
+        made(tmp_path, TWO.replace("model: custom}", "model: custom, plan: false}"))
+    assert set(pd.read_csv(tmp_path / "figure1.csv")["label"]) == {"Net"}
+
+
+def test_pruned_weights_that_nobody_publishes_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    pruned = Network("a", "ResNet-18 P40", "resnet18_p40")
+    figure = Figure1Config()
+    figure.data.name = "imagenet"
+    assert bnrecal.commands.figure1._left_out(pruned, figure)
+    assert "give p40=PATH" in capsys.readouterr().out
+    figure.p40 = "x.pth"
+    assert not bnrecal.commands.figure1._left_out(pruned, figure)
+    assert bnrecal.commands.figure1._own(pruned, figure) == ["model=resnet18_p40", "model.checkpoint=x.pth"]
+
+
+def test_the_embedded_set_is_measured_on_more_images_unless_their_number_is_given() -> None:
+    figure = Figure1Config()
+    figure.data.name = "glyphs"
+    assert bnrecal.commands.figure1._own(Network("a", "Net", "resnet18"), figure) == [
+        "model=resnet18",
+        "data.val_images=10000",
+    ]
+    figure.data.val_images = 300
+    assert bnrecal.commands.figure1._own(Network("a", "Net", "resnet18"), figure) == ["model=resnet18"]
+    assert build_source(figure.data).size("val") == 5_000
+    figure.data.val_images = 7_000
+    assert build_source(figure.data).size("val") == 7_000
+
+
+def points() -> pd.DataFrame:
+    rows = []
+    for panel, labels in (("a", ["ResNet-18", "ResNet-18 P40"]), ("b", ["ResNet-50"]), ("c", ["GoogLeNet"])):
+        for label in labels:
+            for pruned, method, recal in CURVES:
+                if pruned == ("P40" in label):
+                    for speedup in (2.0, 3.0, 4.0):
+                        own = {"panel": panel, "label": label, "method": method, "recal": recal, "speedup": speedup}
+                        same = {"drop_stderr": 0.1, "slow_threads": 2, "collisions_4t": 0.5}
+                        rows.append({**own, **same, "drop": speedup - recal})
+    return pd.DataFrame(rows)
+
+
+def test_the_three_panels_are_labelled_and_share_one_legend() -> None:
+    figure = draw(points())
+    assert [axis.get_title() for axis in figure.axes] == [
+        "(a) ResNet-18: 4T with some 2T",
+        "(b) ResNet-50: 4T with some 2T",
+        "(c) GoogLeNet: 4T with some 2T",
+    ]
+    assert all(axis.get_xlabel() == "Speedup over one thread (×)" for axis in figure.axes)
+    assert figure.axes[0].texts[0].get_text() == "collisions at 4T: 50 % dense, 50 % pruned"
+    assert figure.axes[1].texts[0].get_text() == "collisions at 4T: 50 % of steps"
+    assert "percentage points" in figure.axes[0].get_ylabel()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [name for name, _ in CURVES.values()]
+    assert len({(look.marker, look.line, look.filled) for _, look in CURVES.values()}) == len(CURVES)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("points=1", "points=1: must be at least 2"),
+        ("networks=[{panel: a, label: Net, model: custom, slow: 4}]", "slow=4 of Net: choose 1 or 2"),
+        ("smt.plan=x.json", "leave them out"),
+    ],
+)
+def test_values_out_of_range_are_told(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(BnrecalError, match=message):
+        made(tmp_path, ONE, override)

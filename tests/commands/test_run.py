@@ -1,0 +1,135 @@
+"""The commands as a user runs them: processes, exit codes, what they print and leave."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.command_line import CUSTOM, SMALL, bnrecal, run
+
+
+def results(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob("result.json"))]
+
+
+def test_a_run_prints_a_summary_and_leaves_its_files(tmp_path: Path) -> None:
+    output = bnrecal(*CUSTOM, "recal=true", "save_checkpoint=true", folder=tmp_path)
+    for words in ("4 threads with recalibration", "float32", "A8W8", "gain", "speedup", "depthwise: 1 thread"):
+        assert words in output
+    (folder,) = [path.parent for path in tmp_path.rglob("result.json")]
+    assert {"layers.csv", "batchnorm.csv", "checkpoint.pth"} <= {path.name for path in folder.iterdir()}
+    assert str(folder.relative_to(tmp_path)) in output
+
+
+def test_the_paper_command_as_written_in_the_readme(tmp_path: Path) -> None:
+    output = bnrecal("model=resnet18", "smt.threads=4", "recal=true", *SMALL, folder=tmp_path)
+    assert "resnet18 on glyphs, 4 threads with recalibration, 60 images" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=resnet19"], "Could not find 'model/resnet19' Available options in 'model': custom densenet121"),
+        (["smt.thread=4"], "Key 'thread' not in 'SmtConfig'"),
+        (["recal"], "cannot read the argument recal: write key=value"),
+        (["smt.threads=3"], "smt.threads=3: choose one of 1, 2, 4"),
+        (["recal=maybe"], "Error merging override recal=maybe: Value 'maybe' is not a valid bool"),
+        (["data.val_images=0"], "data.val_images=0: must be at least 1"),
+        (["data.val_images=-5"], "data.val_images=-5: must be at least 1"),
+        (["batch_size=100000"], "batch_size=100000 is more than the"),
+        (["data=imagenet", "data.root=/nowhere"], "data.root=/nowhere is not a folder"),
+        (["hydra.run.dir=/dev/null/x"], "/dev/null"),
+        (["model.checkpoint=/nowhere.pth"], "no checkpoint at /nowhere.pth"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = run(*arguments, folder=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert done.stderr.startswith("bnrecal: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_the_traceback_is_there_for_who_wants_it(tmp_path: Path) -> None:
+    done = run("smt.threads=3", folder=tmp_path, env={"HYDRA_FULL_ERROR": "1"})
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_a_cuda_device_that_is_not_there(tmp_path: Path) -> None:
+    done = run(*CUSTOM, "device=cuda", folder=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode != 0
+    assert done.stderr.startswith("bnrecal: device=cuda: this machine has 0 usable CUDA devices")
+
+
+def test_a_sweep_keeps_its_good_cells_reports_the_bad_and_resumes(tmp_path: Path) -> None:
+    sweep = ["-m", *CUSTOM, "smt.threads=2,4", "recal=true,false", "calibration.images=40,50000"]
+    done = run(*sweep, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("failed: calibration asks for 50000 images") == 4
+    assert len(results(tmp_path)) == 4
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+
+    again = run(*sweep, folder=tmp_path)
+    assert again.stdout.count("(finished earlier)") == 4
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == stamps
+
+    merged = bnrecal("outputs/sweep", "--out", "all.csv", folder=tmp_path, module="bnrecal.commands.merge")
+    assert merged == "4 results written to all.csv\n"
+    table = pd.read_csv(tmp_path / "all.csv")
+    assert table[["threads", "recal"]].to_numpy().tolist() == [[2, False], [2, True], [4, False], [4, True]]
+
+
+def test_a_killed_sweep_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    sweep = ["-m", *CUSTOM, "smt.threads=2,4", "recal=true,false"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    command = [sys.executable, "-m", "bnrecal", *sweep]
+    with subprocess.Popen(command, cwd=killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _wait_for(lambda: len(results(killed)) >= 1, process)
+        process.send_signal(signal.SIGKILL)
+    finished = len(results(killed))
+    assert 1 <= finished < 4
+    assert bnrecal(*sweep, folder=killed).count("(finished earlier)") == finished
+    bnrecal(*sweep, folder=whole)
+    for one, other in zip(results(killed), results(whole), strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_ctrl_c_ends_at_once_and_leaves_no_half_file(tmp_path: Path) -> None:
+    # where the tests run in the background, SIGINT is ignored, and children would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-m", "bnrecal", "-m", *CUSTOM, "smt.threads=2,4", "seed=0,1,2,3,4,5"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        _wait_for(lambda: len(results(tmp_path)) >= 1, process)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130
+    assert errors.strip().endswith("bnrecal: interrupted; what was finished is kept")
+    assert results(tmp_path)
+    assert not list(tmp_path.rglob(".*.json"))
+
+
+def _wait_for(condition: object, process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "the command ended early"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_table_names_folders_without_results(tmp_path: Path) -> None:
+    done = run(str(tmp_path), folder=tmp_path, module="bnrecal.commands.merge")
+    assert done.returncode != 0
+    assert done.stderr.startswith(f"bnrecal: {tmp_path} holds no result.json")

@@ -1,0 +1,161 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers.nets import glyph_net
+
+from bnrecal.commands.common import compose_config
+from bnrecal.config import Config, parse
+from bnrecal.data.loader import derive_seed
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment.results import Result, read_result, summary, write_result
+from bnrecal.experiment.run import run, run_variants
+from bnrecal.experiment.setup import A8W8, Variant, prepare, prepare_variants
+from bnrecal.recalibrate import recalibrate_
+
+SMALL = [
+    "model=custom",
+    "model.factory=helpers.nets:glyph_net",
+    "data.val_images=60",
+    "calibration.images=40",
+    "recalibration.images=48",
+    "recalibration.batch_size=16",
+]
+
+
+def config(*overrides: str) -> Config:
+    return parse(compose_config("config", [*SMALL, *overrides]))
+
+
+@pytest.fixture(scope="module")
+def recalibrated() -> Result:
+    return run(config("recal=true", "save_checkpoint=true"))
+
+
+def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) -> None:
+    path = write_result(recalibrated, tmp_path, checkpoint=True)
+    result = read_result(path)
+    assert (result["model"], result["data"], result["threads"], result["recal"]) == ("custom", "glyphs", 4, True)
+    assert result["images"] == 60
+    assert result["drop"] == pytest.approx(result["fp32_top1"] - result["top1"])
+    assert result["gain"] == pytest.approx(result["top1"] - result["top1_wo_recal"])
+    assert 0 < result["gain_p"] <= 1
+    assert result["exceptions"] == {"stem": "first convolution: float32", "depthwise": "depthwise: 1 thread"}
+    source = result["provenance"]
+    assert source["config"]["smt"]["threads"] == 4
+    assert source["images"]["calibration"]["images"] == 40
+    assert {"torch", "bnrecal", "source", "python"} <= source["versions"].keys()
+    assert len(source["weights_hash"]) == 64
+    assert "gain" in summary(result, path)
+
+
+def test_layers_and_batchnorms_are_described(recalibrated: Result, tmp_path: Path) -> None:
+    write_result(recalibrated, tmp_path)
+    layers = pd.read_csv(tmp_path / "layers.csv").set_index("name")
+    assert list(layers.index) == ["stem", "conv2", "depthwise", "dilated"]
+    assert layers.loc["conv2", "threads"] == 4
+    shares = layers.loc["conv2", [f"active_{p}" for p in range(5)]].astype(float)
+    assert shares.sum() == pytest.approx(1)
+    assert layers.loc["depthwise", "mse"] == 0  # one thread is exact
+    assert layers.loc["conv2", "mse"] > 0
+    assert pd.read_csv(tmp_path / "batchnorm.csv")["mean_shift"].iloc[1:].gt(0).all()
+
+
+def test_the_checkpoint_is_the_float_network_with_new_statistics(recalibrated: Result) -> None:
+    assert recalibrated.state_dict is not None
+    original = glyph_net().state_dict()
+    network = glyph_net()
+    network.load_state_dict(recalibrated.state_dict)
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, original[name])}
+    assert changed
+    assert all("running" in name or "num_batches" in name for name in changed)
+
+
+def test_same_seed_same_result_and_another_seed_another_choice(recalibrated: Result) -> None:
+    again = run(config("recal=true", "save_checkpoint=true"))
+    assert replace(again, seconds=recalibrated.seconds) == recalibrated
+    other = run(config("recal=true", "seed=1"))
+    images = [r.provenance["images"] for r in (recalibrated, other)]
+    assert images[0]["validation"] == images[1]["validation"]
+    assert images[0]["calibration"]["fingerprint"] != images[1]["calibration"]["fingerprint"]
+
+
+def test_variants_in_one_pass_equal_runs_of_their_own(recalibrated: Result) -> None:
+    setup = prepare(config())
+    variants = [Variant(4, True), Variant(2, False), A8W8, Variant(4, False, (("dilated", 1),))]
+    together = run_variants(setup, variants)
+    assert together[0].outcome is not None
+    assert recalibrated.outcome is not None
+    assert np.array_equal(together[0].outcome.top1, recalibrated.outcome.top1)
+    alone = run(config("smt.threads=2"))
+    assert alone.outcome is not None
+    assert together[1].outcome is not None
+    assert np.array_equal(alone.outcome.top1, together[1].outcome.top1)
+    assert together[1].provenance == alone.provenance
+    assert together[2].top1 == together[2].a8w8_top1
+    assert together[3].speedup < together[0].speedup
+
+
+def test_two_processes_measure_what_one_does() -> None:
+    alone, shared = run(config("recal=true", "device=cpu")), run(config("recal=true", "device=cpu", "gpus=2"))
+    assert shared.outcome is not None
+    assert alone.outcome is not None
+    assert np.array_equal(shared.outcome.top1, alone.outcome.top1)
+    assert shared.layers is not None  # the networks are back where they were
+    assert shared.layers.equals(alone.layers)
+
+
+def test_equal_threads_by_layer_are_the_whole_network_setting() -> None:
+    setup = prepare(config())
+    images = torch.cat(list(setup.loader.images(setup.validation, 30)))
+    whole, by_layer = Variant(4, False), Variant(1, False, (("*", 4),))
+    prepared = prepare_variants(setup, [whole, by_layer])
+    assert torch.equal(prepared[whole].network(images), prepared[by_layer].network(images))
+    assert [p.threads for p in prepared[whole].plans] == [p.threads for p in prepared[by_layer].plans]
+
+
+def test_recalibration_is_the_plain_library_call_on_the_threaded_network() -> None:
+    setup = prepare(config("recalibration.augment=false"))
+    prepared = prepare_variants(setup, [Variant(4, False), Variant(4, True)])
+    by_hand = prepared[Variant(4, False)].network
+    seed = derive_seed(0, "recalibration")
+    recalibrate_(by_hand, setup.loader.images(setup.recalibration, 16, seed=seed))
+    for (name, one), (_, other) in zip(
+        by_hand.named_buffers(), prepared[Variant(4, True)].network.named_buffers(), strict=True
+    ):
+        assert torch.equal(one, other), name
+
+
+def test_threaded_networks_share_parameters_and_leave_the_original_alone() -> None:
+    setup = prepare(config())
+    before = {name: tensor.clone() for name, tensor in setup.model.network.state_dict().items()}
+    prepared = prepare_variants(setup, [Variant(4, True)])
+    twin = prepared[Variant(4, True)].network
+    assert twin.get_parameter("fc.weight") is setup.model.network.get_parameter("fc.weight")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in setup.model.network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["calibration.images=50000"], "calibration asks for 50000 images, the train split of glyphs has"),
+        (["recalibration.images=50000"], "recalibration asks for 50000 images"),
+        (["batch_size=61"], "batch_size=61 is more than the 60 validation images"),
+        (["recalibration.batch_size=49"], "recalibration.batch_size=49 is more than the 48 recalibration images"),
+        (["model.factory=helpers.nets:no_batchnorm", "recal=true"], "no BatchNorm layer"),
+        (["smt.layers={nothere: 2}"], "smt.layers names nothere"),
+    ],
+)
+def test_bad_input_is_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(BnrecalError, match=message):
+        run(config(*overrides))
+
+
+def test_a_corrupt_result_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps({"a": 1}))
+    with pytest.raises(BnrecalError, match="is not a result of bnrecal"):
+        read_result(tmp_path / "result.json")

@@ -1,0 +1,125 @@
+import copy
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.nets import SameConv2d, images, tiny
+from torch import Tensor, nn
+
+from bnrecal.errors import BnrecalError
+from bnrecal.quantization.calibrate import calibrate
+from bnrecal.quantization.intercept import ConvCall, Handler, attach, attached, conv_modules, no_stray_convolutions
+
+
+def negate(call: ConvCall) -> Tensor:
+    return -call.run()
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("padding", [1, "same", "valid"])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_the_handler_sees_what_the_module_would_have_computed(padding: int | str, kernel: int) -> None:
+    conv = nn.Conv2d(3, 4, kernel, padding=padding)
+    x = images(2)
+    expected = conv(x)
+    with attached(conv, {"": ConvCall.run}):
+        assert torch.allclose(conv(x), expected, atol=1e-6)
+    assert torch.equal(conv(x), expected)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular", "replicate"])
+def test_padding_modes_stay(mode: Literal["reflect", "circular", "replicate"]) -> None:
+    conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode=mode)
+    expected = conv(images(2))
+    with attached(conv, {"": negate}):
+        assert torch.allclose(conv(images(2)), -expected)
+
+
+def test_subclass_keeps_its_own_padding() -> None:
+    conv = SameConv2d(3, 4, 2)
+    expected = conv(images(2))
+    with attached(conv, {"": negate}):
+        assert torch.allclose(conv(images(2)), -expected)
+
+
+def test_shared_listed_and_renamed_references_are_all_answered() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Conv2d(3, 3, 1)
+            self.two = self.one
+            self.hidden = [self.one]
+
+        def forward(self, x: Tensor) -> Tensor:
+            call: Callable[[Tensor], Tensor] = getattr(self, "o" + "ne")
+            return call(self.two(self.hidden[0](x)))
+
+    network = Shared()
+    calls = []
+
+    def count(call: ConvCall) -> Tensor:
+        calls.append(call)
+        return call.run()
+
+    with attached(network, {"one": count}):
+        network(images(1))
+    assert list(conv_modules(network)) == ["one"]
+    assert len(calls) == 3
+
+
+def test_a_copy_answers_for_itself() -> None:
+    network = tiny()
+    attach(network, {"conv2": negate})
+    twin = copy.deepcopy(network)
+    assert twin.conv2.forward.conv is twin.conv2  # type: ignore[attr-defined]
+    assert torch.equal(twin(images(2)), network(images(2)))
+
+
+def test_a_module_without_exactly_one_conv_call_is_named() -> None:
+    class Twice(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) + super().forward(input)
+
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), Twice(3, 3, 1))
+    with pytest.raises(BnrecalError, match=r"convolution 1 \(Twice\) makes 2 conv2d calls"):
+        calibrate(network, [images(2)])
+
+
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_other_convolutions_are_never_silently_float(dimensions: int) -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 3, 1)
+            self.other = nn.Conv1d(3, 3, 1) if dimensions == 1 else nn.Conv3d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.other(x.flatten(2) if dimensions == 1 else x.unsqueeze(-1))  # type: ignore[no-any-return]
+
+    with pytest.raises(BnrecalError, match=r"conv[13]d with the weight other.weight"):
+        calibrate(Other(), [images(2)])
+    assert len(calibrate(Other(), [images(2)], keep_float=lambda name: name == "other")) == 1
+
+
+def test_a_functional_convolution_is_named() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 3, 1)
+            self.weight = nn.Parameter(torch.rand(3, 3, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(self.first(x), self.weight)
+
+    with pytest.raises(BnrecalError, match="calls conv2d with the weight weight"):
+        calibrate(Functional(), [images(2)])
+
+
+def test_sites_inside_the_stray_check_are_no_strays() -> None:
+    network = tiny()
+    handlers: dict[str, Handler] = dict.fromkeys(conv_modules(network), ConvCall.run)
+    with attached(network, handlers), no_stray_convolutions(network, lambda _: False):
+        network(images(2))

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bnrecal.errors import BnrecalError
+from bnrecal.reports.layers import draw_folder, draw_layers
+
+NAMES = ["stem", "conv2", "depthwise"]
+
+
+def layers() -> pd.DataFrame:
+    """As `describe_layers` makes it: nothing is measured of the first convolution, one runs one thread."""
+    table = pd.DataFrame({"name": NAMES, "threads": [0, 4, 1], "range": [np.nan, 2.0, 3.0]})
+    for active, (four, one) in enumerate([(0.1, 0.6), (0.4, 0.4), (0.25, 0.0), (0.15, 0.0), (0.1, 0.0)]):
+        table[f"active_{active}"] = [np.nan, four, one]
+    for column in ("mse", "mse_wo", "relative_mse", "relative_mse_wo", "input_range", "input_range_wo"):
+        table[column] = [np.nan, 0.01, 0.0]
+    return table
+
+
+def norms() -> pd.DataFrame:
+    return pd.DataFrame({"name": ["bn1", "bn2"], "mean_shift": [0.0, 0.1], "variance_ratio": [1.0, 0.95]})
+
+
+def write(folder: Path) -> Path:
+    layers().to_csv(folder / "layers.csv", index=False)
+    norms().to_csv(folder / "batchnorm.csv", index=False)
+    return folder
+
+
+def test_both_files_are_drawn_and_the_png_is_the_same_every_time(tmp_path: Path) -> None:
+    paths = draw_folder(write(tmp_path))
+    assert [path.name for path in paths] == ["layers.png", "layers.svg"]
+    first = [path.read_bytes() for path in paths]
+    assert first[0].startswith(b"\x89PNG")
+    assert b"<svg" in first[1]
+    assert draw_folder(tmp_path)[0].read_bytes() == first[0]
+
+
+def test_every_axis_is_labelled_and_the_shares_fill_it() -> None:
+    figure = draw_layers(layers(), norms(), "title")
+    assert len(figure.axes) == 5
+    assert all(axis.get_ylabel() for axis in figure.axes)
+    shares = figure.axes[0]
+    heights = [bar.get_height() for bars in shares.containers for bar in bars if bar.get_x() > 0.5]  # not the stem
+    assert sum(heights) == pytest.approx(200)
+    assert [text.get_text() for text in figure.axes[2].get_xticklabels()] == NAMES
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("layers.csv", None, "no .*layers.csv: give the folder of a finished experiment"),
+        ("batchnorm.csv", "name\nbn1\n", "has no mean_shift, variance_ratio"),
+        ("layers.csv", "", "cannot be read as a table"),
+    ],
+)
+def test_wrong_folders_are_told(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+    write(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    with pytest.raises(BnrecalError, match=message):
+        draw_folder(tmp_path)

@@ -1,0 +1,226 @@
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bnrecal.experiment.setup
+from bnrecal.commands.common import compose_config
+from bnrecal.commands.plan import make_plan, parse_plan
+from bnrecal.config import parse
+from bnrecal.data.glyphs import GlyphSource
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment.run import run_variants
+from bnrecal.experiment.setup import Setup, Variant, planned_layers, prepare
+from bnrecal.quantization.layer_plan import load_plan, plan_speedup
+from bnrecal.search.error_order import slowed, slowest_prefix, spread
+from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
+from bnrecal.search.local_search import MSE_FIRST, Search, SearchConfig
+from bnrecal.search.sensitivity import Probe, fixed_macs, items_of, sensitivities, threadable, variant_of
+
+SMALL = [
+    "model=custom",
+    "model.factory=helpers.nets:glyph_net",
+    "calibration.images=32",
+    "recalibration.images=32",
+    "recalibration.batch_size=16",
+]
+SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.rounds=1", "search.tries=2"]
+
+
+@pytest.fixture(autouse=True)
+def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
+        return prepare(parse(compose_config("config", SMALL)))
+
+
+losses = st.tuples(st.integers(0, 20), st.integers(0, 20))
+layers = st.lists(st.tuples(st.integers(1, 50), losses), min_size=1, max_size=5)
+
+
+@settings(max_examples=40)
+@given(drawn=layers, fixed=st.integers(0, 30), place=st.floats(0, 1))
+def test_the_integer_program_finds_what_trying_everything_finds(
+    drawn: list[tuple[int, tuple[int, int]]], fixed: int, place: float
+) -> None:
+    items = [Item(str(n), macs, {1: 0.0, 2: two / 1.0, 4: four / 1.0}) for n, (macs, (two, four)) in enumerate(drawn)]
+    lowest, highest = reachable(items, fixed)
+    target = lowest + place * (highest - lowest)
+    names, every = [item.name for item in items], itertools.product((1, 2, 4), repeat=len(items))
+    choices = [dict(zip(names, threads, strict=True)) for threads in every]
+    fast = [c for c in choices if mixed_speedup(items, c, fixed) >= target * (1 - 1e-9)]
+
+    def cost(choice: Mapping[str, int]) -> float:
+        return sum(item.losses[choice[item.name]] for item in items)
+
+    found = solve(items, target, fixed)
+    assert mixed_speedup(items, found, fixed) >= target * (1 - 2e-9)
+    assert cost(found) == pytest.approx(min(map(cost, fast)))
+
+
+def test_a_speedup_out_of_reach_names_what_is_in_reach() -> None:
+    items = [Item("a", 100, {1: 0.0, 2: 1.0, 4: 2.0}), Item("b", 300, {1: 0.0, 2: 1.0})]
+    assert reachable(items) == pytest.approx((1.0, 400 / (25 + 150)))
+    for bad in (2.3, 0.0, -1.0, float("nan")):
+        with pytest.raises(BnrecalError, match=r"cannot be reached: .* 1\.000 to 2\.286"):
+            solve(items, bad)
+
+
+def test_mixed_speedup_by_hand_and_as_an_experiment_counts_it(setup: Setup) -> None:
+    free = threadable(setup)
+    assert [layer.name for layer in free] == ["conv2", "dilated"]
+    # conv2: 16x16 outputs, 16 filters of 8x3x3; depthwise: 16 of 1x3x3; dilated: 16 of 16x3x3
+    pixels = 16 * 16
+    conv2, depthwise, dilated = pixels * 16 * 72, pixels * 16 * 9, pixels * 16 * 144
+    assert [layer.macs for layer in free] == [conv2, dilated]
+    assert fixed_macs(setup) == depthwise
+    threads = {"conv2": 2, "dilated": 4}
+    by_hand = (conv2 + depthwise + dilated) / (conv2 / 2 + depthwise + dilated / 4)
+    assert mixed_speedup(free, threads, depthwise) == pytest.approx(by_hand)
+    plans, _ = planned_layers(setup, variant_of(setup, threads, recal=False))
+    assert plan_speedup(plans) == pytest.approx(by_hand)
+
+
+def test_equal_threads_everywhere_are_the_whole_network_setting(setup: Setup) -> None:
+    everywhere = [variant_of(setup, {"conv2": t, "dilated": t}, recal=True) for t in (2, 4)]
+    assert everywhere[1] == Variant(4, True)
+    results = run_variants(setup, [*everywhere, Variant(2, True)])
+    by_layer, whole = results[0], results[2]
+    assert by_layer.outcome is not None
+    assert whole.outcome is not None
+    assert np.array_equal(by_layer.outcome.top1, whole.outcome.top1)
+    assert (by_layer.speedup, by_layer.cycles) == (whole.speedup, whole.cycles)
+
+
+def test_one_thread_costs_nothing_and_the_trained_statistics_are_not_used(setup: Setup) -> None:
+    probe = Probe(setup, 40)
+    assert len(probe.selection.indices) == 32  # whole batches of 16
+    assert probe.selection.split == "train"
+    assert np.abs(probe.losses({})).max() < 1e-12
+    four = probe.losses({"conv2": 4, "dilated": 4})
+    assert four.shape == (32,)
+    assert four.mean() > 0
+    shifted = setup.model.network.get_submodule("bn2").get_buffer("running_mean")
+    before = shifted.clone()
+    try:
+        shifted.add_(100.0)  # what recalibration would put right
+        assert np.array_equal(Probe(setup, 40).losses({"conv2": 4, "dilated": 4}), four)
+    finally:
+        shifted.copy_(before)
+
+
+def test_sensitivities_are_of_each_layer_alone(setup: Setup) -> None:
+    probe = Probe(setup, 32)
+    measured = sensitivities(probe)
+    assert list(zip(measured["name"], measured["threads"], strict=True)) == list(
+        itertools.product(("conv2", "dilated"), (2, 4))
+    )
+    alone = measured[(measured["name"] == "conv2") & (measured["threads"] == 4)]["loss"].item()
+    assert alone == pytest.approx(probe.losses({"conv2": 4}).mean())
+    items = items_of(threadable(setup), measured)
+    assert items[0].losses == {1: 0.0, 2: pytest.approx(items[0].losses[2]), 4: pytest.approx(alone)}
+
+
+class Known:
+    """A probe whose losses are written down: per image `base` plus a per-layer cost."""
+
+    def __init__(self, setup: Setup, cost: "Costs") -> None:
+        self.setup = setup
+        self.cost = cost
+        self.calls = 0
+
+    def losses(self, threads: Mapping[str, int]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        self.calls += 1
+        total = sum(self.cost[name, t] for name, t in threads.items() if t > 1)
+        return total * np.array([0.9, 1.0, 1.1])
+
+
+Costs = Mapping[tuple[str, int], float]
+
+
+def known_search(setup: Setup, cost: Costs, believed: Costs) -> Search:
+    rows = [{"name": name, "threads": threads, "loss": loss} for (name, threads), loss in believed.items()]
+    config = SearchConfig(rounds=3, tries=8)
+    return Search(Known(setup, cost), pd.DataFrame(rows), config)  # type: ignore[arg-type]
+
+
+def test_swaps_mend_what_the_sensitivities_got_wrong(setup: Setup) -> None:
+    cost = {("conv2", 2): 1.0, ("conv2", 4): 2.0, ("dilated", 2): 5.0, ("dilated", 4): 50.0}
+    wrong = {("conv2", 2): 9.0, ("conv2", 4): 50.0, ("dilated", 2): 0.1, ("dilated", 4): 0.2}
+    search = known_search(setup, cost, wrong)
+    target = search.speedup({"conv2": 4, "dilated": 2})
+    assert search.program(target).threads == {"conv2": 2, "dilated": 4}
+    found = search.best(target)
+    assert found.threads == {"conv2": 4, "dilated": 2}
+    assert found.origin == "swaps"
+    assert found.speedup == pytest.approx(target)
+
+
+def test_the_usual_choice_is_kept_unless_another_is_surely_better(setup: Setup) -> None:
+    cost = {("conv2", 2): 1.0, ("conv2", 4): 1.0, ("dilated", 2): 1.0, ("dilated", 4): 1.0}
+    search = known_search(setup, cost, cost)
+    baseline = search.measure({"conv2": 2, "dilated": 4}, MSE_FIRST)
+    assert search.best(2.0, baseline).origin == MSE_FIRST  # a tie
+    calls = search.probe.calls  # type: ignore[attr-defined]
+    search.best(2.0, baseline)
+    assert search.probe.calls == calls  # type: ignore[attr-defined]
+
+
+def test_operating_points_are_prefixes_spread_over_the_speedups(setup: Setup) -> None:
+    assert slowed(["b", "a"], 1, 2) == {"b": 2, "a": 4}
+    assert spread([4.0, 3.9, 3.8, 3.0, 2.2, 2.1, 2.0], 3) == [0, 3, 6]
+    assert spread([4.0, 3.0, 2.0], 9) == [0, 1, 2]
+    assert spread([4.0, 3.8, 2.2, 2.19, 2.1, 1.5, 1.0], 5) == [0, 1, 2, 5, 6]
+    assert spread([4.0, 4.0, 4.0, 2.0], 3) == [0, 1, 3]  # layers without work do not change the speedup
+    free, fixed, order = threadable(setup), fixed_macs(setup), ["dilated", "conv2"]
+    slow = slowest_prefix(free, order, 2, mixed_speedup(free, slowed(order, 1, 2), fixed), fixed)
+    assert slow == {"dilated": 2, "conv2": 4}
+    assert slowest_prefix(free, order, 2, 3.9, fixed) is None
+
+
+def test_the_command_saves_a_plan_that_an_experiment_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def planned() -> Path:
+        return make_plan(compose_config("plan", [*SMALL, *SEARCH, "speedup=2.2", f"out={tmp_path}"]), [])
+
+    path = planned()
+    plan = json.loads(path.read_text())
+    assert plan["speedup"] >= 2.2 == plan["target"]
+    assert plan["search_images"]["split"] == "train"
+    assert load_plan(path) == plan["layers"]
+    setup = prepare(parse(compose_config("config", [*SMALL, f"smt.plan={path}", "recal=true"])))
+    result = run_variants(setup, [Variant.of(setup.config)])[0]
+    assert result.speedup == pytest.approx(plan["speedup"])
+    front = pd.read_csv(next(tmp_path.glob("*-front.csv")))
+    assert front["speedup"].is_monotonic_increasing
+    assert "<- the plan" in capsys.readouterr().out
+    assert json.loads(planned().read_text())["layers"] == plan["layers"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["slow=3"], "slow=3: choose 1 or 2"),
+        (["search.threads=[1,3]"], r"search.threads=\[1, 3\]: choose some of 1, 2, 4"),
+        (["search.images=1"], "search.images=1: must be at least 2"),
+        (["smt.layers={conv2: 2}"], "leave them out"),
+    ],
+)
+def test_values_out_of_range_are_told(overrides: list[str], message: str) -> None:
+    with pytest.raises(BnrecalError, match=message):
+        parse_plan(compose_config("plan", [*SMALL, *overrides]))
+
+
+def test_an_unreachable_speedup_is_told_before_anything_is_searched(tmp_path: Path) -> None:
+    with pytest.raises(BnrecalError, match=r"speedup=4\.5 cannot be reached: .* 1\.000 to 3\."):
+        make_plan(compose_config("plan", [*SMALL, *SEARCH, "speedup=4.5", f"out={tmp_path}"]), [])
