@@ -95,7 +95,7 @@ print(kernels.worker() is not None, float(y.double().sum()))
 
 @pytest.mark.parametrize("trouble", ["no jit", "no cache folder"])
 def test_numba_in_trouble(trouble: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(fused.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(fused.__file__).parents[3])}
     if trouble == "no jit":
         environment["NUMBA_DISABLE_JIT"] = "1"
     else:
