@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness, percent, standard_error
-from bnrecal.evaluation.significance import mcnemar
+from bnrecal.evaluation.significance import LEVEL, mcnemar
 from bnrecal.files import atomic_path
 
 RESULT_FILE = "result.json"
@@ -31,7 +31,11 @@ class Result:
         drop: fp32_top1 - top1.
         gain: top1 - top1_wo_recal.
         gain_p: two-sided exact McNemar p-value of the gain; None without recalibration.
-        recovered: gain / (fp32_top1 - top1_wo_recal); None without recalibration or without a loss.
+        control_gain: what recalibration gains the plain A8W8 network, without NB-SMT; None without recalibration.
+        loss_p: two-sided exact McNemar p-value of the loss to A8W8 without recalibration.
+        recovered: share of the loss to A8W8 that recalibration takes back, net of the control:
+            (gain - control_gain) / (a8w8_top1 - top1_wo_recal). None without recalibration, and where that loss is
+            not significant (`evaluation.significance.LEVEL`): a share of nothing says nothing.
         restricted_top1: top-1 among only the classes that the data set has, where those are fewer.
         skipped: unreadable images, in none of the figures.
         speedup: sum(MACs) / sum(MACs / threads), all convolutions but the first.
@@ -57,6 +61,8 @@ class Result:
     top1_wo_recal: float
     gain: float
     gain_p: float | None
+    control_gain: float | None
+    loss_p: float
     recovered: float | None
     restricted_top1: float | None
     skipped: int
@@ -79,10 +85,17 @@ class Result:
 
 
 def accuracies(
-    outcome: Correctness, without: Correctness, fp32: Correctness, a8w8: Correctness, recal: bool
+    outcome: Correctness, without: Correctness, fp32: Correctness, a8w8: Correctness, control: Correctness | None
 ) -> dict[str, Any]:
-    """The measured fields of a `Result`."""
+    """The measured fields of a `Result`.
+
+    Args:
+        control: of the recalibrated A8W8 network; None for a cell without recalibration.
+    """
     top1, top1_wo, fp32_top1 = percent(outcome.top1), percent(without.top1), percent(fp32.top1)
+    control_gain = percent(control.top1) - percent(a8w8.top1) if control else None
+    loss, loss_p = percent(a8w8.top1) - top1_wo, mcnemar(a8w8.top1, without.top1)
+    lost = loss > 0 and loss_p < LEVEL
     return {
         "images": outcome.images,
         "top1": top1,
@@ -95,8 +108,10 @@ def accuracies(
         "drop": fp32_top1 - top1,
         "top1_wo_recal": top1_wo,
         "gain": top1 - top1_wo,
-        "gain_p": mcnemar(without.top1, outcome.top1) if recal else None,
-        "recovered": (top1 - top1_wo) / (fp32_top1 - top1_wo) if recal and fp32_top1 > top1_wo else None,
+        "gain_p": mcnemar(without.top1, outcome.top1) if control else None,
+        "control_gain": control_gain,
+        "loss_p": loss_p,
+        "recovered": (top1 - top1_wo - control_gain) / loss if control_gain is not None and lost else None,
         "restricted_top1": percent(outcome.restricted) if outcome.restricted is not None else None,
         "skipped": outcome.skipped,
     }
@@ -159,11 +174,12 @@ def summary(result: dict[str, Any], where: Path) -> str:
         f"  A8W8       {result['a8w8_top1']:6.2f} %   drop {result['a8w8_top1'] - result['top1']:+.2f} points",
     ]
     if result["recal"]:
-        share = "" if result["recovered"] is None else f", {100 * result['recovered']:.0f} % of the loss recovered"
         lines.append(
             f"  w/o recal  {result['top1_wo_recal']:6.2f} %   gain {result['gain']:+.2f} points "
-            f"(McNemar p = {result['gain_p']:.2g}){share}"
+            f"(McNemar p = {result['gain_p']:.2g}); A8W8 itself gains {result['control_gain']:+.2f}"
         )
+        if result["recovered"] is not None:
+            lines.append(f"  net of that, {100 * result['recovered']:.0f} % of the loss to A8W8 is recovered")
     if result["restricted_top1"] is not None:
         lines.append(f"  top-1 among the data set's own classes: {result['restricted_top1']:.2f} %")
     if result["skipped"]:

@@ -14,14 +14,14 @@ from bnrecal.experiment import baselines
 from bnrecal.experiment.layer_report import describe_batchnorms, describe_layers
 from bnrecal.experiment.provenance import cell_key, resolved, versions
 from bnrecal.experiment.results import Result, accuracies
-from bnrecal.experiment.setup import A8W8, Prepared, Setup, Variant, prepare, prepare_variants
+from bnrecal.experiment.setup import A8W8, CONTROL, Prepared, Setup, Variant, prepare, prepare_variants
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import network_cycles
 from bnrecal.recalibrate import statistics
 
 
 def run(config: Config) -> Result:
-    """One experiment; its baselines, and with `recal` also the variant without, are measured on the same images.
+    """One experiment; its baselines, with `recal` also the variant without and the control, are measured with it.
 
     Raises:
         BnrecalError: for anything the user can mend.
@@ -39,7 +39,8 @@ def run_variants(setup: Setup, variants: Sequence[Variant], *, describe: bool = 
         A result for each variant, in their order.
     """
     started = time.perf_counter()
-    prepared = prepare_variants(setup, [*(v.without_recal for v in variants), *variants])
+    controls = [CONTROL] if any(variant.recal for variant in variants) else []
+    prepared = prepare_variants(setup, [*(v.without_recal for v in variants), *variants, *controls])
     outcomes = measure(setup, prepared)
     seconds = round(time.perf_counter() - started, 2)
     return [make_result(setup, prepared, outcomes, variant, seconds, describe) for variant in variants]
@@ -84,7 +85,7 @@ def make_result(
         threads=variant.threads,
         policy=config.smt.policy,
         recal=variant.recal,
-        **accuracies(outcome, without, outcomes[None], outcomes[A8W8], variant.recal),
+        **accuracies(outcome, without, outcomes[None], outcomes[A8W8], outcomes[CONTROL] if variant.recal else None),
         speedup=plan_speedup(own.plans),
         cycles=network_cycles(own.plans, array.rows, array.columns),
         seed=config.seed,

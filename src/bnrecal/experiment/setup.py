@@ -62,6 +62,7 @@ class Variant:
 
 
 A8W8 = Variant(1, False)
+CONTROL = Variant(1, True)  # what recalibration gains without NB-SMT
 
 
 class LayerCache:
