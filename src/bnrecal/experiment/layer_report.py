@@ -15,11 +15,11 @@ from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 from bnrecal.quantization.systolic import layer_cycles
 from bnrecal.recalibrate import batchnorms
 
-IMAGES = 128  # calibration images behind the measured columns
+IMAGES = 128  # calibration images behind the measured columns, unless the caller has a say
 
 
-def describe_layers(setup: Setup, without: Prepared, own: Prepared) -> pd.DataFrame:
-    """One row a convolution, in calling order; measured columns come from the first `IMAGES` calibration images.
+def describe_layers(setup: Setup, without: Prepared, own: Prepared, images: int = IMAGES) -> pd.DataFrame:
+    """One row a convolution, in calling order; measured columns come from the first `images` calibration images.
 
     Columns: name, input and output shape (CxHxW), kernel, groups, macs and cycles (one image), threads, reason,
     scale, range, weight_sparsity, activation_sparsity, steps (processing-element steps on all images),
@@ -28,10 +28,10 @@ def describe_layers(setup: Setup, without: Prepared, own: Prepared) -> pd.DataFr
     convolution of the same input, and input_range (mean over images of the largest input, as calibration measures
     the range), before (`_wo`) and after recalibration. All columns but those in `_wo` are those of the cell itself.
     """
-    ranges_wo = input_ranges(setup, without)
-    ranges = input_ranges(setup, own) if own.variant.recal else ranges_wo
-    before = gather_statistics(setup, without)
-    after = gather_statistics(setup, own) if own.variant.recal else before
+    ranges_wo = input_ranges(setup, without, images)
+    ranges = input_ranges(setup, own, images) if own.variant.recal else ranges_wo
+    before = gather_statistics(setup, without, images)
+    after = gather_statistics(setup, own, images) if own.variant.recal else before
     array = setup.config.smt.array
     rows = []
     for plan in own.plans:
@@ -58,26 +58,26 @@ def describe_layers(setup: Setup, without: Prepared, own: Prepared) -> pd.DataFr
 
 
 @torch.no_grad()
-def gather_statistics(setup: Setup, prepared: Prepared) -> dict[str, Statistics]:
-    """Exact NB-SMT statistics of each unsigned layer over the first `IMAGES` calibration images."""
+def gather_statistics(setup: Setup, prepared: Prepared, images: int = IMAGES) -> dict[str, Statistics]:
+    """Exact NB-SMT statistics of each unsigned layer over the first `images` calibration images."""
     layers = prepared.layers
     try:
         for layer in layers.values():
             layer.statistics, layer.collecting = None, True
-        for images in setup.loader.images(_few(setup), min(setup.batch_size, IMAGES)):
-            prepared.network(images)
+        for batch in setup.loader.images(_few(setup, images), min(setup.batch_size, images)):
+            prepared.network(batch)
         return {name: layer.statistics for name, layer in layers.items() if layer.statistics is not None}
     finally:
         for layer in layers.values():
             layer.statistics, layer.collecting = None, False
 
 
-def _few(setup: Setup) -> Selection:
-    return replace(setup.calibration, indices=setup.calibration.indices[:IMAGES], role="layer statistics")
+def _few(setup: Setup, images: int) -> Selection:
+    return replace(setup.calibration, indices=setup.calibration.indices[:images], role="layer statistics")
 
 
 @torch.no_grad()
-def input_ranges(setup: Setup, prepared: Prepared) -> dict[str, float]:
+def input_ranges(setup: Setup, prepared: Prepared, images: int = IMAGES) -> dict[str, float]:
     """Mean over images of each quantized layer's largest input, in magnitude, on the images of `gather_statistics`."""
     largest: dict[str, list[Tensor]] = {name: [] for name in prepared.layers}
 
@@ -90,8 +90,8 @@ def input_ranges(setup: Setup, prepared: Prepared) -> dict[str, float]:
 
     try:
         attach(prepared.network, {name: watched(name, layer) for name, layer in prepared.layers.items()})
-        for images in setup.loader.images(_few(setup), min(setup.batch_size, IMAGES)):
-            prepared.network(images)
+        for batch in setup.loader.images(_few(setup, images), min(setup.batch_size, images)):
+            prepared.network(batch)
     finally:
         attach(prepared.network, dict(prepared.layers))
     return {name: float(torch.cat(seen).mean()) for name, seen in largest.items() if seen}

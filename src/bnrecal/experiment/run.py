@@ -1,7 +1,8 @@
 """The experiment, top to bottom, as the paper tells it: calibrate, quantize, thread, recalibrate, evaluate."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from bnrecal.device import describe_device
 from bnrecal.evaluation.accuracy import Correctness, evaluate
 from bnrecal.evaluation.multi_gpu import evaluate_on_ranks
 from bnrecal.experiment import baselines
-from bnrecal.experiment.layer_report import describe_batchnorms, describe_layers
+from bnrecal.experiment.layer_report import IMAGES, describe_batchnorms, describe_layers
 from bnrecal.experiment.provenance import cell_key, resolved, versions
 from bnrecal.experiment.results import Result, accuracies
 from bnrecal.experiment.setup import A8W8, CONTROL, Prepared, Setup, Variant, prepare, prepare_variants
@@ -26,14 +27,18 @@ def run(config: Config) -> Result:
     Raises:
         BnrecalError: for anything the user can mend.
     """
-    return run_variants(prepare(config), [Variant.of(config)], describe=True)[0]
+    variant = Variant.of(config)
+    return run_variants(prepare(config), [variant], describe=[variant])[0]
 
 
-def run_variants(setup: Setup, variants: Sequence[Variant], *, describe: bool = False) -> list[Result]:
+def run_variants(
+    setup: Setup, variants: Sequence[Variant], *, describe: Collection[Variant] = (), layer_images: int = IMAGES
+) -> list[Result]:
     """Several variants of one model, evaluated in one pass over the validation images.
 
     Args:
-        describe: also gather per-layer statistics on training images (`Result.layers`, `Result.batchnorm`).
+        describe: of these, also gather per-layer statistics on training images (`Result.layers`, `Result.batchnorm`).
+        layer_images: on so many of them.
 
     Returns:
         A result for each variant, in their order.
@@ -43,7 +48,19 @@ def run_variants(setup: Setup, variants: Sequence[Variant], *, describe: bool = 
     prepared = prepare_variants(setup, [*(v.without_recal for v in variants), *variants, *controls])
     outcomes = measure(setup, prepared)
     seconds = round(time.perf_counter() - started, 2)
-    return [make_result(setup, prepared, outcomes, variant, seconds, describe) for variant in variants]
+    results = {variant: make_result(setup, prepared, outcomes, variant, seconds) for variant in variants}
+    for variant in describe:
+        results[variant] = _described(setup, prepared, results[variant], layer_images, variant)
+    return [results[variant] for variant in variants]
+
+
+def _described(
+    setup: Setup, prepared: dict[Variant, Prepared], result: Result, images: int, variant: Variant
+) -> Result:
+    """The same result with its per-layer tables."""
+    own, without = prepared[variant], prepared[variant.without_recal]
+    layers = describe_layers(setup, without, own, images)
+    return replace(result, layers=layers, batchnorm=describe_batchnorms(setup.model.network, own.network))
 
 
 def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | None, Correctness]:
@@ -74,7 +91,6 @@ def make_result(
     outcomes: dict[Variant | None, Correctness],
     variant: Variant,
     seconds: float,
-    describe: bool,
 ) -> Result:
     """Everything about one cell."""
     config, own, array = variant.apply(setup.config), prepared[variant], setup.config.smt.array
@@ -94,8 +110,6 @@ def make_result(
         seconds=seconds,
         outcome=outcome,
         fp32_outcome=outcomes[None],
-        layers=describe_layers(setup, prepared[variant.without_recal], own) if describe else None,
-        batchnorm=describe_batchnorms(setup.model.network, own.network) if describe else None,
         state_dict=float_state_dict(setup.model.network, own.network) if config.save_checkpoint else None,
     )
 
