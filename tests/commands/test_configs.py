@@ -8,7 +8,7 @@ from bnrecal.config import Config, parse
 ROOT = config_dir()
 GROUPS = [path.relative_to(ROOT) for path in sorted(ROOT.glob("*/*.yaml"))]
 OWN_NAMES = {"torchvision": "resnet34", "timm": "resnet10t"}  # groups that leave the network's name to the user
-COMMANDS = {"config", "table1", "figure1", "plan", "prune"}
+COMMANDS = {"config", "table1", "figure1", "plan", "prune", "export"}
 
 
 @pytest.mark.parametrize("path", GROUPS, ids=str)

@@ -70,3 +70,23 @@ def no_batchnorm(classes: int = CLASSES) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)
     )
+
+
+def negative_net(classes: int = CLASSES) -> nn.Module:
+    """Its second convolution has inputs of either sign."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, classes),
+        )  # fmt: skip
+
+
+def kept_norm_net(classes: int = CLASSES) -> nn.Module:
+    """Its first BatchNorm follows a ReLU, its second a convolution."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, classes),
+        )  # fmt: skip

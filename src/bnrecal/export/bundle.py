@@ -1,0 +1,159 @@
+"""The export, top to bottom: fold, write, read back, compare; the folder appears only when everything agreed."""
+
+import copy
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment.setup import Prepared, Setup
+from bnrecal.export.agreement import Agreement, check_agreement, compare
+from bnrecal.export.fold import Folding, find_folds, see_convolutions
+from bnrecal.export.network import FoldedConv2d, folded_network, load_folded_
+from bnrecal.export.plan_file import plan_content
+from bnrecal.export.tensors import exported_tensors, folded_state
+from bnrecal.export.vector_files import check_against_golden_model, corner_vectors, read_hex, write_hex, write_layer
+from bnrecal.export.vectors import layer_vectors
+from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.quantization.convert import threaded_copy
+from bnrecal.quantization.layer_plan import matches_any
+from bnrecal.recalibrate import load_statistics, statistics
+
+MODEL, FLOAT_STATE, PLAN, VECTORS = "model.safetensors", "folded_state_dict.pth", "plan.json", "vectors"
+
+
+@dataclass
+class VectorsConfig:
+    """Which golden vectors are written."""
+
+    outputs: int = 16  # of each layer, at random places
+    layers: list[str] = field(default_factory=lambda: ["*"])  # names or globs
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written and how it compares.
+
+    Attributes:
+        agreements: "quantized" and "float32": the folded network against the unfolded one.
+        vectors: outputs with golden vectors, by layer name.
+        plan: the content of `plan.json`.
+    """
+
+    folder: Path
+    folding: Folding
+    agreements: dict[str, Agreement]
+    vectors: dict[str, int]
+    plan: dict[str, Any]
+
+
+def export(setup: Setup, prepared: Prepared, wanted: VectorsConfig, out: Path) -> Export:
+    """Write a variant of a network into the folder `out`, after comparing it with the network it was made from.
+
+    Raises:
+        BnrecalError: if `out` holds anything but an earlier export, or the folded network or the vectors disagree.
+    """
+    network = setup.model.network
+    image = next(image for image in setup.loader.images(setup.validation, 1) if len(image))
+    seen = see_convolutions(network, image)
+    folding = find_folds(network, seen)
+    with _appearing(out) as folder:
+        tensors = exported_tensors(prepared.network, prepared.plans, prepared.layers, folding, seen)
+        save_file(tensors, folder / MODEL, metadata={"made_by": "bnrecal export"})
+        torch.save(folded_state(prepared.network, folding, seen), folder / FLOAT_STATE)
+        folded, quantized = _read_back(setup, prepared, folding, folder)
+        vectors = _write_vectors(setup, folded, quantized, wanted, image, folder)
+        pairs = {"quantized": (prepared.network, folded), "float32": _float_pair(setup, prepared, folder)}
+        agreements = compare(pairs, setup.loader.batches(setup.validation, setup.batch_size), setup.model.label_offset)
+        for name, agreement in agreements.items():
+            check_agreement(name, agreement)
+        plan = plan_content(prepared.plans, folding, _machine(setup), setup.config.smt.array, _folders(vectors))
+        plan = {"made_by": "bnrecal export", "model": setup.model.name, "data": setup.source.name, **plan}
+        (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
+    return Export(out, folding, agreements, vectors, plan)
+
+
+def _machine(setup: Setup) -> SmtSpec:
+    smt = setup.config.smt
+    return SmtSpec(smt.threads, smt.policy, smt.sparsity, smt.rounding, smt.saturate)
+
+
+def _folders(vectors: dict[str, int]) -> dict[str, str]:
+    return {name: f"{VECTORS}/{name}" for name in vectors}
+
+
+def _read_back(
+    setup: Setup, prepared: Prepared, folding: Folding, folder: Path
+) -> tuple[nn.Module, dict[str, FoldedConv2d]]:
+    """The folded quantized network from the file that was written."""
+    tensors = load_file(folder / MODEL)
+    return folded_network(setup.model.network, tensors, prepared.plans, folding, _machine(setup))
+
+
+def _float_pair(setup: Setup, prepared: Prepared, folder: Path) -> tuple[nn.Module, nn.Module]:
+    """The float32 network with the variant's BatchNorm statistics, and the folded one from its file."""
+    original = threaded_copy(setup.model.network, {})
+    load_statistics(original, statistics(prepared.network))
+    state = torch.load(folder / FLOAT_STATE, map_location=setup.device, weights_only=True)
+    return original, load_folded_(copy.deepcopy(setup.model.network), state)
+
+
+def _write_vectors(
+    setup: Setup,
+    network: nn.Module,
+    quantized: dict[str, FoldedConv2d],
+    wanted: VectorsConfig,
+    image: torch.Tensor,
+    folder: Path,
+) -> dict[str, int]:
+    """Write the golden vectors, read them back, and let the golden model recompute them; outputs by layer name."""
+    names = [name for name in quantized if matches_any(name, wanted.layers)]
+    counts = {}
+    for layer in layer_vectors(network, quantized, names, image, wanted.outputs, setup.config.seed):
+        place = folder / VECTORS / layer.name
+        write_layer(layer, place)
+        check_against_golden_model(read_hex(place, layer.vectors.spec), layer.name)
+        counts[layer.name] = len(layer.positions)
+    for spec in dict.fromkeys(quantized[name].spec for name in names):
+        write_hex(corner_vectors(spec), folder / VECTORS / f"corners-{spec.threads}T")
+    return counts
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block ends well and is removed when it does not.
+
+    Raises:
+        BnrecalError: if `out` holds something that is no export, or its place cannot be written.
+    """
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_export(out))):
+        raise BnrecalError(f"out={out} exists and holds no export: choose another folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise BnrecalError(f"cannot write out={out} ({error.strerror}): choose another folder") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / PLAN).read_text())["made_by"] == "bnrecal export")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,162 @@
+"""The folded networks again, from exported tensors: how the export is compared with what it was made from."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnrecal.errors import BnrecalError
+from bnrecal.export.fold import Folding
+from bnrecal.export.tensors import Tensors, entry
+from bnrecal.nbsmt.arithmetic import quantize_activation
+from bnrecal.nbsmt.conv import PreparedConv2d
+from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.quantization.intercept import ConvCall, Handler, Pair, attach
+from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
+from bnrecal.recalibrate import batchnorms
+
+
+class Affine(nn.Module):
+    """scale[c] * x + bias[c]: a BatchNorm layer that was not folded.
+
+    Args:
+        scale, bias: float32 (C,).
+    """
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, scale: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of float32 (N, C, ...)."""
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        return x * self.scale.view(shape) + self.bias.view(shape)
+
+
+class FoldedConv2d:
+    """scale[o] * NB-SMT(q(x), weight) + bias[o], as hardware computes it: integers, then one scale and one bias.
+
+    Attributes:
+        weight: int8 (O, C/groups, kh, kw).
+        input_scale: step of the activation levels.
+        signed: whether the levels are -128..127 instead of 0..255.
+    """
+
+    def __init__(self, tensors: Tensors, name: str, spec: SmtSpec, *, signed: bool) -> None:
+        self.weight = tensors[entry(name, "weight")]
+        self.scale, self.bias = tensors[entry(name, "scale")], tensors[entry(name, "bias")]
+        self.input_scale = float(tensors[entry(name, "input_scale")])
+        self.spec, self.signed = spec, signed
+        self._prepared: dict[tuple[torch.device, Pair, Pair, Pair, int], PreparedConv2d] = {}
+
+    def __call__(self, call: ConvCall) -> Tensor:
+        """Answer one `conv2d` call."""
+        scale, bias = (numbers.to(call.x.device).view(1, -1, 1, 1) for numbers in (self.scale, self.bias))
+        return self.accumulate(call, self.levels(call.x)).float() * scale + bias
+
+    def levels(self, x: Tensor) -> Tensor:
+        """The quantized input: uint8, or int8 where `signed`."""
+        return quantize_activation(x, self.input_scale, self.signed)
+
+    def accumulate(self, call: ConvCall, levels: Tensor) -> Tensor:
+        """int32 (N, O, H', W')."""
+        geometry = (call.x.device, call.stride, call.padding, call.dilation, call.groups)
+        if geometry not in self._prepared:
+            self._prepared[geometry] = PreparedConv2d(
+                self.weight,
+                self.spec,
+                stride=call.stride,
+                padding=call.padding,
+                dilation=call.dilation,
+                groups=call.groups,
+                device=call.x.device,
+            )
+        return self._prepared[geometry].accumulate(levels)
+
+
+def folded_network(
+    architecture: nn.Module, tensors: Tensors, plans: Sequence[LayerPlan], folding: Folding, spec: SmtSpec
+) -> tuple[nn.Module, dict[str, FoldedConv2d]]:
+    """The integer network, from exported tensors alone.
+
+    Args:
+        architecture: gives the modules and where they are called; its numbers are replaced. Unchanged.
+        spec: the machine; each layer runs the threads of its plan.
+
+    Returns:
+        The network, and its quantized convolutions by name.
+    """
+    network = copy.deepcopy(architecture)
+    device = next(architecture.parameters()).device
+    moved = {key: value.to(device) for key, value in tensors.items()}
+    for name in folding.into.values():
+        _replace(network, name, nn.Identity())
+    for name in folding.kept:
+        _replace(network, name, Affine(moved[entry(name, "scale")], moved[entry(name, "bias")]))
+    handlers: dict[str, Handler] = {}
+    quantized: dict[str, FoldedConv2d] = {}
+    for plan in plans:
+        if plan.threads != FLOAT:
+            layer_spec = SmtSpec(plan.threads, spec.policy, spec.sparsity, spec.rounding, spec.saturate)
+            quantized[plan.name] = FoldedConv2d(tensors, plan.name, layer_spec, signed=plan.signed)
+            handlers[plan.name] = quantized[plan.name]
+        elif plan.name in folding.into:
+            handlers[plan.name] = _float_conv(moved[entry(plan.name, "weight")], moved[entry(plan.name, "bias")])
+    state = network.state_dict()
+    network.load_state_dict({**state, **{key: moved[key] for key in state.keys() & _plain_keys(tensors, handlers)}})
+    attach(network, handlers)
+    return network.eval(), quantized
+
+
+def _plain_keys(tensors: Tensors, handlers: dict[str, Handler]) -> set[str]:
+    """Entries that modules hold themselves: not those of convolutions that a handler answers."""
+    answered = {entry(name, key) for name in handlers for key in ("weight", "bias")}
+    return tensors.keys() - answered
+
+
+def _float_conv(weight: Tensor, bias: Tensor) -> Handler:
+    def answer(call: ConvCall) -> Tensor:
+        return F.conv2d(call.x, weight, bias, call.stride, call.padding, call.dilation, call.groups)
+
+    return answer
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, module)
+
+
+def load_folded_(network: nn.Module, state: Tensors) -> nn.Module:
+    """Load a folded float state_dict into the stock architecture, in place.
+
+    BatchNorm layers without entries become the identity, convolutions with a new bias get one.
+
+    Args:
+        network: the architecture with its BatchNorm layers, weights of any value.
+        state: as `folded_state` makes it.
+
+    Returns:
+        `network`.
+
+    Raises:
+        BnrecalError: if the entries do not fit the architecture.
+    """
+    for name in batchnorms(network):
+        if entry(name, "running_mean") not in state:
+            _replace(network, name, nn.Identity())
+    for name, module in network.named_modules():
+        key = entry(name, "bias")
+        if isinstance(module, nn.Conv2d) and module.bias is None and key in state:
+            module.bias = nn.Parameter(torch.zeros_like(state[key], device=module.weight.device))
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise BnrecalError(f"the folded weights do not fit {type(network).__name__}: {first}") from error
+    return network

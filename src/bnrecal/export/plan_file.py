@@ -1,0 +1,55 @@
+"""`plan.json`: how every convolution runs, and how long it takes on the array."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import ceil
+from typing import Any
+
+from bnrecal.config import ArrayConfig
+from bnrecal.export.fold import Folding
+from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, plan_speedup
+from bnrecal.quantization.systolic import layer_cycles, network_cycles
+
+
+def plan_content(
+    plans: Sequence[LayerPlan], folding: Folding, spec: SmtSpec, array: ArrayConfig, vectors: dict[str, str]
+) -> dict[str, Any]:
+    """The content of `plan.json`; docs/hardware.md tells every field.
+
+    Args:
+        vectors: folder of the golden vectors by layer name.
+    """
+    machine = {key: value for key, value in asdict(spec).items() if key != "threads"}
+    return {
+        "machine": {**machine, "array": asdict(array)},
+        "speedup": plan_speedup(plans),
+        "cycles": network_cycles(plans, array.rows, array.columns),
+        "layers": [_layer(plan, folding, array, vectors.get(plan.name)) for plan in plans],
+        "batchnorm_kept": folding.kept,
+    }
+
+
+def _layer(plan: LayerPlan, folding: Folding, array: ArrayConfig, vectors: str | None) -> dict[str, Any]:
+    conv, threads = plan.conv, max(plan.threads, 1)
+    m, k, n = conv.output_shape[1] * conv.output_shape[2], conv.weight[0].numel(), conv.weight.shape[0] // conv.groups
+    return {
+        "name": plan.name,
+        "arithmetic": "float32" if plan.threads == FLOAT else "int8" if plan.signed else "uint8",
+        "threads": plan.threads,
+        "reason": plan.reason,
+        "batchnorm": folding.into.get(plan.name),
+        "input": conv.input_shape,
+        "output": conv.output_shape,
+        "kernel": tuple(conv.weight.shape[2:]),
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+        "calls": conv.calls,
+        "gemm": {"m": m, "k": k, "n": n},
+        "steps": ceil(k / threads),
+        "tiles": {"rows": ceil(m / array.rows), "columns": ceil(n / array.columns)},
+        "cycles": layer_cycles(conv, threads, array.rows, array.columns),
+        "vectors": vectors,
+    }

@@ -1,0 +1,121 @@
+"""The numbers of an exported network: integer weights with folded scales and biases, and a folded float state_dict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bnrecal.errors import BnrecalError
+from bnrecal.export.fold import Folding, SeenConv, affine
+from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
+from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
+from bnrecal.recalibrate import batchnorms
+
+Tensors = dict[str, Tensor]
+
+
+def entry(name: str, key: str) -> str:
+    """`name.key`, or `key` for a network that is itself the layer."""
+    return f"{name}.{key}".lstrip(".")
+
+
+@dataclass(frozen=True)
+class FoldedNumbers:
+    """What one convolution multiplies its sums with, and adds: float64 (O,) on the CPU."""
+
+    gain: Tensor
+    bias: Tensor
+
+
+def folded_numbers(network: nn.Module, folding: Folding, name: str, seen: SeenConv) -> FoldedNumbers:
+    """Gain and bias of a convolution with its BatchNorm, if it has one that folds: gain * (w * x) + bias."""
+    filters = seen.weight.shape[0]
+    bias = torch.zeros(filters).double() if seen.bias is None else seen.bias.detach().double().cpu()
+    if name not in folding.into:
+        return FoldedNumbers(torch.ones(filters).double(), bias)
+    gain, shift = affine(batchnorms(network)[folding.into[name]])
+    return FoldedNumbers(gain, bias * gain + shift)
+
+
+def exported_tensors(
+    network: nn.Module,
+    plans: Sequence[LayerPlan],
+    layers: dict[str, NBSMTConv2d],
+    folding: Folding,
+    seen: dict[str, SeenConv],
+) -> Tensors:
+    """Everything that the folded network computes with, by name, on the CPU.
+
+    Of a quantized convolution: `weight` int8 (O, C/groups, kh, kw), `scale` float32 (O,), `bias` float32 (O,) and
+    `input_scale` float64 (); its output is scale[o] * accumulator + bias[o], its input level
+    round_half_even(x * float32(1 / input_scale)), clamped. Of a float convolution with a plain forward: `weight` and
+    `bias` float32, folded. Of a BatchNorm that is not folded: `scale` and `bias`, float32 (C,). Everything else under
+    its state_dict name.
+
+    Args:
+        network: the threaded network, whose BatchNorm statistics count.
+
+    Raises:
+        BnrecalError: for a convolution that adds its bias outside the product.
+    """
+    tensors: Tensors = {}
+    for plan in plans:
+        name, numbers = plan.name, folded_numbers(network, folding, plan.name, seen[plan.name])
+        if plan.threads != FLOAT:
+            _check_bias(network, name, seen[name])
+            tensors |= _quantized(name, layers[name], numbers)
+        elif seen[name].plain:
+            tensors[entry(name, "weight")] = scaled(seen[name].weight, numbers.gain)
+            tensors[entry(name, "bias")] = numbers.bias.float()
+    for name in folding.kept:
+        gain, shift = affine(batchnorms(network)[name])
+        tensors |= {entry(name, "scale"): gain.float(), entry(name, "bias"): shift.float()}
+    return {**_rest(network, plans, seen), **tensors}
+
+
+def folded_state(network: nn.Module, folding: Folding, seen: dict[str, SeenConv]) -> Tensors:
+    """A float32 state_dict for the same architecture with every folded BatchNorm replaced by the identity.
+
+    Convolutions with a folded BatchNorm have a `bias`, also those built without one. BatchNorm layers that stay keep
+    their entries, with the statistics of `network`.
+    """
+    gone = tuple(f"{name}." for name in folding.into.values())
+    state = {key: value.detach().cpu() for key, value in network.state_dict().items() if not key.startswith(gone)}
+    for name in folding.into:
+        numbers = folded_numbers(network, folding, name, seen[name])
+        state[entry(name, "weight")] = scaled(seen[name].weight, numbers.gain)
+        state[entry(name, "bias")] = numbers.bias.float()
+    return state
+
+
+def scaled(weight: Tensor, gain: Tensor) -> Tensor:
+    """gain[o] * weight[o, ...], rounded once to float32, on the CPU."""
+    return (weight.double().cpu() * gain.view(-1, 1, 1, 1)).float().contiguous()
+
+
+def _quantized(name: str, layer: NBSMTConv2d, numbers: FoldedNumbers) -> Tensors:
+    step = layer.input_scale * layer.weight_scale.double().cpu()
+    return {
+        entry(name, "weight"): layer.weight.contiguous(),
+        entry(name, "scale"): (step * numbers.gain).float(),
+        entry(name, "bias"): numbers.bias.float(),
+        entry(name, "input_scale"): torch.tensor(layer.input_scale, dtype=torch.float64),
+    }
+
+
+def _check_bias(network: nn.Module, name: str, seen: SeenConv) -> None:
+    if seen.bias is None and network.get_submodule(name).bias is not None:
+        raise BnrecalError(
+            f"the convolution {name} adds its bias outside the product, which cannot be exported: "
+            f"leave it in float32 with quant.skip=[{name}]"
+        )
+
+
+def _rest(network: nn.Module, plans: Sequence[LayerPlan], seen: dict[str, SeenConv]) -> Tensors:
+    """The state_dict without BatchNorm and without the convolutions that have tensors of their own here."""
+    own = [plan.name for plan in plans if plan.threads != FLOAT or seen[plan.name].plain]
+    taken = {entry(name, key) for name in own for key in ("weight", "bias")}
+    norms = [entry(name, key) for name, layer in batchnorms(network).items() for key in layer.state_dict()]
+    taken |= set(norms)
+    return {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items() if key not in taken}

@@ -1,0 +1,174 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import bnrecal.experiment.setup
+from bnrecal.commands.common import compose_config
+from bnrecal.commands.export import make_export, parse_export
+from bnrecal.config import parse
+from bnrecal.data.glyphs import GlyphSource
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment.setup import Variant, prepare, prepare_variants
+from bnrecal.export import bundle
+from bnrecal.export.agreement import Agreement, check_agreement, compare
+from bnrecal.export.bundle import Export
+from bnrecal.export.fold import affine
+from bnrecal.export.tensors import exported_tensors
+from bnrecal.recalibrate import batchnorms
+
+SMALL = [
+    "model=custom",
+    "model.factory=helpers.nets:glyph_net",
+    "calibration.images=32",
+    "recalibration.images=32",
+    "recalibration.batch_size=16",
+    "smt.threads=4",
+    "recal=true",
+]
+VECTORS = ["vectors.outputs=3"]
+
+
+@pytest.fixture(autouse=True)
+def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
+
+
+def exported(out: Path, *overrides: str) -> Export:
+    return make_export(compose_config("export", [*SMALL, *VECTORS, f"out={out}", *overrides]), [])
+
+
+def test_an_export_holds_the_layers_of_the_experiment_folded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = exported(tmp_path / "out")
+    setup = prepare(parse(compose_config("config", SMALL)))
+    prepared = prepare_variants(setup, [Variant(4, True)])[Variant(4, True)]
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    for name, norm in (("conv2", "bn2"), ("depthwise", "bn3"), ("dilated", "bn4")):
+        layer, (gain, shift) = prepared.layers[name], affine(batchnorms(prepared.network)[norm])
+        assert torch.equal(tensors[f"{name}.weight"], layer.weight)
+        assert tensors[f"{name}.input_scale"].item() == layer.input_scale
+        scale = layer.input_scale * layer.weight_scale.double() * gain
+        assert torch.allclose(tensors[f"{name}.scale"].double(), scale, rtol=1e-6)
+        own = setup.model.network.state_dict().get(f"{name}.bias")
+        bias = shift if own is None else own.double() * gain + shift
+        assert torch.allclose(tensors[f"{name}.bias"].double(), bias, rtol=1e-6)
+    assert tensors["stem.weight"].dtype == torch.float32
+    assert not any(key.startswith("bn") for key in tensors)
+    assert tensors.keys() >= {"fc.weight", "fc.bias", "stem.bias"}
+    printed = capsys.readouterr().out
+    assert "folded      4 of 4 BatchNorm layers" in printed
+    assert "quantized   100.00 % equal predictions on 20 images" in printed
+    assert "9 outputs of 3 layers, equal to the golden model" in printed
+    assert made.agreements["float32"].equal == 20
+
+
+def test_the_plan_tells_tiles_steps_and_cycles(tmp_path: Path) -> None:
+    exported(tmp_path / "out", "smt.array.rows=8", "smt.array.columns=4", "vectors.layers=[d*]")
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    layers = {layer["name"]: layer for layer in plan["layers"]}
+    assert [layer["arithmetic"] for layer in plan["layers"]] == ["float32", "uint8", "uint8", "uint8"]
+    conv2 = layers["conv2"]  # 32x32 images, stride 2: 16x16 outputs of 16 filters, 8 channels of 3x3
+    assert conv2["gemm"] == {"m": 256, "k": 72, "n": 16}
+    assert (conv2["threads"], conv2["steps"], conv2["tiles"]) == (4, 18, {"rows": 32, "columns": 4})
+    assert conv2["cycles"] == 32 * 4 * (2 * 8 + 4 + 18 - 2)
+    assert conv2["vectors"] is None
+    depthwise = layers["depthwise"]
+    assert (depthwise["threads"], depthwise["reason"]) == (1, "depthwise: 1 thread")
+    assert depthwise["cycles"] == 16 * 32 * 1 * (2 * 8 + 4 + 9 - 2)
+    assert depthwise["batchnorm"] == "bn3"
+    assert plan["cycles"] == sum(layer["cycles"] for layer in plan["layers"][1:])
+    folders = sorted(path.name for path in (tmp_path / "out" / "vectors").iterdir())
+    assert folders == ["corners-1T", "corners-4T", "depthwise", "dilated"]
+    with np.load(tmp_path / "out" / "vectors" / "dilated" / "vectors.npz") as arrays:
+        assert arrays["activations"].shape == (3, 36, 4)
+        assert arrays["input"].shape == tuple(layers["dilated"]["input"])
+        assert arrays["sums"].shape == tuple(layers["dilated"]["output"])
+
+
+def test_a_batchnorm_that_stays_is_named_and_written_as_scale_and_bias(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = exported(tmp_path / "out", "model.factory=helpers.nets:kept_norm_net", "quant.skip=['3']")
+    assert made.folding.kept == {"2": "follows 1, not a convolution"}
+    assert "not folded  2: follows 1, not a convolution" in capsys.readouterr().out
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert tensors["2.scale"].shape == tensors["2.bias"].shape == (8,)
+    assert made.plan["batchnorm_kept"] == made.folding.kept
+    assert made.agreements["quantized"].equal == 20
+
+
+def test_negative_inputs_are_exported_signed(tmp_path: Path) -> None:
+    made = exported(tmp_path / "out", "model.factory=helpers.nets:negative_net")
+    assert [layer["arithmetic"] for layer in made.plan["layers"]] == ["float32", "int8"]
+    assert "SIGNED = 1" in (tmp_path / "out" / "vectors" / "2" / "parameters.vh").read_text()
+    assert made.agreements["quantized"].equal == 20
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    exported(out)
+    (out / "vectors" / "stale").mkdir()
+    exported(out)
+    assert not (out / "vectors" / "stale").exists()
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    with pytest.raises(BnrecalError, match=r"out=.*mine exists and holds no export: choose another folder"):
+        exported(other)
+    assert (other / "thesis.tex").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_nothing_appears_when_the_folded_network_answers_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*args: Any) -> Any:
+        return {key: -value if key == "conv2.scale" else value for key, value in real(*args).items()}
+
+    real = exported_tensors
+    monkeypatch.setattr(bundle, "exported_tensors", wrong)
+    with pytest.raises(BnrecalError, match=r"the folded quantized network puts \d+ of 20 images into another class"):
+        exported(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_agreement_counts_equal_and_right_answers() -> None:
+    class Says(nn.Module):
+        def __init__(self, classes: list[int]) -> None:
+            super().__init__()
+            self.classes = torch.tensor(classes)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.one_hot(self.classes[x[:, 0, 0, 0].long()], 5).float()
+
+    x = torch.arange(4.0).view(4, 1, 1, 1)
+    labels = torch.tensor([0, 1, -1, 2])
+    pair = (Says([1, 2, 0, 0]), Says([1, 4, 1, 3]))  # the third image cannot be read
+    agreement = compare({"some": pair}, [(x, labels)] * 2, label_offset=1)["some"]
+    assert agreement == Agreement(images=6, equal=2, top1=4, folded_top1=4)
+    with pytest.raises(BnrecalError, match="no readable validation image"):
+        compare({"some": pair}, [(x, torch.full((4,), -1))], label_offset=1)
+
+
+@pytest.mark.parametrize(
+    ("images", "equal", "good"), [(5000, 4995, True), (5000, 4994, False), (20, 19, True), (20, 18, False)]
+)
+def test_how_many_answers_may_differ(images: int, equal: int, good: bool) -> None:
+    agreement = Agreement(images, equal, equal, equal)
+    if good:
+        check_agreement("some", agreement)
+        return
+    with pytest.raises(BnrecalError, match=f"puts {images - equal} of {images} images into another class"):
+        check_agreement("some", agreement)
+
+
+def test_values_out_of_range_are_told() -> None:
+    with pytest.raises(BnrecalError, match=r"vectors\.outputs=0: must be at least 1"):
+        parse_export(compose_config("export", [*SMALL, "vectors.outputs=0"]))
