@@ -6,11 +6,12 @@ from torch import Tensor
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.backends import SIGNED_OFFSET, Backend, FloatConv, OneDnnConv, onednn_is_exact
 from bnrecal.nbsmt.cpu.fused import FusedExpansion, fused_expansion
+from bnrecal.nbsmt.cuda.choose import CUDA_BACKENDS, WholeConv, can_run, choose_cuda, make
 from bnrecal.nbsmt.expansion import expand_activations, expand_weights, foldable_weight, plan_expansion
 from bnrecal.nbsmt.geometry import Pair, check_geometry, im2col, pointwise
 from bnrecal.nbsmt.spec import SmtSpec
 
-BACKENDS = ("onednn-int8", "float32", "float64")
+BACKENDS = ("onednn-int8", *CUDA_BACKENDS, "float32", "float64")
 # Images are taken so many at a time that their expanded activations stay near the cache: beyond it, writing them
 # costs more than the products.
 PIECE_BYTES = 4 * 2**20
@@ -23,7 +24,7 @@ class PreparedConv2d:
         spec: the machine emulated.
         weight: int8 (O, C / groups, kh, kw).
         geometry: stride, padding, dilation, groups.
-        backend: the name of what does the sums: "onednn-int8", "float32" or "float64". All are exact.
+        backend: the name of what does the sums, one of BACKENDS. All are exact.
     """
 
     def __init__(
@@ -58,11 +59,15 @@ class PreparedConv2d:
         # A strided 1x1 kernel never looks at most pixels: they are left out before anything is expanded.
         self.skips = not self.by_columns and self.kernel == (1, 1) and not any(self.geometry.padding)
         self._inner = pointwise(groups) if self.by_columns or self.skips else self.geometry
-        self.expansion = plan_expansion(foldable_weight(weight, spec.threads), spec, self.device)
         self.backend = self._choose(backend)
+        self._exact: PreparedConv2d | None = None
+        self._whole: WholeConv | None = None
+        if self.backend in CUDA_BACKENDS:  # works on whole batches, and expands by itself
+            self._whole = make(self.backend, self.weight, spec, self.geometry, self.device)
+            return
+        self.expansion = plan_expansion(foldable_weight(weight, spec.threads), spec, self.device)
         self._convs: dict[bool, Backend] = {}
         self._fused: FusedExpansion | None = None
-        self._exact: PreparedConv2d | None = None
         if self.backend == "onednn-int8" and not self.by_columns:
             self._fused = fused_expansion(self.expansion, spec, groups)
 
@@ -79,6 +84,8 @@ class PreparedConv2d:
         shape = self._check(x, x.dtype)
         if 0 in shape:
             return x.new_empty(shape, dtype=torch.int32)
+        if self._whole is not None:
+            return self._whole.accumulate(x)
         x = self._seen(x)
         if self._fused is not None:
             return self._conv(signed).accumulate(self._fused(x.float(), 1.0, signed))
@@ -102,7 +109,10 @@ class PreparedConv2d:
         shape = self._check(x, torch.int8 if signed else torch.uint8)
         if 0 in shape:
             return x.new_empty(shape)
-        x, conv, scale = self._seen(x), self._conv(signed), w_scale * x_scale
+        scale = w_scale * x_scale
+        if self._whole is not None:
+            return self._whole.convolve(x, x_scale, scale, bias, signed)
+        x, conv = self._seen(x), self._conv(signed)
         piece = self._images_at_a_time(x)
         if piece >= shape[0]:
             return conv.convolve(self._quantize_expand(x, x_scale, signed), scale, bias)
@@ -136,8 +146,12 @@ class PreparedConv2d:
             raise ValueError(f"backend must be one of {BACKENDS}, not {backend!r}")
         # Rounding up to 256 and 128 leaves the 8-bit operands of oneDNN.
         int8 = self.spec.saturate and self.device.type == "cpu" and onednn_is_exact()
-        if backend == "onednn-int8" and not int8:
-            raise ValueError(f"backend 'onednn-int8' cannot run {self.spec} exactly on this {self.device.type}")
+        groups = self.geometry.groups
+        if (backend == "onednn-int8" and not int8) or (
+            backend in CUDA_BACKENDS and not can_run(backend, self.weight, self.spec, groups, self.device)
+        ):
+            raise ValueError(f"backend {backend!r} cannot run {self.spec} exactly on this {self.device.type}")
+        backend = backend or choose_cuda(self.weight, self.spec, groups, self.device)
         if backend is not None:
             return backend
         taps = 1 if self.by_columns else self.kernel[0] * self.kernel[1]

@@ -1,25 +1,78 @@
 """A device computes exactly, or no number comes out of it."""
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.conv import PreparedConv2d
+from bnrecal.nbsmt.geometry import Pair
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.options import THREADS
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer to try: its kind, the shapes of x (N, C, H, W) and w (O, C / groups, kh, kw), and its geometry."""
+
+    name: str
+    x: tuple[int, int, int, int]
+    w: tuple[int, int, int, int]
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    groups: int = 1
+    extremes: bool = False  # every activation 255, weights of -128 and 127
+
+
+CASES = (
+    # Some libraries change their method at 16 images, to one that rounds.
+    Case("a 3x3 layer, batch 16", (16, 8, 3, 3), (3, 8, 3, 3), padding=(1, 1)),
+    Case("two groups", (1, 16, 3, 3), (4, 8, 3, 3), stride=(2, 2), padding=(1, 1), groups=2),
+    Case("a depthwise layer", (1, 8, 4, 4), (8, 1, 3, 3), padding=(1, 1), groups=8),
+    Case("a strided 1x1 layer", (2, 32, 3, 3), (4, 32, 1, 1), stride=(2, 2)),
+    Case("4608 products of extremes", (1, 512, 3, 3), (3, 512, 3, 3), extremes=True),
+)
 
 
 def check_exact(device: torch.device) -> None:
-    """Compare one small layer at 1, 2 and 4 threads with the per-MAC reference, to the last bit.
+    """Compare small layers of every kind at 1, 2 and 4 threads with the per-MAC reference, to the last bit.
 
     Raises:
-        BnrecalError: if the device computes anything else.
+        BnrecalError: if the device computes anything else, naming the layer.
     """
+    for case in CASES:
+        x, w = _operands(case)
+        for threads in THREADS:
+            prepared = PreparedConv2d(
+                w,
+                SmtSpec(threads),
+                stride=case.stride,
+                padding=case.padding,
+                groups=case.groups,
+                device=device,
+            )
+            found = prepared.accumulate(x.to(device)).cpu()
+            expected = reference.conv2d(
+                x, w, threads=threads, stride=case.stride, padding=case.padding, groups=case.groups
+            )
+            if not torch.equal(found.long(), expected):
+                raise BnrecalError(
+                    f"device={device} does not compute NB-SMT exactly: {case.name} with {threads} threads differs, "
+                    f"backend {prepared.backend}; choose device=cpu"
+                )
+
+
+def _operands(case: Case) -> tuple[Tensor, Tensor]:
+    if case.extremes:
+        w = torch.full(case.w, -128, dtype=torch.int8)
+        w[1] = 127
+        w[2, ::2] = 127  # large sums that cancel
+        return torch.full(case.x, 255, dtype=torch.uint8), w
     generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (1, 8, 4, 4), generator=generator, dtype=torch.uint8)
+    x = torch.randint(0, 256, case.x, generator=generator, dtype=torch.uint8)
     x[torch.rand(x.shape, generator=generator) < 0.4] = 0
-    w = torch.randint(-128, 128, (4, 8, 3, 3), generator=generator, dtype=torch.int8)
-    for threads in (1, 2, 4):
-        prepared = PreparedConv2d(w, SmtSpec(threads), stride=1, padding=1, dilation=1, groups=1, device=device)
-        found = prepared.accumulate(x.to(device)).cpu()
-        if not torch.equal(found.long(), reference.conv2d(x, w, threads=threads, padding=(1, 1)).long()):
-            raise BnrecalError(f"device={device} does not compute NB-SMT exactly with {threads} threads: choose cpu")
+    w = torch.randint(-128, 128, case.w, generator=generator, dtype=torch.int8)
+    w[0, 0] = -128
+    return x, w

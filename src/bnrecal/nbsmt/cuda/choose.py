@@ -1,0 +1,61 @@
+"""Which exact 8-bit convolution a CUDA device runs."""
+
+from importlib.util import find_spec
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bnrecal.nbsmt.cuda.int_mm import MOST_WEIGHTS, IntMMConv, int_mm_is_exact
+from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.spec import SmtSpec
+
+TRITON, INT_MM = "triton-int8", "int-mm"
+CUDA_BACKENDS = (TRITON, INT_MM)
+OLDEST = (8, 0)  # compute capability with the tensor-core instructions that Triton multiplies bytes by
+
+
+class WholeConv(Protocol):
+    """A convolution that quantizes, expands and multiplies whole batches itself."""
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """int32 sums (N, O, H', W') of uint8 activations, or int8 ones at one thread; exact."""
+
+    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
+        """scale[o] * sums + bias[o] in float32, of float32 activations quantized in steps of x_scale."""
+
+
+def can_run(name: str, weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) -> bool:
+    """Whether a backend runs this layer on this device, exactly. Rounding up to 256 and 128 leaves bytes."""
+    if not spec.saturate:
+        return False
+    if name == TRITON:
+        return triton_runs(device)
+    return groups == 1 and weight[0].numel() <= MOST_WEIGHTS and int_mm_is_exact(device)
+
+
+def triton_runs(device: torch.device) -> bool:
+    """Whether the Triton kernels run on this device: a recent enough NVIDIA GPU, or Triton's interpreter."""
+    if find_spec("triton") is None:
+        return False
+    if device.type == "cuda":
+        return torch.version.hip is None and torch.cuda.get_device_capability(device) >= OLDEST
+    from bnrecal.nbsmt.cuda.launch import INTERPRETED  # (imports Triton)
+
+    return INTERPRETED
+
+
+def choose_cuda(weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) -> str | None:
+    """The fastest backend that runs this layer on a CUDA device; None: leave it to float32."""
+    if device.type != "cuda":
+        return None
+    return next((name for name in CUDA_BACKENDS if can_run(name, weight, spec, groups, device)), None)
+
+
+def make(name: str, weight: Tensor, spec: SmtSpec, geometry: Geometry, device: torch.device) -> WholeConv:
+    """The backend of this name for int8 weights (O, C / groups, kh, kw)."""
+    if name == TRITON:
+        from bnrecal.nbsmt.cuda.conv import TritonConv
+
+        return TritonConv(weight, spec, geometry, device)
+    return IntMMConv(weight, spec, geometry, device)

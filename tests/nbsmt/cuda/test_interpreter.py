@@ -1,0 +1,23 @@
+"""Runs the kernels' cases in Triton's interpreter, which must be chosen before Triton is imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kernels are not tested")
+
+
+def test_kernels_equal_the_golden_model_in_the_interpreter() -> None:
+    cases = Path(__file__).with_name("interpreter_cases.py")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(cases)],
+        env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+    assert " skipped" not in run.stdout
