@@ -212,13 +212,26 @@ def _class_folders(root: Path, names: dict[str, tuple[str, ...]]) -> Path:
     return root
 
 
+def _imagenette(root: Path, classes: tuple[str, ...] = IMAGENETTE) -> Path:
+    """As fast.ai shuffled it: images of ImageNet's training and validation split in train/ as in val/."""
+    for split in ("train", "val"):
+        for number, wnid in enumerate(classes):
+            (root / split / wnid).mkdir(parents=True)
+            for name in (f"ILSVRC2012_val_{number:08d}", f"{wnid}_{number}", f"{wnid}_{number + 1}"):
+                picture(number, 50, 40).save(root / split / wnid / f"{name}.JPEG")
+    return root
+
+
 @pytest.mark.parametrize("below", ["", "imagenette2", "imagenette2-160"])
-def test_imagenette_is_found_and_labelled_as_imagenet(below: str, tmp_path: Path) -> None:
-    _class_folders(tmp_path / "d" / below, {"train": IMAGENETTE, "val": IMAGENETTE})
+def test_imagenette_is_found_labelled_and_split_as_imagenet(below: str, tmp_path: Path) -> None:
+    _imagenette(tmp_path / "d" / below)
     source = build_source(DataConfig(name="imagenette", root=str(tmp_path / "d")))
-    assert (source.num_classes, source.size("train")) == (1000, 10)
+    assert isinstance(source, FolderSource)
+    assert (source.num_classes, source.size("train"), source.size("val")) == (1000, 40, 20)
     assert source.restricted_classes == (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
-    assert _labels(source) == list(source.restricted_classes)
+    assert _labels(source) == [*source.restricted_classes, *source.restricted_classes]
+    assert all("/ILSVRC2012_val_" in name for name in source.paths("val", range(20)))
+    assert not any("/ILSVRC2012_val_" in name for name in source.paths("train", range(40)))
 
 
 def test_a_missing_imagenette_says_how_to_get_it(tmp_path: Path) -> None:
@@ -228,9 +241,12 @@ def test_a_missing_imagenette_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_half_an_imagenette_is_refused(tmp_path: Path) -> None:
-    _class_folders(tmp_path, {"train": IMAGENETTE[:9], "val": IMAGENETTE})
-    with pytest.raises(BnrecalError, match="no images of n03888257"):
-        build_source(DataConfig(name="imagenette", root=str(tmp_path))).size("train")
+    _imagenette(tmp_path, IMAGENETTE[:9])
+    source = build_source(DataConfig(name="imagenette", root=str(tmp_path)))
+    with pytest.raises(BnrecalError, match=r"no images besides ILSVRC2012_val_\* of n03888257"):
+        source.size("train")
+    with pytest.raises(BnrecalError, match=r"no images named ILSVRC2012_val_\* of n03888257"):
+        source.size("val")
 
 
 def test_a_failed_download_says_what_to_unpack_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

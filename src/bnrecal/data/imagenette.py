@@ -4,15 +4,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnrecal.data.base import Split
 from bnrecal.data.folder import FolderSource, Listing, labelled
 from bnrecal.data.imagenet import wnids
-from bnrecal.data.index import list_images
+from bnrecal.data.index import Index, list_images
 from bnrecal.errors import BnrecalError
 from bnrecal.files import cache_dir
 
 FOLDERS = ("imagenette2", "imagenette2-320", "imagenette2-160")  # torchvision's sizes, the best first
+VALIDATION = "ILSVRC2012_val_"  # how the names of ImageNet's validation images begin
 _URL = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz"
 CLASSES = (
     "n01440764",  # tench
@@ -32,6 +34,11 @@ def imagenette(root: Path | None, *, download: bool = False, skip_corrupt: bool 
     """Imagenette in `root` or in the folder below it that the archive unpacks to; None: in the cache folder.
 
     Labels run over ImageNet's 1,000 classes; `restricted_classes` are its ten.
+
+    Imagenette shuffled ImageNet's training and validation images before it split them: nine in ten of its val/ are
+    images that published networks were trained on (n01440764_11400.JPEG), on which a network looks better than it is.
+    So its two folders are taken together and split as ImageNet is: files named ILSVRC2012_val_* (50 a class) are the
+    validation images, all others the training images.
 
     Args:
         download: fetch the full-size archive with torchvision, which checks its hash, if it is not there yet.
@@ -76,9 +83,23 @@ def _download(root: Path) -> None:
 
 
 def _split(folder: Path, split: Split, numbers: dict[str, int]) -> Listing:
-    index = list_images(folder / split)
-    labels = index.class_of(numbers)
+    """ImageNet's own split, told by the file names: see `imagenette`."""
+    index = list_images(folder)
+    labels = _class_labels(index, numbers)
+    validation = np.array([VALIDATION in index.name(i) for i in range(len(index))], dtype=bool)
+    labels[validation != (split == "val")] = -1
     missing = [wnid for wnid, number in numbers.items() if not np.any(labels == number)]
     if missing:
-        raise BnrecalError(f"{folder / split} has no images of {', '.join(missing)}: not a whole Imagenette")
-    return labelled(folder / split, index, labels)
+        kind = f"named {VALIDATION}*" if split == "val" else f"besides {VALIDATION}*"
+        raise BnrecalError(f"{folder} has no images {kind} of {', '.join(missing)}: not a whole Imagenette")
+    return labelled(folder, index, labels)
+
+
+def _class_labels(index: Index, numbers: dict[str, int]) -> NDArray[np.int64]:
+    """int64 (files,): the label of each file of train/<wnid>/ and val/<wnid>/, -1 for any other."""
+    by_folder = []
+    for name in index.folders:
+        parts = name.split("/")
+        own = len(parts) == 2 and parts[0] in ("train", "val")
+        by_folder.append(numbers.get(parts[1], -1) if own else -1)
+    return np.array(by_folder, dtype=np.int64)[index.folder_of]
