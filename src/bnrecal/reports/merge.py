@@ -1,9 +1,8 @@
-"""Merge results into one tidy CSV: `python -m bnrecal.reports.merge FOLDER... [--out FILE]`.
+"""Results of many runs, sweeps and tables as one tidy table."""
 
-Finds every `result.json` of `python -m bnrecal`, and every cell of Table 1, below the folders; one row a result.
-"""
-
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +11,107 @@ import pandas as pd
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.results import RESULT_FILE, read_json, read_result
 
-# The settings of an experiment that tell rows apart, besides what a result says of itself.
-SETTINGS = (
-    "quant.act_range",
-    "smt.sparsity",
-    "smt.rounding",
-    "smt.saturate",
-    "smt.layers",
-    "calibration.images",
-    "recalibration.method",
-    "recalibration.images",
-    "recalibration.batch_size",
-    "recalibration.momentum",
-    "recalibration.augment",
-)
+CELLS = "cells"  # the folder that Table 1, Figure 1 and the search keep finished pieces in
+WHOLE = ("smt.layers", "model.kwargs")  # settings whose keys are the user's: one column, as JSON
+SAID = ("model.name", "data.name", "smt.threads", "smt.policy", "recal", "seed")  # a result says them itself
+IDENTITY = ["cell", "weights_hash", "device"]  # the same numbers, wherever they lie
+SORTED = ["model", "data", "threads", "recal", "seed", "cell"]
 
 
-def merge(folders: Sequence[Path]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Merged:
+    """What was found below some folders.
+
+    Attributes:
+        table: one row a result. Columns: what the result says, the settings and versions that differ between rows,
+            `exceptions`, and what identifies it (`cell`, `weights_hash`, `device`).
+        unreadable: files that should hold a result and do not, with the reason: a run was killed, a disk was full.
+    """
+
+    table: pd.DataFrame
+    unreadable: list[str]
+
+
+@dataclass
+class _Found:
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def merge(folders: Sequence[Path]) -> Merged:
     """One row a result, each experiment once, sorted by model, data, threads and recalibration.
 
+    Finds every `result.json` and every finished model of Table 1 below the folders. Pieces of the figure and of
+    searches, temporary files and the errors of failed cells are no results and are passed over.
+
     Raises:
-        BnrecalError: for a folder that is missing or holds no result, or a file that is none.
+        BnrecalError: for a folder that is missing or holds no result.
     """
-    rows = []
+    found = _Found()
     for folder in folders:
         if not folder.is_dir():
             raise BnrecalError(f"{folder} is not a folder")
-        found = [_row(result) for result in _results(folder)]
-        if not found:
-            raise BnrecalError(f"{folder} holds no {RESULT_FILE}: give a folder that runs or sweeps wrote to")
-        rows += found
+        before = len(found.rows)
+        for path in _candidates(folder):
+            try:
+                found.rows += [_row(result) for result in _results(path)]
+            except BnrecalError as error:
+                found.unreadable.append(str(error))
+        if len(found.rows) == before:
+            broken = f" that can be read ({'; '.join(found.unreadable)})" if found.unreadable else ""
+            raise BnrecalError(f"{folder} holds no {RESULT_FILE}{broken}: give a folder that runs or sweeps wrote to")
     # the same experiment may lie in several places, and a row of Table 1 shares its baselines with another
-    table = pd.DataFrame(rows).drop_duplicates("cell")
-    return table.sort_values(["model", "data", "threads", "recal", "seed", "cell"]).reset_index(drop=True)
+    table = pd.DataFrame(found.rows).drop_duplicates(IDENTITY).sort_values(SORTED).reset_index(drop=True)
+    return Merged(_without_constants(table), found.unreadable)
 
 
-def _results(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.rglob(RESULT_FILE)):
-        yield read_result(path)
-    for path in sorted(folder.rglob("cells/*.json")):
-        yield from read_json(path)["results"]
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Files that may hold results; names that begin with a dot are half-written ones."""
+    for path in sorted(folder.rglob("*.json")):
+        kept = path.name == RESULT_FILE or path.parent.name == CELLS
+        if kept and not path.name.startswith("."):
+            yield path
 
 
-def _row(result: dict[str, Any]) -> dict[str, Any]:
+def _results(path: Path) -> list[dict[str, Any]]:
+    """The results in a file: one, those of a model of Table 1, or none.
+
+    Raises:
+        BnrecalError: if it cannot be read.
+    """
+    if path.name == RESULT_FILE:
+        return [read_result(path)]
+    results: list[dict[str, Any]] = read_json(path).get("results", [])
+    return results
+
+
+def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     source = result["provenance"]
-    own = {key: value for key, value in result.items() if not isinstance(value, dict)}
-    settings = {key: _setting(source["config"], key.split(".")) for key in SETTINGS}
-    exceptions = "; ".join(f"{name}: {why}" for name, why in result["exceptions"].items())
+    own = {key: value for key, value in result.items() if not isinstance(value, dict) and not key.endswith("right")}
+    settings = {key: value for key, value in _flat(source["config"]).items() if key not in SAID}
     return {
         **own,
+        "exceptions": "; ".join(f"{name}: {why}" for name, why in result["exceptions"].items()),
+        **{key: source[key] for key in IDENTITY},
         **settings,
-        "exceptions": exceptions,
-        "cell": source["cell"],
-        "weights_hash": source["weights_hash"],
-        "device": source["device"],
         **{f"version.{name}": version for name, version in source["versions"].items()},
     }
 
 
-def _setting(config: dict[str, Any], path: Iterable[str]) -> Any:
-    value: Any = config
-    for key in path:
-        value = value[key]
-    return value
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"quant.act_range": "max", ...}; lists and the user's own mappings as JSON."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name not in WHOLE:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = json.dumps(value) if isinstance(value, dict | list) else value
+    return flat
+
+
+def _without_constants(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the settings and versions that are the same in all rows; these come last."""
+    said = max(list(table.columns).index(key) for key in IDENTITY) + 1
+    same = [column for column in table.columns[said:] if table[column].nunique(dropna=False) == 1]
+    return table.drop(columns=same)
