@@ -3,7 +3,7 @@
 Every model is measured at 1, 2 and 4 threads, without and with recalibration, in one pass over the validation
 images. A finished model is kept in `out/cells/` and not measured again; the table in `out/` grows with each.
 
-  seeds=3          repeat with other calibration and recalibration images; mean and spread
+  seeds=3          repeat with other calibration and recalibration images; mean, spread, a test over seeds and images
   out=FOLDER       where the table goes (default outputs/table1)
   data=..., batch_size=..., recalibration.method=..., ...   as for `python -m bnrecal`
 """
@@ -19,7 +19,9 @@ from omegaconf import DictConfig
 from bnrecal.commands.common import attempt_all, compose_config, raise_failed, run_command
 from bnrecal.config import Config, experiment_part, parse
 from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.provenance import cell_key, content_hash
+from bnrecal.experiment.results import Result
 from bnrecal.experiment.resume import cached_json
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import A8W8, Setup, Variant, prepare
@@ -101,10 +103,18 @@ def _measure(config: Table1Config, rows: Sequence[Row]) -> dict[str, Any]:
     results = run_variants(setup, [variant for _, _, variant in cells])
     return {
         "results": [
-            {"source": row.source, "label": row.label, "cell": name, **result.to_json()}
+            {"source": row.source, "label": row.label, "cell": name, **result.to_json(), **_right(name, result)}
             for (row, name, _), result in zip(cells, results, strict=True)
         ]
     }
+
+
+def _right(cell: str, result: Result) -> dict[str, str]:
+    """Which images were right, for tests over seeds and images; float32's beside A8W8's."""
+    assert result.outcome is not None
+    assert result.fp32_outcome is not None
+    own = {"right": pack(result.outcome.top1)}
+    return {**own, "fp32_right": pack(result.fp32_outcome.top1)} if cell == "a8w8" else own
 
 
 def _row_variants(setup: Setup, row: Row) -> list[tuple[Row, str, Variant]]:
