@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bnrecal.nbsmt import expansion as expansion_module
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.conv import PreparedConv2d
-from bnrecal.nbsmt.cpu import fused, kernels
+from bnrecal.nbsmt.cpu import fused, kernels, team
 from bnrecal.nbsmt.expansion import expand_activations, plan_expansion
 from bnrecal.nbsmt.spec import SmtSpec
 
@@ -61,7 +61,7 @@ def test_equals_its_definition(
 @pytest.mark.parametrize("team", [True, False])
 def test_any_number_of_workers(team: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not team:
-        monkeypatch.setattr(fused, "_torch_team", lambda: None)
+        monkeypatch.setattr(team, "_torch_team", lambda: None)
     spec = SmtSpec(4)
     plan = plan_expansion(torch.ones(1, 20, 1, 1, dtype=torch.int8), spec)
     expansion = fused.FusedExpansion(plan, spec, 1)

@@ -1,11 +1,6 @@
 """Quantize and expand float32 activations in one pass, on as many threads as torch uses."""
 
-import ctypes
-import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +10,7 @@ from torch import Tensor
 from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.cpu import kernels
 from bnrecal.nbsmt.cpu.kernels import Job
+from bnrecal.nbsmt.cpu.team import run_on_workers
 from bnrecal.nbsmt.expansion import Expansion
 from bnrecal.nbsmt.spec import SmtSpec
 
@@ -86,29 +82,6 @@ def _buffer(name: str, size: int) -> Tensor:
 
 def _run(job: "np.ndarray[Any, np.dtype[np.uint64]]", workers: int) -> None:
     blocks = -(-int(job[Job.PIXELS]) // int(job[Job.BLOCK]))
-    workers = min(workers, blocks)
-    address, work = job.ctypes.data, kernels.worker()
+    work = kernels.worker()
     assert work is not None  # `fused_expansion` checked
-    if workers <= 1:
-        work.ctypes(address)
-        return
-    team = _torch_team()
-    if team is not None:
-        team(ctypes.c_void_p(work.address), ctypes.c_void_p(address), workers, 0)
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(work.ctypes, [address] * workers))
-
-
-@cache
-def _torch_team() -> Any | None:
-    """`GOMP_parallel` of the OpenMP library that torch itself runs on, if it does.
-
-    A thread pool of our own would wait for cores on which torch's idle workers still spin.
-    """
-    try:
-        maps = Path("/proc/self/maps").read_text()
-        found = sorted(set(re.findall(r"\S*/torch[^\n]*/libgomp[^\n]*", maps)))
-        return ctypes.CDLL(found[0]).GOMP_parallel if found else None
-    except (OSError, AttributeError):
-        return None
+    run_on_workers(work, job.ctypes.data, min(workers, blocks))
