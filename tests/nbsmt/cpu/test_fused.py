@@ -58,9 +58,9 @@ def test_equals_its_definition(
 
 
 @needs_numba
-@pytest.mark.parametrize("team", [True, False])
-def test_any_number_of_workers(team: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not team:
+@pytest.mark.parametrize("torchs_team", [True, False])
+def test_any_number_of_workers(torchs_team: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torchs_team:
         monkeypatch.setattr(team, "_torch_team", lambda: None)
     spec = SmtSpec(4)
     plan = plan_expansion(torch.ones(1, 20, 1, 1, dtype=torch.int8), spec)
