@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from bnrecal.errors import BnrecalError
-from bnrecal.recalibrate import batchnorms, load_statistics, recalibrate_, statistics
+from bnrecal.recalibrate import batch_statistics, batchnorms, load_statistics, recalibrate_, statistics
 
 BATCHES = [images(8, seed) + 0.3 * seed for seed in range(4)]
 
@@ -76,7 +76,7 @@ def test_an_interruption_leaves_everything_as_it_was(method: str, failure: type[
     for name, value in statistics(network).items():
         assert torch.equal(value, before[name]), name
     assert not any(module.training for module in network.modules())
-    assert all(layer.momentum == 0.1 and not layer._forward_pre_hooks for layer in batchnorms(network).values())
+    assert not any(layer._forward_pre_hooks for layer in batchnorms(network).values())
 
 
 @pytest.mark.parametrize("method", ["ema", "cumulative", "pooled"])
@@ -107,3 +107,37 @@ def test_statistics_round_trip() -> None:
     load_statistics(one, statistics(other))
     for name, value in statistics(one).items():
         assert torch.equal(value, statistics(other)[name])
+
+
+@pytest.mark.parametrize("method", ["ema", "cumulative"])
+def test_the_network_computes_as_in_training_mode_meanwhile(method: str) -> None:
+    own, torchs = tiny(), tiny()
+    recalibrate_(own, BATCHES, method=method, momentum=0.3)
+    for layer in batchnorms(torchs).values():
+        layer.train()
+        layer.momentum = {"ema": 0.3, "cumulative": None}[method]
+        if method == "cumulative":
+            layer.reset_running_stats()
+    with torch.no_grad():
+        for batch in BATCHES:
+            torchs(batch)
+    for name, value in statistics(own).items():
+        assert torch.allclose(value.float(), statistics(torchs)[name].float(), rtol=1e-5, atol=1e-6), name
+
+
+def test_a_layer_that_does_more_than_normalise_is_normalised_by_the_batch_and_does_it() -> None:
+    class BatchNormAndReLU(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).relu()
+
+    layer = BatchNormAndReLU(3).eval()
+    with batch_statistics({"": layer}), torch.no_grad():
+        found = layer(input=BATCHES[1])
+    x = BATCHES[1].double()
+    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+    assert torch.allclose(found.double(), ((x - mean) / (var + layer.eps).sqrt()).relu(), atol=1e-5)
+
+
+def test_one_value_a_channel_is_told() -> None:
+    with pytest.raises(BnrecalError, match="one value a channel"):
+        recalibrate_(nn.BatchNorm1d(3), [torch.ones(1, 3)])

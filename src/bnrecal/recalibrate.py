@@ -1,16 +1,19 @@
-"""Regather BatchNorm statistics in the network as it now computes (paper section 2).
+"""Re-estimate BatchNorm statistics in the network as it now computes (paper section 2).
 
 Only `running_mean`, `running_var` and `num_batches_tracked` change; gamma, beta and every other tensor do not.
 """
 
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.errors import BnrecalError
+from bnrecal.moments import Moments, batch_moments
 from bnrecal.options import RECALIBRATION_METHODS
 
 
@@ -42,112 +45,189 @@ def load_statistics(network: nn.Module, values: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str = "ema", momentum: float = 0.1) -> int:
-    """Regather the running mean and variance of every BatchNorm layer, in place.
+    """Re-estimate the running mean and variance of every BatchNorm layer, in place.
 
     Estimators, over the batches b = 1..B (each layer normalises with its batch's own statistics meanwhile):
         ema: running = (1 - momentum) * running + momentum * batch, from the trained statistics; B steps keep
             (1 - momentum)^B of them (18.5 % after 16 steps of 0.1). The authors' choice.
         cumulative: the mean over batches of each batch's statistics, the trained ones forgotten.
-        pooled: the exact mean and unbiased variance of all values of all batches together, in float64.
+        pooled: the mean and unbiased variance of all values of all batches together.
+
+    As in PyTorch's training mode a batch is normalised with its biased variance, and its unbiased one enters the
+    estimate. All sums are float64 (`bnrecal.moments`), rounded to the buffers' float32 once, at the end.
 
     Args:
-        network: on the batches' device; BatchNorm layers run in training mode, everything else in eval mode.
+        network: on the batches' device; runs in eval mode, BatchNorm layers with each batch's statistics in the place
+            of the running ones.
         batches: float32 (N, 3, H, W).
 
     Returns:
         The number of images seen.
 
     Raises:
-        BnrecalError: without a BatchNorm layer that keeps statistics, or without images. On any exception the
-            statistics are as they were before.
+        BnrecalError: without a BatchNorm layer that keeps statistics, without images, or for a batch that brings a
+            layer a single value a channel. On any exception the statistics are as they were before.
     """
-    if method not in RECALIBRATION_METHODS:
-        raise BnrecalError(f"recalibration.method={method}: choose one of {', '.join(RECALIBRATION_METHODS)}")
-    layers = batchnorms(network)
-    if not layers:
-        raise BnrecalError("the network has no BatchNorm layer with running statistics: nothing to recalibrate")
+    if method not in ESTIMATORS:
+        raise BnrecalError(f"recalibration.method={method}: choose one of {', '.join(ESTIMATORS)}")
+    layers = normalizing_layers(network)
     before = statistics(network)
+    estimates = {name: ESTIMATORS[method](*_running(layer), momentum) for name, layer in layers.items()}
     images = 0
     try:
-        with _only_batchnorm_training(network), _estimator(list(layers.values()), method, momentum):
+        with _eval_mode(network), batch_statistics(layers, lambda name, batch: estimates[name].add(batch)):
             for batch in batches:
                 network(batch)
                 images += len(batch)
-            if images == 0:
-                raise BnrecalError("recalibration got no images: recalibration.images must be at least 2")
+        if images == 0:
+            raise BnrecalError("recalibration got no images: recalibration.images must be at least 2")
+        load_statistics(network, before)  # also of layers that the forward never reached
+        for name, layer in layers.items():
+            _finish(layer, estimates[name])
     except BaseException:  # also Ctrl-C: half-gathered statistics must not look like a result
         load_statistics(network, before)
         raise
     return images
 
 
+def normalizing_layers(network: nn.Module) -> dict[str, _BatchNorm]:
+    """`batchnorms`, at least one.
+
+    Raises:
+        BnrecalError: if there is none.
+    """
+    layers = batchnorms(network)
+    if not layers:
+        raise BnrecalError("the network has no BatchNorm layer with running statistics: nothing to recalibrate")
+    return layers
+
+
 @contextmanager
-def _only_batchnorm_training(network: nn.Module) -> Iterator[None]:
+def batch_statistics(
+    layers: Mapping[str, _BatchNorm], note: Callable[[str, Moments], None] = lambda _, __: None
+) -> Iterator[None]:
+    """Let every layer, in eval mode, normalise with the statistics of the batch itself; its buffers hold them after.
+
+    Args:
+        note: called with the name of a layer and what its input was, before it normalises.
+    """
+
+    def put(name: str, layer: _BatchNorm, x: Tensor) -> None:
+        batch = batch_moments(x)
+        mean, variance = _running(layer)
+        note(name, batch)
+        mean.copy_(batch.mean)
+        variance.copy_(batch.variance)
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        # whatever the layer's own class does besides, it asks for its running statistics
+        return lambda _, args, kwargs: put(name, layers[name], args[0] if args else kwargs["input"])
+
+    handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _eval_mode(network: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        for layer in batchnorms(network).values():
-            layer.train()
         yield
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-@contextmanager
-def _estimator(layers: list[_BatchNorm], method: str, momentum: float) -> Iterator[None]:
-    """Set the layers up to gather by `method`, finish the statistics at the end, give their momenta back."""
-    momenta = [layer.momentum for layer in layers]
-    pools: list[_Pool] = []
-    trained: list[tuple[_BatchNorm, dict[str, Tensor]]] = []
-    try:
-        for layer in layers:
-            if method == "cumulative":
-                trained.append((layer, {key: b.clone() for key, b in layer.named_buffers(recurse=False)}))
-                layer.reset_running_stats()
-            if method == "pooled":
-                pools.append(_Pool(layer))
-            # None is PyTorch's cumulative average; 0 leaves the buffers to the pool
-            layer.momentum = {"ema": momentum, "cumulative": None, "pooled": 0.0}[method]
-        yield
-        for pool in pools:
-            pool.finish()
-        for layer, buffers in trained:
-            if layer.num_batches_tracked == 0:  # never reached by the forward (an auxiliary head): as it was
-                layer.load_state_dict(buffers, strict=False)
-    finally:
-        for pool in pools:
-            pool.handle.remove()
-        for layer, own in zip(layers, momenta, strict=True):
-            layer.momentum = own
+def _running(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return layer.running_mean, layer.running_var
 
 
-class _Pool:
-    """Mean and sum of squared deviations of one layer's input, merged batch by batch (Chan et al., 1979)."""
+def _finish(layer: _BatchNorm, estimate: "Estimate") -> None:
+    if estimate.batches == 0:
+        return  # never reached by the forward (an auxiliary head): as it was
+    mean, variance = _running(layer)
+    mean.copy_(estimate.mean)
+    variance.copy_(estimate.variance)
+    if layer.num_batches_tracked is not None:
+        if estimate.forgets:
+            layer.num_batches_tracked.zero_()
+        layer.num_batches_tracked += estimate.batches
 
-    def __init__(self, layer: _BatchNorm) -> None:
-        self.layer = layer
+
+class Estimate(ABC):
+    """The running statistics of one layer, float64 (C,), updated batch by batch.
+
+    Args:
+        mean, variance: the trained ones.
+        momentum: the share of a batch, for the estimator that has one.
+    """
+
+    forgets = True  # the trained statistics have no part in it, so that batches are counted from 0
+
+    def __init__(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
+        self.mean, self.variance = mean.double(), variance.double()
+        self.momentum = momentum
+        self.batches = 0
+
+    def add(self, batch: Moments) -> None:
+        """Take one batch in.
+
+        Raises:
+            BnrecalError: if it has a single value a channel, which has no variance.
+        """
+        if batch.count < 2:
+            raise BnrecalError("a batch brought a BatchNorm layer one value a channel: use larger batches")
+        self.batches += 1
+        self._update(batch)
+
+    @abstractmethod
+    def _update(self, batch: Moments) -> None: ...
+
+    def _move(self, batch: Moments, share: float) -> None:
+        self.mean = (1 - share) * self.mean + share * batch.mean
+        self.variance = (1 - share) * self.variance + share * batch.unbiased_variance
+
+
+class MovingAverage(Estimate):
+    """Exponential, from the trained statistics."""
+
+    forgets = False
+
+    def _update(self, batch: Moments) -> None:
+        self._move(batch, self.momentum)
+
+
+class Cumulative(Estimate):
+    """The mean over batches."""
+
+    def _update(self, batch: Moments) -> None:
+        self._move(batch, 1 / self.batches)
+
+
+class Pooled(Estimate):
+    """Of all values together, merged batch by batch (Chan et al., 1979)."""
+
+    def __init__(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
+        super().__init__(mean, variance, momentum)
         self.count = 0
-        self.mean: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0
-        self.handle = layer.register_forward_pre_hook(self._add)
+        self.squares = torch.zeros_like(self.mean)
 
-    def _add(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        x = inputs[0].detach().transpose(0, 1).flatten(1).double()  # (C, values)
-        count, mean = x.shape[1], x.mean(1)
-        squares = (x - mean[:, None]).square().sum(1)
-        shift = mean - self.mean
-        total = self.count + count
-        self.squares = self.squares + squares + shift.square() * (self.count * count / total)
-        self.mean = self.mean + shift * (count / total)
+    def _update(self, batch: Moments) -> None:
+        if self.count == 0:
+            self.mean = batch.mean
+        total = self.count + batch.count
+        shift = batch.mean - self.mean
+        self.squares = self.squares + batch.squares + shift.square() * (self.count * batch.count / total)
+        self.mean = self.mean + shift * (batch.count / total)
         self.count = total
+        self.variance = self.squares / (total - 1)
 
-    def finish(self) -> None:
-        if self.count < 2:
-            return  # a layer the forward never reached keeps its statistics
-        assert isinstance(self.mean, Tensor)
-        assert isinstance(self.squares, Tensor)
-        assert self.layer.running_mean is not None
-        assert self.layer.running_var is not None
-        self.layer.running_mean.copy_(self.mean)
-        self.layer.running_var.copy_(self.squares / (self.count - 1))
+
+ESTIMATORS: dict[str, type[Estimate]] = {"ema": MovingAverage, "cumulative": Cumulative, "pooled": Pooled}
+assert tuple(ESTIMATORS) == RECALIBRATION_METHODS

@@ -20,7 +20,11 @@ def run(
     *arguments: str, folder: Path, module: str = "bnrecal", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
-    environment = {**os.environ, **(env or {})}
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=folder, env=environment(**env or {}), capture_output=True, text=True, check=False, timeout=300
     )
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment variables with changes."""
+    return {**os.environ, **changes}

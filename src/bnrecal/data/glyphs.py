@@ -43,6 +43,7 @@ class GlyphSource(ImageSource):
 
     name = "glyphs"
     num_classes = CLASSES
+    in_memory = True
 
     def __init__(
         self,

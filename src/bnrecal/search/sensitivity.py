@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from bnrecal.data.loader import choose
@@ -25,7 +25,7 @@ from bnrecal.options import THREADS
 from bnrecal.quantization.convert import threaded_copy
 from bnrecal.quantization.intercept import attach
 from bnrecal.quantization.layer_plan import plan_threads
-from bnrecal.recalibrate import batchnorms
+from bnrecal.recalibrate import batch_statistics, normalizing_layers
 from bnrecal.search.knapsack import Item
 
 FASTEST = max(THREADS)
@@ -81,7 +81,8 @@ class Probe:
         whole = selection.indices[: images // size * size]
         self.selection = type(selection)(selection.role, selection.split, whole, selection.seed)
         self.batches = list(setup.loader.images(self.selection, size))
-        self.network = on_batch_statistics(threaded_copy(setup.model.network, planned_layers(setup, A8W8)[1]))
+        self.network = threaded_copy(setup.model.network, planned_layers(setup, A8W8)[1])
+        self.layers = normalizing_layers(self.network)
         self.reference = [F.log_softmax(logits, 1) for logits in self._logits(A8W8)]
 
     def losses(self, threads: Mapping[str, int]) -> Losses:
@@ -93,23 +94,13 @@ class Probe:
     @torch.no_grad()
     def _logits(self, variant: Variant) -> Iterable[Tensor]:
         attach(self.network, dict(planned_layers(self.setup, variant)[1]))
-        return [self.network(images).double() for images in self.batches]
+        with batch_statistics(self.layers):
+            return [self.network(images).double() for images in self.batches]
 
 
 def _divergence(wanted: Tensor, logits: Tensor) -> Tensor:
     found = F.log_softmax(logits, 1)
     return F.kl_div(found, wanted, reduction="none", log_target=True).sum(1)
-
-
-def on_batch_statistics(network: nn.Module) -> nn.Module:
-    """The network, changed so that its BatchNorm layers use each batch's own statistics and keep none."""
-    layers = batchnorms(network)
-    if not layers:
-        raise BnrecalError("the network has no BatchNorm layer with running statistics: nothing to recalibrate")
-    for layer in layers.values():
-        layer.train()
-        layer.track_running_stats = False
-    return network
 
 
 def sensitivities(probe: Probe) -> pd.DataFrame:
