@@ -20,13 +20,13 @@ help:  ## print this help
 	@echo; echo "  table1 and figure1 take DATA=imagenet ROOT=PATH ARGS='key=value ...'; table1 also SEEDS=3"
 
 table1: $(VENV)/.run  ## Table 1 of the paper into outputs/table1/
-	$(PY) -m bnrecal.commands.table1 $(OVERRIDES) seeds=$(SEEDS)
+	$(PY) -m bnrecal table1 $(OVERRIDES) seeds=$(SEEDS)
 
 figure1: $(VENV)/.run  ## Figure 1 of the paper into outputs/figure1/
-	$(PY) -m bnrecal.commands.figure1 $(OVERRIDES)
+	$(PY) -m bnrecal figure1 $(OVERRIDES)
 
 bench: $(VENV)/.run  ## time the NB-SMT engine against float32 PyTorch
-	$(PY) -m bnrecal.commands.bench $(ARGS)
+	$(PY) -m bnrecal bench $(ARGS)
 
 test: $(VENV)/.dev  ## lint, types, tests
 	$(MAKE) --no-print-directory lint types

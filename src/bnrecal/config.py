@@ -1,13 +1,12 @@
 """The typed configuration: plain dataclasses that Hydra composes, checked once at the edge.
 
 `configs/config.yaml` names `Config` as its schema; `parse` turns a composed config into a `Config` whose values
-are all in range. Nothing past the command line knows Hydra.
+are all in range. Nothing below the command line knows Hydra. What a key means is said once, in its `setting`.
 """
 
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, overload
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bnrecal.errors import BnrecalError
@@ -21,81 +20,96 @@ from bnrecal.options import (
     THREADS,
 )
 
+T = TypeVar("T")
+
+
+def setting(default: T, help: str) -> T:
+    """A field of a configuration with what it means; `bnrecal --help` and `bnrecal COMMAND --help` print it.
+
+    Args:
+        default: a list is copied for each configuration.
+        help: what it means, its unit or range, and what may be chosen.
+    """
+    if isinstance(default, list):
+        own: T = field(default_factory=lambda: list(default), metadata={"help": help})  # type: ignore[assignment]
+        return own
+    return field(default=default, metadata={"help": help})
+
 
 @dataclass
 class ModelConfig:
-    """Which network. `name` is one of Table 1's for `family=table1`; the data set then decides its weights."""
+    """Which network; model=NAME chooses one of the files in configs/model."""
 
-    name: str = MISSING
-    family: str = "table1"  # table1 | torchvision | custom | timm
-    checkpoint: str | None = None  # a state_dict file instead of the published weights
-    factory: str | None = None  # custom: package.module:callable returning an nn.Module
-    kwargs: Any = None  # custom, torchvision, timm: a mapping passed to the factory (Any: Hydra then takes {a: 1})
-    # The preprocessing, where the family does not know it (custom) or to override it; mean and std in 0..1.
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    resize: int | None = None
-    crop: int | None = None
-    interpolation: str | None = None
+    name: str = setting(MISSING, "one of Table 1's, or a name that the family knows")
+    family: str = setting("table1", "table1 (the data set decides the weights) | torchvision | custom | timm")
+    checkpoint: str | None = setting(None, "a file with a state_dict, instead of the published weights")
+    factory: str | None = setting(None, "custom: package.module:callable that returns an nn.Module")
+    # Any, because Hydra takes {a: 1} for nothing narrower
+    kwargs: Any = setting(None, "custom, torchvision, timm: arguments of the factory, as in {classes: 10}")
+    mean: list[float] | None = setting(None, "preprocessing: mean of red, green, blue in 0..1, subtracted")
+    std: list[float] | None = setting(None, "preprocessing: what red, green, blue are divided by, in 0..1")
+    resize: int | None = setting(None, "preprocessing: the shorter side after resizing, in pixels")
+    crop: int | None = setting(None, "preprocessing: side of the central square, in pixels")
+    interpolation: str | None = setting(None, f"preprocessing: {' | '.join(INTERPOLATIONS)}")
 
 
 @dataclass
 class DataConfig:
-    """Which images. `root` is needed by the sets that live in a folder."""
+    """Which images; data=NAME chooses one of the files in configs/data."""
 
-    name: str = MISSING
-    root: str | None = None
-    val_images: int | None = None  # None: all of the validation split; else a seeded random choice
-    download: bool = False  # imagenette only
-    skip_corrupt: bool = False  # count unreadable images instead of stopping at the first
+    name: str = setting(MISSING, "glyphs | imagenet | imagenette | imagefolder")
+    root: str | None = setting(None, "the folder that holds the images; glyphs need none")
+    val_images: int | None = setting(None, "validation images, a seeded random choice; null: all")
+    download: bool = setting(False, "imagenette only: fetch it into root, 1.5 GB")
+    skip_corrupt: bool = setting(False, "leave unreadable images out and count them, instead of stopping")
 
 
 @dataclass
 class QuantConfig:
-    """A8W8: unsigned per-layer activations, symmetric signed per-channel weights (paper section 3)."""
+    """8-bit quantization (A8W8): unsigned activations per layer, symmetric signed weights per output channel."""
 
-    act_range: str = "mean_max"  # mean_max: mean over images of each image's maximum | max: maximum over all images
-    skip: list[str] = field(default_factory=list)  # convolutions (names or globs) kept in float32 besides the first
+    act_range: str = setting("mean_max", "mean_max (mean over images of each image's maximum) | max (over all images)")
+    skip: list[str] = setting([], "convolutions (names or globs) that stay float32 besides the first")
 
 
 @dataclass
 class ArrayConfig:
     """The output-stationary systolic array that cycles are counted for."""
 
-    rows: int = 16
-    columns: int = 16
+    rows: int = setting(16, "rows of processing elements")
+    columns: int = setting(16, "columns of processing elements")
 
 
 @dataclass
 class SmtConfig:
-    """NB-SMT: how many threads share a MAC and what gives way when they collide."""
+    """NB-SMT: how many threads share a multiplier, and what is reduced to 4 bits when they collide."""
 
-    threads: int = 4
-    policy: str = "A"
-    sparsity: bool = True
-    rounding: str = "half_even"
-    saturate: bool = True
-    layers: Any = None  # a mapping {name or glob: threads} over `threads`
-    plan: str | None = None  # a plan file as `python -m bnrecal.commands.plan` saves it; `layers` wins over it
+    threads: int = setting(4, "threads of every convolution that can run several: 1 | 2 | 4")
+    policy: str = setting("A", f"which operand is reduced when two threads collide: {' | '.join(POLICIES)}")
+    sparsity: bool = setting(True, "a thread with a zero operand leaves the multiplier to the others")
+    rounding: str = setting("half_even", f"of reduced operands: {' | '.join(ROUNDINGS)}")
+    saturate: bool = setting(True, "keep reduced operands within 240 and 112, what 4 bits can hold")
+    layers: Any = setting(None, "threads of single layers, by name or glob: {layer4.*: 2}")
+    plan: str | None = setting(None, "threads per layer from a file that bnrecal plan wrote; smt.layers wins over it")
     array: ArrayConfig = field(default_factory=ArrayConfig)
 
 
 @dataclass
 class CalibrationConfig:
-    """Training images that the activation ranges are gathered on."""
+    """Training images that the ranges of the activations are measured on."""
 
-    images: int = 2048
+    images: int = setting(2048, "how many, a seeded random choice")
 
 
 @dataclass
 class RecalibrationConfig:
-    """Training images that the BatchNorm statistics are regathered on, and the estimator."""
+    """How BatchNorm statistics are re-estimated on training images (with recal=true)."""
 
-    method: str = "ema"  # ema | cumulative | pooled
-    images: int = 2048
-    batch_size: int = 128
-    momentum: float = 0.1  # ema only
-    augment: bool = True  # draw the images through the training augmentation, as the authors did
+    method: str = setting("ema", "ema (moving average) | cumulative (mean from reset statistics) | pooled")
+    images: int = setting(2048, "how many, a seeded random choice")
+    batch_size: int = setting(128, "images per step")
+    momentum: float = setting(0.1, "ema only: the weight of a new batch, above 0 and up to 1")
+    augment: bool = setting(True, "draw them through the training augmentation, as the authors did")
 
 
 @dataclass
@@ -106,24 +120,19 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     quant: QuantConfig = field(default_factory=QuantConfig)
     smt: SmtConfig = field(default_factory=SmtConfig)
-    recal: bool = False
+    recal: bool = setting(False, "re-estimate the BatchNorm statistics of the threaded network")
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)
-    batch_size: int | None = None  # images a forward pass; None: 100, or all where there are fewer
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
-    gpus: int = 1  # evaluation is spread over this many, one process each
-    workers: int | None = None  # image-loading processes; None: none for a set in memory, else one a core, 8 at most
-    seed: int = 0  # chooses the calibration, recalibration and validation images
-    save_checkpoint: bool = False  # also write the recalibrated float state_dict
-    resume: bool = True  # take a finished result with the same content from the run folder
+    batch_size: int | None = setting(None, "images per forward pass; null: 100, or all where there are fewer")
+    device: str = setting("auto", "auto (the GPU if there is one) | cpu | cuda | cuda:N")
+    gpus: int = setting(1, "spread the evaluation over so many GPUs, one process each")
+    workers: int | None = setting(None, "image-loading processes; null: 0 for glyphs, else one per core, 8 at most")
+    seed: int = setting(0, "chooses the calibration and recalibration images")
+    save_checkpoint: bool = setting(False, "also write the float state_dict with the re-estimated statistics")
+    resume: bool = setting(True, "take a finished result with the same content from the output folder")
 
 
 C = TypeVar("C", bound=Config)
-
-
-def register() -> None:
-    """Make `Config` known to Hydra as `schema`."""
-    ConfigStore.instance().store(name="schema", node=Config)
 
 
 def experiment_part(config: Config) -> Config:

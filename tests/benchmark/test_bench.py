@@ -8,11 +8,17 @@ import torch
 
 from bnrecal.benchmark import bench
 from bnrecal.benchmark.broadcast import broadcast_conv2d
-from bnrecal.commands.bench import main
+from bnrecal.commands.bench import run_bench
+from bnrecal.commands.common import read_config
+from bnrecal.commands.schemas import BenchConfig
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.conv import nbsmt_conv2d
 from bnrecal.nbsmt.geometry import Geometry
+
+
+def made(overrides: list[str]) -> None:
+    run_bench(read_config(BenchConfig, overrides), overrides)
 
 
 def test_rows_of_a_small_run(
@@ -21,7 +27,7 @@ def test_rows_of_a_small_run(
     monkeypatch.setattr(bench, "_measured_apart", lambda *_: 2.0)
     monkeypatch.setattr(bench, "broadcast_conv2d", lambda x, w, *_: nbsmt_conv2d(x, w, threads=4, padding=1))
     out = tmp_path / "deep" / "bench.json"
-    main(["--models", "resnet18", "--batch", "1", "--repeats", "1", "--size", "32", "--out", str(out)])
+    made(["models=[resnet18]", "batch=1", "repeats=1", "size=32", f"out={out}"])
     rows = json.loads(out.read_text())
     assert [row["variant"] for row in rows] == ["float32", "1T", "2T", "4T", "float32", "4T", "broadcast 4T"]
     assert set(rows[0]) == {"model", "variant", "ratio", "images_per_s", "memory_ratio", "backend"}
@@ -55,14 +61,14 @@ def test_peak_memory_is_measured_on_linux(variant: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--models", "resnet17"], "resnet17"),
-        (["--batch", "0"], "batch=0"),
-        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "device=cuda")]),
+        (["models=[resnet17]"], "resnet17"),
+        (["batch=0"], "batch=0"),
+        *([] if torch.cuda.is_available() else [(["device=cuda"], "device=cuda")]),
     ],
 )
 def test_bad_arguments_are_named(arguments: list[str], named: str) -> None:
-    with pytest.raises(SystemExit, match=named):
-        main(arguments)
+    with pytest.raises(BnrecalError, match=named):
+        made(arguments)
 
 
 def test_a_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from bnrecal.commands.common import compose_config, config_dir
+from bnrecal.commands.common import compose_config, config_dir, read_config
+from bnrecal.commands.schemas import SCHEMAS
 from bnrecal.config import Config, parse
 
 ROOT = config_dir()
 GROUPS = [path.relative_to(ROOT) for path in sorted(ROOT.glob("*/*.yaml"))]
 OWN_NAMES = {"torchvision": "resnet34", "timm": "resnet10t"}  # groups that leave the network's name to the user
-COMMANDS = {"config", "table1", "figure1", "plan", "prune", "export"}
 
 
 @pytest.mark.parametrize("path", GROUPS, ids=str)
@@ -24,10 +24,10 @@ def test_every_group_file_composes(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_command_file_composes(path: Path) -> None:
-    assert path.stem in COMMANDS
-    if path.stem != "config":
-        __import__(f"bnrecal.commands.{path.stem}")  # registers the schema of the command's own keys
-    parse(compose_config(path.stem, []))
+    if path.stem == "config":
+        parse(compose_config(path.stem, []))
+    else:
+        read_config(SCHEMAS[path.stem], [])
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda path: path.stem)

@@ -5,8 +5,9 @@ import pytest
 
 import bnrecal.commands.figure1
 import bnrecal.experiment.setup
-from bnrecal.commands.common import compose_config
-from bnrecal.commands.figure1 import Figure1Config, Network, make_figure1
+from bnrecal.commands.common import read_config
+from bnrecal.commands.figure1 import make_figure1
+from bnrecal.commands.schemas import Figure1Config, Network
 from bnrecal.data import build_source
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError
@@ -32,7 +33,7 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(out: Path, *overrides: str) -> pd.DataFrame:
     own = ["model=custom", *SMALL, f"out={out}", *overrides]
-    make_figure1(compose_config("figure1", own), own)
+    make_figure1(read_config(Figure1Config, own), own)
     return pd.read_csv(out / "figure1.csv")
 
 

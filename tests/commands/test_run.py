@@ -35,7 +35,7 @@ def test_the_paper_command_as_written_in_the_readme(tmp_path: Path) -> None:
     [
         (["model=resnet19"], "Could not find 'model/resnet19' Available options in 'model': custom densenet121"),
         (["smt.thread=4"], "Key 'thread' not in 'SmtConfig'"),
-        (["recal"], "cannot read the argument recal: write key=value"),
+        (["recal"], "recal is no command: choose one of table1, figure1"),
         (["smt.threads=3"], "smt.threads=3: choose one of 1, 2, 4"),
         (["recal=maybe"], "Error merging override recal=maybe: Value 'maybe' is not a valid bool"),
         (["data.val_images=0"], "data.val_images=0: must be at least 1"),
@@ -79,7 +79,7 @@ def test_a_sweep_keeps_its_good_cells_reports_the_bad_and_resumes(tmp_path: Path
     assert again.stdout.count("(finished earlier)") == 4
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == stamps
 
-    merged = bnrecal("outputs/sweep", "--out", "all.csv", folder=tmp_path, module="bnrecal.commands.merge")
+    merged = bnrecal("merge", "outputs/sweep", "--out", "all.csv", folder=tmp_path)
     assert merged == "4 results written to all.csv\n"
     table = pd.read_csv(tmp_path / "all.csv")
     assert table[["threads", "recal"]].to_numpy().tolist() == [[2, False], [2, True], [4, False], [4, True]]
@@ -130,6 +130,6 @@ def _wait_for(condition: object, process: subprocess.Popen[str] | subprocess.Pop
 
 
 def test_the_table_names_folders_without_results(tmp_path: Path) -> None:
-    done = run(str(tmp_path), folder=tmp_path, module="bnrecal.commands.merge")
+    done = run("merge", str(tmp_path), folder=tmp_path)
     assert done.returncode != 0
     assert done.stderr.startswith(f"bnrecal: {tmp_path} holds no result.json")

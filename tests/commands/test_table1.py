@@ -21,7 +21,7 @@ VARIANTS = ["a8w8", "a8w8_w", "2t_wo", "2t_w", "4t_wo", "4t_w"]
 
 
 def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> None:
-    done = run(*TINY, "seeds=2", folder=tmp_path, module="bnrecal.commands.table1")
+    done = run("table1", *TINY, "seeds=2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "outputs" / "table1"
     table = pd.read_csv(out / "table1.csv")
@@ -39,7 +39,7 @@ def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> 
     assert "Tiny† spares" in (out / "table1.md").read_text()
 
     stamps = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
-    again = run(*TINY, "seeds=2", folder=tmp_path, module="bnrecal.commands.table1")
+    again = run("table1", *TINY, "seeds=2", folder=tmp_path)
     assert again.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == stamps
 
@@ -49,7 +49,7 @@ def test_a_failing_row_does_not_lose_the_others(tmp_path: Path) -> None:
     broken = tmp_path / "broken.pth"
     broken.write_bytes(b"PK\x03\x04 no checkpoint")
     arguments = ["model.factory=helpers.nets:glyph_net", rows, *SMALL, f"model.checkpoint={broken}"]
-    done = run(*arguments, folder=tmp_path, module="bnrecal.commands.table1")
+    done = run("table1", *arguments, folder=tmp_path)
     assert done.returncode != 0
     assert "2 of 2 models failed" in done.stderr.splitlines()[-1]
 
@@ -60,7 +60,7 @@ def test_a_miniature_imagenet_runs_through_the_same_code(tmp_path: Path) -> None
     arguments += ["model.resize=36", "rows=[{source: PyTorch, label: ResNet-18, model: custom}]"]
     arguments += ["model.factory=helpers.nets:glyph_net", "model.kwargs={classes: 1000}", "workers=1"]
     arguments += ["calibration.images=4", "recalibration.images=4", "recalibration.batch_size=2", "batch_size=2"]
-    done = run(*arguments, folder=tmp_path, module="bnrecal.commands.table1")
+    done = run("table1", *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     long = pd.read_csv(tmp_path / "outputs" / "table1" / "table1_long.csv")
     assert (long["skipped"] > 0).all()

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import bnrecal.experiment.setup
-from bnrecal.commands.common import compose_config
-from bnrecal.commands.export import make_export, parse_export
+from bnrecal.commands.common import compose_config, read_config
+from bnrecal.commands.export import make_export
+from bnrecal.commands.schemas import ExportConfig
 from bnrecal.config import parse
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError
@@ -40,7 +41,7 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def exported(out: Path, *overrides: str) -> Export:
-    return make_export(compose_config("export", [*SMALL, *VECTORS, f"out={out}", *overrides]), [])
+    return make_export(read_config(ExportConfig, [*SMALL, *VECTORS, f"out={out}", *overrides]), [])
 
 
 def test_an_export_holds_the_layers_of_the_experiment_folded(
@@ -171,4 +172,4 @@ def test_how_many_answers_may_differ(images: int, equal: int, good: bool) -> Non
 
 def test_values_out_of_range_are_told() -> None:
     with pytest.raises(BnrecalError, match=r"vectors\.outputs=0: must be at least 1"):
-        parse_export(compose_config("export", [*SMALL, "vectors.outputs=0"]))
+        read_config(ExportConfig, [*SMALL, "vectors.outputs=0"])

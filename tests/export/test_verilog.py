@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import bnrecal.experiment.setup
-from bnrecal.commands.common import compose_config
+from bnrecal.commands.common import read_config
 from bnrecal.commands.export import make_export
+from bnrecal.commands.schemas import ExportConfig
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.export.vector_files import corner_vectors, write_hex
 from bnrecal.nbsmt.spec import SmtSpec
@@ -87,7 +88,7 @@ def test_vectors_of_an_exported_network_pass_and_damaged_ones_fail(
     monkeypatch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 40, 20))
     small = ["model=custom", "model.factory=helpers.nets:glyph_net", "calibration.images=32", "smt.threads=4"]
     small += ["recalibration.images=16", "recalibration.batch_size=16", "vectors.layers=[conv2,depthwise]"]
-    out = make_export(compose_config("export", [*small, f"out={tmp_path / 'out'}"]), []).folder
+    out = make_export(read_config(ExportConfig, [*small, f"out={tmp_path / 'out'}"]), []).folder
 
     def bench() -> "subprocess.CompletedProcess[str]":
         command = [str(HARDWARE / "run.sh"), str(out)]

@@ -9,17 +9,15 @@ SMALL = ["data.val_images=60", "calibration.images=40", "recalibration.images=32
 CUSTOM = ["model=custom", "model.factory=helpers.nets:glyph_net", *SMALL]
 
 
-def bnrecal(*arguments: str, folder: Path, module: str = "bnrecal", env: dict[str, str] | None = None) -> str:
+def bnrecal(*arguments: str, folder: Path, env: dict[str, str] | None = None) -> str:
     """Run a command in `folder`; its stdout. Fails the test if it fails."""
-    done = run(*arguments, folder=folder, module=module, env=env)
+    done = run(*arguments, folder=folder, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def run(
-    *arguments: str, folder: Path, module: str = "bnrecal", env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *arguments]
+def run(*arguments: str, folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bnrecal", *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment(**env or {}), capture_output=True, text=True, check=False, timeout=300
     )

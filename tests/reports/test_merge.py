@@ -42,7 +42,7 @@ def test_a_whole_outputs_folder_is_merged(tmp_path: Path) -> None:
 def test_what_a_killed_run_left_is_named_and_left_out(content: str, tmp_path: Path) -> None:
     write(tmp_path / "good" / "result.json", result())
     write(tmp_path / "bad" / "result.json", content)
-    done = run(str(tmp_path), "--out", "all.csv", folder=tmp_path, module="bnrecal.commands.merge")
+    done = run("merge", str(tmp_path), "--out", "all.csv", folder=tmp_path)
     assert done.returncode == 0
     assert done.stdout == "1 results written to all.csv\n"
     assert done.stderr.startswith(f"bnrecal: left out: {tmp_path / 'bad' / 'result.json'} ")

@@ -10,17 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bnrecal.experiment.setup
-from bnrecal.commands.common import compose_config
-from bnrecal.commands.plan import make_plan, parse_plan
+from bnrecal.commands.common import compose_config, read_config
+from bnrecal.commands.plan import make_plan
+from bnrecal.commands.schemas import PlanConfig
 from bnrecal.config import parse
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup, Variant, planned_layers, prepare
 from bnrecal.quantization.layer_plan import load_plan, plan_speedup
+from bnrecal.search.config import SearchConfig
 from bnrecal.search.error_order import slowed, slowest_prefix, spread
 from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
-from bnrecal.search.local_search import MSE_FIRST, Search, SearchConfig
+from bnrecal.search.local_search import MSE_FIRST, Search
 from bnrecal.search.sensitivity import Probe, fixed_macs, items_of, sensitivities, threadable, variant_of
 
 SMALL = [
@@ -31,6 +33,10 @@ SMALL = [
     "recalibration.batch_size=16",
 ]
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.rounds=1", "search.tries=2"]
+
+
+def made(out: Path, speedup: float) -> Path:
+    return make_plan(read_config(PlanConfig, [*SMALL, *SEARCH, f"speedup={speedup}", f"out={out}"]), [])
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +197,7 @@ def test_operating_points_are_prefixes_spread_over_the_speedups(setup: Setup) ->
 
 def test_the_command_saves_a_plan_that_an_experiment_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def planned() -> Path:
-        return make_plan(compose_config("plan", [*SMALL, *SEARCH, "speedup=2.2", f"out={tmp_path}"]), [])
+        return made(tmp_path, 2.2)
 
     path = planned()
     plan = json.loads(path.read_text())
@@ -218,9 +224,9 @@ def test_the_command_saves_a_plan_that_an_experiment_takes(tmp_path: Path, capsy
 )
 def test_values_out_of_range_are_told(overrides: list[str], message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
-        parse_plan(compose_config("plan", [*SMALL, *overrides]))
+        read_config(PlanConfig, [*SMALL, *overrides])
 
 
 def test_an_unreachable_speedup_is_told_before_anything_is_searched(tmp_path: Path) -> None:
     with pytest.raises(BnrecalError, match=r"speedup=4\.5 cannot be reached: .* 1\.000 to 3\."):
-        make_plan(compose_config("plan", [*SMALL, *SEARCH, "speedup=4.5", f"out={tmp_path}"]), [])
+        made(tmp_path, 4.5)

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 import bnrecal.experiment.setup
 import bnrecal.training.prune
-from bnrecal.commands.common import compose_config
-from bnrecal.commands.prune import make_pruned, parse_prune
+from bnrecal.commands.common import read_config
+from bnrecal.commands.prune import make_pruned
+from bnrecal.commands.schemas import PruneConfig
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.models.weights import read_state
@@ -34,12 +34,12 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
 
 
-def composed(out: Path, *overrides: str) -> DictConfig:
-    return compose_config("prune", [*SMALL, f"out={out}", *overrides])
+def settings(out: Path, *overrides: str) -> PruneConfig:
+    return read_config(PruneConfig, [*SMALL, f"out={out}", *overrides])
 
 
 def pruned(out: Path, *overrides: str) -> dict[str, Tensor]:
-    return read_state(make_pruned(composed(out, *overrides), []))
+    return read_state(make_pruned(settings(out, *overrides), []))
 
 
 def test_sparsity_is_exact_in_every_layer_and_survives_quantization(tmp_path: Path) -> None:
@@ -79,11 +79,11 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch
 
 
 def test_a_finished_checkpoint_is_taken_and_another_recipe_is_not(tmp_path: Path) -> None:
-    first = make_pruned(composed(tmp_path, "prune.epochs=0"), [])
+    first = make_pruned(settings(tmp_path, "prune.epochs=0"), [])
     written = first.stat().st_mtime_ns
-    assert make_pruned(composed(tmp_path, "prune.epochs=0"), []) == first
+    assert make_pruned(settings(tmp_path, "prune.epochs=0"), []) == first
     assert first.stat().st_mtime_ns == written
-    assert make_pruned(composed(tmp_path, "prune.epochs=0", "prune.sparsity=0.5"), []) != first
+    assert make_pruned(settings(tmp_path, "prune.epochs=0", "prune.sparsity=0.5"), []) != first
 
 
 def test_levels_and_masks() -> None:
@@ -114,7 +114,7 @@ def test_a_pruned_weight_that_came_back_is_noticed() -> None:
 )
 def test_values_out_of_range_are_told(override: str, message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
-        parse_prune(compose_config("prune", [*SMALL, override]))
+        read_config(PruneConfig, [*SMALL, override])
 
 
 def test_a_batch_larger_than_the_training_set_is_told(tmp_path: Path) -> None:

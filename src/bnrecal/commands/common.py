@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -14,11 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from bnrecal.config import Config, parse, register
+from bnrecal.commands.schemas import CommandConfig, register
+from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.provenance import cell_key
 
 J = TypeVar("J")
+S = TypeVar("S", bound=CommandConfig)
 FULL_ERROR = "HYDRA_FULL_ERROR"  # set by someone who wants the traceback of an error
 _ONE_LINE = "BNRECAL_ONE_LINE"  # says that FULL_ERROR was set by `pass_errors_through`, here or in the parent process
 
@@ -54,6 +56,19 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         return compose(name, list(overrides))
+
+
+def read_config(schema: type[S], overrides: Sequence[str]) -> S:
+    """The checked settings of a command.
+
+    Raises:
+        BnrecalError: naming the first value out of range, and what would do.
+        HydraException, OmegaConfBaseException: for keys that there are not and values of another type.
+    """
+    config = OmegaConf.to_object(compose_config(schema.command, overrides))
+    assert isinstance(config, schema)
+    config.check()
+    return config
 
 
 def one_line(error: Exception) -> str:
@@ -130,18 +145,3 @@ def raise_failed(failed: Sequence[str], jobs: int, units: str) -> None:
     """Raise BnrecalError if anything failed."""
     if failed:
         raise BnrecalError(f"{len(failed)} of {jobs} {units} failed: {'; '.join(failed)}")
-
-
-def run_command(name: str, run: Callable[[DictConfig, list[str]], Any], doc: str | None) -> None:
-    """A command whose arguments are all `key=value` overrides of `configs/<name>.yaml`.
-
-    Args:
-        run: called with the composed config and the overrides.
-        doc: printed for `--help`.
-    """
-    overrides = sys.argv[1:]
-    if any(argument in ("-h", "--help") for argument in overrides):
-        print(f"{(doc or '').strip()}\n\nDefaults:\n\n{OmegaConf.to_yaml(compose_config(name, []))}")
-        return
-    with one_line_errors():
-        run(compose_config(name, overrides), overrides)

@@ -1,57 +1,22 @@
-"""Choose threads per layer for a target speedup: `bnrecal plan model=resnet18 speedup=3.0 [key=value ...]`.
-
-Every layer gets the number of threads, out of 1, 2 and 4, with which the network loses least at that speedup, with
-recalibration. Only training images are looked at. The plan goes to `out`; use it with
-
-  python -m bnrecal model=resnet18 smt.plan=PATH recal=true
-
-  speedup=3.0            the least that is wanted, over all convolutions but the first
-  slow=2                 threads of the slowed layers in the paper's way, which the plan is compared with
-  search.images=2048 search.rounds=4 search.tries=6 search.sensitivity_images=512 search.threads=[1,2,4]
-  out=FOLDER             default outputs/plan
-  data=..., batch_size=..., recalibration.batch_size=..., ...   as for `python -m bnrecal`
-"""
+"""`bnrecal plan`: threads per layer for a target speedup."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
 
-from bnrecal.commands.common import run_command
-from bnrecal.config import Config, experiment_part, parse
-from bnrecal.errors import BnrecalError
+from bnrecal.commands.schemas import PlanConfig
+from bnrecal.config import experiment_part
 from bnrecal.experiment.setup import prepare
 from bnrecal.search.error_order import at_four_threads
 from bnrecal.search.knapsack import Item, check_speedup
-from bnrecal.search.local_search import Choice, SearchConfig, check_search
+from bnrecal.search.local_search import Choice
 from bnrecal.search.plans import baseline_choice, pareto_front, prepare_search, save_plan
 from bnrecal.search.sensitivity import fixed_macs, threadable
 
 
-@dataclass
-class PlanConfig(Config):
-    """An experiment's settings and the search's own."""
-
-    speedup: float = 3.0
-    slow: int = 2
-    search: SearchConfig = field(default_factory=SearchConfig)
-    out: str = "outputs/plan"
-
-
-ConfigStore.instance().store(name="plan_schema", node=PlanConfig)
-
-
-def main() -> None:
-    """The command."""
-    run_command("plan", make_plan, __doc__)
-
-
-def make_plan(composed: DictConfig, overrides: Sequence[str]) -> Path:  # noqa: ARG001
+def make_plan(config: PlanConfig, overrides: Sequence[str]) -> Path:  # noqa: ARG001
     """Search, print and save; returns the path of the plan."""
-    config = parse_plan(composed)
     out = Path(config.out)
     setup = prepare(experiment_part(config))
     free = [Item(layer.name, layer.macs, dict.fromkeys(config.search.threads, 0.0)) for layer in threadable(setup)]
@@ -65,21 +30,6 @@ def make_plan(composed: DictConfig, overrides: Sequence[str]) -> Path:  # noqa: 
     print(describe_plan(found, baseline, front))
     print(f"written to {path}; use it with: python -m bnrecal model={setup.model.name} smt.plan={path} recal=true")
     return path
-
-
-def parse_plan(composed: DictConfig) -> PlanConfig:
-    """The checked configuration.
-
-    Raises:
-        BnrecalError: naming the first value out of range.
-    """
-    config = parse(composed, PlanConfig)
-    check_search(config.search)
-    if config.slow not in (1, 2):
-        raise BnrecalError(f"slow={config.slow}: choose 1 or 2")
-    if config.smt.plan or config.smt.layers:
-        raise BnrecalError("smt.layers and smt.plan are what the search finds: leave them out")
-    return config
 
 
 def describe_plan(found: Choice, baseline: Choice | None, front: pd.DataFrame) -> str:
@@ -100,7 +50,3 @@ def describe_plan(found: Choice, baseline: Choice | None, front: pd.DataFrame) -
 
 def _told(choice: Choice) -> str:
     return f"{1e3 * choice.loss:.2f} ± {1e3 * choice.stderr:.2f} millinats"
-
-
-if __name__ == "__main__":
-    main()

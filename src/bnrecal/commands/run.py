@@ -1,4 +1,4 @@
-"""`python -m bnrecal`: Hydra in, results out."""
+"""`bnrecal key=value ...`: Hydra in, results out."""
 
 import logging
 import sys
@@ -30,7 +30,7 @@ _failures: list[str] = []
 
 
 def main() -> None:
-    """The `bnrecal` command. Exits with 1 if a run, or a cell of a sweep, failed."""
+    """A run or a sweep, as `sys.argv` says. Exits with 1 if a run, or a cell of a sweep, failed."""
     with one_line_errors():
         pass_errors_through()
         register_all()
@@ -87,4 +87,4 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         errors = [path for path in sorted(folder.glob(f"**/{ERROR_FILE}")) if path.stat().st_mtime >= self.started - 1]
         _failures.extend(f"{path.parent.name} failed: {path.read_text().strip()}" for path in errors)
-        print(f"sweep in {folder}; merge it with: python -m bnrecal.reports.merge {folder}")
+        print(f"sweep in {folder}; merge it with: bnrecal merge {folder}")

@@ -1,31 +1,20 @@
-"""Table 1 of the paper, row by row: `make table1`, or `python -m bnrecal.commands.table1 [key=value ...]`.
-
-Every model is measured at 1, 2 and 4 threads, without and with recalibration, in one pass over the validation
-images. A finished model is kept in `out/cells/` and not measured again; the table in `out/` grows with each.
-
-  seeds=3          repeat with other calibration and recalibration images; mean, spread, a test over seeds and images
-  out=FOLDER       where the table goes (default outputs/table1)
-  data=..., batch_size=..., recalibration.method=..., ...   as for `python -m bnrecal`
-"""
+"""`bnrecal table1`: Table 1 of the paper, row by row."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
-
-from bnrecal.commands.common import attempt_all, compose_config, raise_failed, run_command
-from bnrecal.config import Config, experiment_part, parse
-from bnrecal.errors import BnrecalError
+from bnrecal.commands.common import attempt_all, raise_failed, read_config
+from bnrecal.commands.schemas import Table1Config
+from bnrecal.config import experiment_part
 from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.resume import cached_json
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import A8W8, Setup, Variant, prepare
-from bnrecal.reports.table1 import Row, write_report
+from bnrecal.reports.rows import Row
+from bnrecal.reports.table1 import write_report
 from bnrecal.search.error_order import at_four_threads
 
 CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the control
@@ -38,26 +27,8 @@ CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the c
 }
 
 
-@dataclass
-class Table1Config(Config):
-    """An experiment's settings, shared by all rows, and the table's own."""
-
-    seeds: int = 1
-    out: str = "outputs/table1"
-    rows: list[Row] = field(default_factory=list)
-
-
-ConfigStore.instance().store(name="table1_schema", node=Table1Config)
-
-
-def main() -> None:
-    """The command; exits with 1 if a row failed, after all others were measured."""
-    run_command("table1", make_table1, __doc__)
-
-
-def make_table1(composed: DictConfig, overrides: Sequence[str]) -> None:
+def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
     """Measure whatever is missing, model by model and seed by seed, and write the table after each."""
-    table = _parse(composed)
     out = Path(table.out)
     cells: list[dict[str, Any]] = []
     seeds = range(table.seed, table.seed + table.seeds)
@@ -66,7 +37,7 @@ def make_table1(composed: DictConfig, overrides: Sequence[str]) -> None:
     def measure(job: tuple[int, str]) -> None:
         seed, model = job
         rows = [row for row in table.rows if row.model == model]
-        config = _parse(compose_config("table1", [*overrides, f"model={model}", f"seed={seed}"]))
+        config = read_config(Table1Config, [*overrides, f"model={model}", f"seed={seed}"])
         cells.extend(measure_model(config, rows, out / "cells"))
         write_report(cells, table.rows, out)
 
@@ -75,13 +46,6 @@ def make_table1(composed: DictConfig, overrides: Sequence[str]) -> None:
         print((out / "table1.md").read_text())
         print(f"written to {out}/")
     raise_failed(failed, len(jobs), "models")
-
-
-def _parse(composed: DictConfig) -> Table1Config:
-    table = parse(composed, Table1Config)
-    if table.seeds < 1:
-        raise BnrecalError(f"seeds={table.seeds}: must be at least 1")
-    return table
 
 
 def _models(rows: Sequence[Row]) -> list[str]:
@@ -125,7 +89,3 @@ def _row_variants(setup: Setup, row: Row) -> list[tuple[Row, str, Variant]]:
         (row, name, variant if variant.threads == 1 else Variant(variant.threads, variant.recal, spared))
         for name, variant in CELLS.items()
     ]
-
-
-if __name__ == "__main__":
-    main()

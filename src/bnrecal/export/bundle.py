@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.setup import Prepared, Setup
 from bnrecal.export.agreement import Agreement, check_agreement, compare
+from bnrecal.export.config import VectorsConfig
 from bnrecal.export.fold import Folding, find_folds, see_convolutions
 from bnrecal.export.network import FoldedConv2d, folded_network, load_folded_
 from bnrecal.export.plan_file import plan_content
@@ -29,14 +30,6 @@ from bnrecal.quantization.layer_plan import matches_any
 from bnrecal.recalibrate import load_statistics, statistics
 
 MODEL, FLOAT_STATE, PLAN, VECTORS = "model.safetensors", "folded_state_dict.pth", "plan.json", "vectors"
-
-
-@dataclass
-class VectorsConfig:
-    """Which golden vectors are written."""
-
-    outputs: int = 16  # of each layer, at random places
-    layers: list[str] = field(default_factory=lambda: ["*"])  # names or globs
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ On ImageNet also `table1_paper.csv`, which compares with the paper.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 from bnrecal.evaluation.significance import LEVEL
 from bnrecal.files import atomic_path
 from bnrecal.reports.paper import compare, paper_table
+from bnrecal.reports.rows import Row
 from bnrecal.reports.table1_gains import gains_table
 from bnrecal.reports.table1_markdown import Tables, markdown
 
@@ -25,20 +25,6 @@ SPARED = "smt.layers"  # how the reason begins for a layer that a row spares
 
 KEPT = ["threads", "recal", "seed", "images", "top1", "top5", "stderr", "fp32_top1", "drop", "top1_wo_recal", "gain"]
 KEPT += ["gain_p", "control_gain", "loss_p", "recovered", "speedup", "cycles", "restricted_top1", "skipped"]
-
-
-@dataclass
-class Row:
-    """One row of the table.
-
-    Attributes:
-        spare_worst: run the one layer of highest error with one thread (the paper's dagger).
-    """
-
-    source: str
-    label: str
-    model: str
-    spare_worst: bool = False
 
 
 def write_report(cells: Sequence[dict[str, Any]], rows: Sequence[Row], out: Path) -> None:

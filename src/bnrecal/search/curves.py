@@ -9,9 +9,10 @@ from bnrecal.evaluation.accuracy import Bools
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup
+from bnrecal.search.config import SearchConfig
 from bnrecal.search.error_order import Threads, at_four_threads, paired_error, slowed, spread
 from bnrecal.search.knapsack import mixed_speedup
-from bnrecal.search.local_search import MSE_FIRST, Choice, SearchConfig
+from bnrecal.search.local_search import MSE_FIRST, Choice
 from bnrecal.search.plans import prepare_search
 from bnrecal.search.sensitivity import fixed_macs, threadable, variant_of
 

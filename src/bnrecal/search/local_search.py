@@ -1,13 +1,12 @@
 """The search for threads per layer: integer program on measured sensitivities, then swaps on the real network."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 import pandas as pd
 
-from bnrecal.errors import BnrecalError
-from bnrecal.options import THREADS
+from bnrecal.search.config import SearchConfig
 from bnrecal.search.knapsack import mixed_speedup, solve
 from bnrecal.search.sensitivity import Losses, Probe, fixed_macs, items_of, mean_and_error, threadable
 
@@ -16,36 +15,6 @@ SLACK = 1 - 1e-9
 SWAPPED = "swaps"
 MSE_FIRST = "MSE first"
 PROGRAM = "integer program"
-
-
-@dataclass
-class SearchConfig:
-    """How much the search measures.
-
-    Attributes:
-        sensitivity_images: training images behind each layer's sensitivity.
-        images: training images that whole choices are compared on.
-        rounds: greedy rounds; each measures `tries` swaps and takes the best, or ends the search.
-        threads: the counts to choose from.
-    """
-
-    sensitivity_images: int = 512
-    images: int = 2048
-    rounds: int = 4
-    tries: int = 6
-    threads: list[int] = field(default_factory=lambda: list(THREADS))
-
-
-def check_search(search: SearchConfig) -> None:
-    """Raise BnrecalError at the first value out of range."""
-    for key in ("sensitivity_images", "images"):
-        if getattr(search, key) < 2:
-            raise BnrecalError(f"search.{key}={getattr(search, key)}: must be at least 2")
-    for key in ("rounds", "tries"):
-        if getattr(search, key) < 0:
-            raise BnrecalError(f"search.{key}={getattr(search, key)}: must be at least 0")
-    if not search.threads or not set(search.threads) <= set(THREADS):
-        raise BnrecalError(f"search.threads={search.threads}: choose some of {', '.join(map(str, THREADS))}")
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from bnrecal.experiment.resume import cached_json
 from bnrecal.experiment.run import result_provenance
 from bnrecal.experiment.setup import Setup
 from bnrecal.files import atomic_path
+from bnrecal.search.config import SearchConfig
 from bnrecal.search.error_order import slowest_prefix
 from bnrecal.search.knapsack import reachable
-from bnrecal.search.local_search import MSE_FIRST, Choice, Search, SearchConfig
+from bnrecal.search.local_search import MSE_FIRST, Choice, Search
 from bnrecal.search.sensitivity import FASTEST, Probe, sensitivities, threadable
 
 FRONT_POINTS = 9

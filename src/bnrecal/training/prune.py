@@ -4,7 +4,7 @@ Weights of every quantized convolution (all but the first) are set to zero, the 
 step the whole network is retrained, the zeros staying zero. Progress is written after every epoch.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,9 @@ from bnrecal.files import atomic_path
 from bnrecal.quantization.intercept import conv_modules
 from bnrecal.quantization.layer_plan import FLOAT, plan_threads
 from bnrecal.quantization.qparams import quantize_weight
+from bnrecal.training.config import Pruning
 
 OBSERVED = 64  # training images that show which convolutions run, and in which order
-
-
-@dataclass
-class Pruning:
-    """How much, in which steps, and how the network is retrained after each (the authors' figures for ResNet-18)."""
-
-    sparsity: float = 0.4
-    step: float = 0.1
-    epochs: int = 5
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
-    batch_size: int = 128
 
 
 def levels(sparsity: float, step: float) -> list[float]:
