@@ -21,6 +21,7 @@ SMALL = [
     "recalibration.batch_size=16",
     "search.sensitivity_images=32",
     "search.images=32",
+    "search.heldout_images=32",
 ]
 ONE = "networks=[{panel: a, label: Net, model: custom}]"
 TWO = "networks=[{panel: a, label: Net, model: custom}, {panel: b, label: Other, model: custom, slow: 1, plan: false}]"
@@ -42,14 +43,24 @@ def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeyp
     assert {path.name for path in tmp_path.iterdir()} == {"figure1.csv", "figure1.png", "figure1.svg", "cells"}
     net, other = (table[table["label"] == label] for label in ("Net", "Other"))
     # two layers can run several threads: none, one or both are slowed
-    assert net["curve"].value_counts().to_dict() == {"mse_first w/o": 3, "mse_first w/": 3, "plan w/": 3}
-    assert other["curve"].value_counts().to_dict() == {"mse_first w/o": 3, "mse_first w/": 3}
+    assert net["curve"].value_counts().to_dict() == {
+        "highest_error w/o": 3,
+        "highest_error w/": 3,
+        "plan w/": 3,
+        "random w/": 3,
+    }
+    assert other["curve"].value_counts().to_dict() == {"highest_error w/o": 3, "highest_error w/": 3}
     assert sorted(other["slowed"].unique()) == [0, 1, 2]
     assert other.loc[other["slowed"] == 2, "speedup"].tolist() == [1.0, 1.0]
     assert (table["speedup"] >= table["target"] * (1 - 1e-6)).all()
     assert table["drop"].to_numpy() == pytest.approx((table["fp32_top1"] - table["top1"]).to_numpy(), abs=1e-3)
     assert table["collisions_4t"].between(0, 1).all()
     assert {"stderr", "drop_stderr", "cycles", "seed", "layers"} <= set(table.columns)
+    chosen = net[net["method"].isin(["plan", "random"])]
+    assert chosen[["search_loss", "heldout_loss"]].notna().all(axis=None)
+    seen = chosen.groupby("method")["evaluated_images"].first()
+    # three points of two layers: no more than the four choices of layers to slow can be drawn
+    assert 0 < seen["random"] <= max(seen["plan"], 3 * 4 * 32)
 
     def never(*_: object) -> None:
         raise AssertionError("measured again")

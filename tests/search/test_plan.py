@@ -22,7 +22,8 @@ from bnrecal.quantization.layer_plan import load_plan, plan_speedup
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.error_order import slowed, slowest_prefix, spread
 from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
-from bnrecal.search.local_search import MSE_FIRST, Search
+from bnrecal.search.local_search import HIGHEST_ERROR, Search
+from bnrecal.search.random_order import RandomOrders, fair_tries
 from bnrecal.search.sensitivity import Probe, fixed_macs, items_of, sensitivities, threadable, variant_of
 
 SMALL = [
@@ -33,6 +34,7 @@ SMALL = [
     "recalibration.batch_size=16",
 ]
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.rounds=1", "search.tries=2"]
+SEARCH += ["search.heldout_images=32"]
 
 
 def made(out: Path, speedup: float) -> Path:
@@ -138,6 +140,13 @@ def test_sensitivities_are_of_each_layer_alone(setup: Setup) -> None:
     assert items[0].losses == {1: 0.0, 2: pytest.approx(items[0].losses[2]), 4: pytest.approx(alone)}
 
 
+def test_the_images_that_a_search_is_judged_on_are_others_than_it_chose_on(setup: Setup) -> None:
+    chosen_on, judged_on = Probe(setup, 32), Probe(setup, 48, after=32)
+    assert len(judged_on.selection.indices) == 48
+    assert not set(chosen_on.selection.indices) & set(judged_on.selection.indices)
+    assert set(Probe(setup, 64).selection.indices) > set(chosen_on.selection.indices)
+
+
 class Known:
     """A probe whose losses are written down: per image `base` plus a per-layer cost."""
 
@@ -176,11 +185,59 @@ def test_swaps_mend_what_the_sensitivities_got_wrong(setup: Setup) -> None:
 def test_the_usual_choice_is_kept_unless_another_is_surely_better(setup: Setup) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 1.0, ("dilated", 2): 1.0, ("dilated", 4): 1.0}
     search = known_search(setup, cost, cost)
-    baseline = search.measure({"conv2": 2, "dilated": 4}, MSE_FIRST)
-    assert search.best(2.0, baseline).origin == MSE_FIRST  # a tie
+    baseline = search.measure({"conv2": 2, "dilated": 4}, HIGHEST_ERROR)
+    assert search.best(2.0, baseline).origin == HIGHEST_ERROR  # a tie
     calls = search.probe.calls  # type: ignore[attr-defined]
     search.best(2.0, baseline)
     assert search.probe.calls == calls  # type: ignore[attr-defined]
+
+
+def test_a_choice_is_judged_by_the_held_out_probe_alone(setup: Setup) -> None:
+    cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
+    other = {key: 10 * value for key, value in cost.items()}
+    search = known_search(setup, cost, cost)
+    search.heldout = Known(setup, other)  # type: ignore[assignment]
+    one, two = (search.measure(threads, "x") for threads in ({"conv2": 2, "dilated": 4}, {"conv2": 4, "dilated": 4}))
+    assert one.loss == pytest.approx(3.0)
+    assert one.heldout_loss is None
+    assert search.judged(one).heldout_loss == pytest.approx(30.0)
+    assert search.judged(one).loss == one.loss
+    assert search.less_by(one, two) == pytest.approx((20.0, 20.0 * 0.1 / np.sqrt(3)))
+
+
+def test_what_was_tried_is_counted_once(setup: Setup) -> None:
+    cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
+    search = known_search(setup, cost, cost)
+    assert (search.evaluations, search.evaluated_images) == (4, 4 * search.config.sensitivity_images)
+    for _ in range(2):
+        search.measure({"conv2": 2, "dilated": 4}, "x")
+    assert search.evaluations == 5
+    assert search.evaluated_images == 4 * search.config.sensitivity_images + search.config.images
+
+
+def test_random_orders_slow_as_many_layers_as_fit_and_the_best_is_kept(setup: Setup) -> None:
+    cost = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
+    search = known_search(setup, cost, cost)
+    random = RandomOrders(search, 2)
+    target = min(search.speedup({"conv2": 2, "dilated": 4}), search.speedup({"conv2": 4, "dilated": 2}))
+    found = random.best(target, 20)
+    assert found.origin == "random order"
+    assert found.loss == pytest.approx(3.0)  # conv2 slowed; with dilated slowed it is 9
+    assert found.threads == {"conv2": 2, "dilated": 4}
+    assert found.speedup >= target * (1 - 1e-9)
+    assert random.evaluations == 2  # twenty orders of two layers are two different ones
+    assert random.best(target, 20) == found
+    assert search.evaluations == 4  # the search's own count is left alone
+
+
+def test_random_orders_see_as_many_images_as_the_search(setup: Setup) -> None:
+    cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
+    search = known_search(setup, cost, cost)  # four sensitivities of 512 images; whole choices of 2,048
+    assert fair_tries(search, 9) == 1
+    for threads in itertools.product((1, 2, 4), repeat=2):
+        search.measure(dict(zip(("conv2", "dilated"), threads, strict=True)), "x")
+    assert search.evaluated_images == 4 * 512 + 9 * 2048
+    assert fair_tries(search, 3) == 4  # 3 * 4 * 2,048 are no fewer
 
 
 def test_operating_points_are_prefixes_spread_over_the_speedups(setup: Setup) -> None:
@@ -202,14 +259,19 @@ def test_the_command_saves_a_plan_that_an_experiment_takes(tmp_path: Path, capsy
     path = planned()
     plan = json.loads(path.read_text())
     assert plan["speedup"] >= 2.2 == plan["target"]
-    assert plan["search_images"]["split"] == "train"
+    assert plan["search_images"]["split"] == plan["heldout_images"]["split"] == "train"
+    assert plan["heldout_loss"] != plan["loss"]
+    assert plan["evaluations"] >= 5  # four sensitivities and the integer program's choice
     assert load_plan(path) == plan["layers"]
     setup = prepare(parse(compose_config("config", [*SMALL, f"smt.plan={path}", "recal=true"])))
     result = run_variants(setup, [Variant.of(setup.config)])[0]
     assert result.speedup == pytest.approx(plan["speedup"])
     front = pd.read_csv(next(tmp_path.glob("*-front.csv")))
     assert front["speedup"].is_monotonic_increasing
-    assert "<- the plan" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "<- the plan" in printed
+    assert f"chosen out of {plan['evaluations']} measured choices" in printed
+    assert "millinats on held-out images" in printed
     assert json.loads(planned().read_text())["layers"] == plan["layers"]
 
 

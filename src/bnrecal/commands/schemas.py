@@ -100,7 +100,9 @@ class PlanConfig(Config):
     command: ClassVar[str] = "plan"
 
     speedup: float = setting(3.0, "the least that is wanted, over all convolutions but the first")
-    slow: int = setting(2, "threads of the slowed layers in the paper's way, which the plan is compared with: 1 | 2")
+    slow: int = setting(
+        2, "threads of the slowed layers in the highest-error order, which the plan is compared with: 1 | 2"
+    )
     search: SearchConfig = field(default_factory=SearchConfig)
     out: str = setting("outputs/plan", "the folder that the plan goes to")
 

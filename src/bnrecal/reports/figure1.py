@@ -14,10 +14,12 @@ from bnrecal.reports.style import Look, drawing, save
 
 # (pruned, method, recalibrated) -> legend and look; in the order of the legend
 CURVES = {
-    (False, "mse_first", False): ("dense, w/o recalibration", Look("#56B4E9", "o", "--", filled=False)),
-    (False, "mse_first", True): ("dense, w/ recalibration", Look("#0072B2", "o", "-")),
-    (True, "mse_first", False): ("40 % pruned, w/o recalibration", Look("#E69F00", "^", "--", filled=False)),
-    (True, "mse_first", True): ("40 % pruned, w/ recalibration", Look("#D55E00", "^", "-")),
+    (False, "highest_error", False): ("dense, w/o recalibration", Look("#56B4E9", "o", "--", filled=False)),
+    (False, "highest_error", True): ("dense, w/ recalibration", Look("#0072B2", "o", "-")),
+    (True, "highest_error", False): ("40 % pruned, w/o recalibration", Look("#E69F00", "^", "--", filled=False)),
+    (True, "highest_error", True): ("40 % pruned, w/ recalibration", Look("#D55E00", "^", "-")),
+    (False, "random", True): ("dense, w/ recalibration, best of random orders", Look("#009E73", "x", ":")),
+    (True, "random", True): ("40 % pruned, w/ recalibration, best of random orders", Look("#CC79A7", "+", ":")),
     (False, "plan", True): ("dense, w/ recalibration, searched threads", Look("black", "*", ":")),
     (True, "plan", True): ("40 % pruned, w/ recalibration, searched threads", Look("#666666", "P", ":")),
 }

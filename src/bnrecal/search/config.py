@@ -13,6 +13,7 @@ class SearchConfig:
 
     sensitivity_images: int = setting(512, "training images behind the sensitivity of each layer")
     images: int = setting(2048, "training images that whole choices are compared on")
+    heldout_images: int = setting(2048, "further training images that the result is judged on, and none is chosen on")
     rounds: int = setting(4, "greedy rounds; each takes the best of its swaps, or ends the search")
     tries: int = setting(6, "swaps measured per round")
     threads: list[int] = setting(list(THREADS), "the counts to choose from")
@@ -20,7 +21,7 @@ class SearchConfig:
 
 def check_search(search: SearchConfig) -> None:
     """Raise BnrecalError at the first value out of range."""
-    for key in ("sensitivity_images", "images"):
+    for key in ("sensitivity_images", "images", "heldout_images"):
         if getattr(search, key) < 2:
             raise BnrecalError(f"search.{key}={getattr(search, key)}: must be at least 2")
     for key in ("rounds", "tries"):

@@ -1,4 +1,4 @@
-"""The curves of one network in Figure 1: accuracy over speedup, by the paper's choice of layers and by the search's."""
+"""The curves of one network in Figure 1: accuracy over speedup, with layers slowed in several ways."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ from bnrecal.experiment.setup import Setup
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.error_order import Threads, at_four_threads, paired_error, slowed, spread
 from bnrecal.search.knapsack import mixed_speedup
-from bnrecal.search.local_search import MSE_FIRST, Choice
+from bnrecal.search.local_search import HIGHEST_ERROR, Choice, Search
 from bnrecal.search.plans import prepare_search
-from bnrecal.search.sensitivity import fixed_macs, threadable, variant_of
+from bnrecal.search.random_order import RandomOrders, fair_tries
+from bnrecal.search.sensitivity import FASTEST, fixed_macs, threadable, variant_of
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,13 @@ class Point:
     """One operating point.
 
     Attributes:
-        method: "mse_first", the paper's way, or "plan".
+        method: "highest_error" (the k layers of highest error slowed), "plan" (the search's choice) or "random" (the
+            best of as many random orders as the search has measured).
         target: the speedup it was chosen for.
         slowed: layers below four threads.
-        choice: what the search measured; None for the paper's way.
+        choice: what was measured on training images; None for the highest-error order, which measures nothing.
+        evaluations: how many choices were measured on training images for the whole curve.
+        evaluated_images: over how many images, all evaluations together.
     """
 
     method: str
@@ -33,6 +37,8 @@ class Point:
     threads: Threads
     slowed: int
     choice: Choice | None = None
+    evaluations: int = 0
+    evaluated_images: int = 0
 
 
 def measure_curves(
@@ -48,8 +54,8 @@ def measure_curves(
     """
     four = at_four_threads(setup)
     usual = usual_points(setup, four.order, points, slow)
-    planned = planned_points(setup, usual, search, folder) if search else []
-    cells = [(point, recal) for point in usual for recal in (False, True)] + [(point, True) for point in planned]
+    chosen = chosen_points(setup, usual, slow, search, folder) if search else []
+    cells = [(point, recal) for point in usual for recal in (False, True)] + [(point, True) for point in chosen]
     variants = [variant_of(setup, point.threads, recal=recal) for point, recal in cells]
     distinct = list(dict.fromkeys(variants))
     results = dict(zip(distinct, run_variants(setup, distinct), strict=True))
@@ -63,27 +69,45 @@ def measure_curves(
 
 
 def usual_points(setup: Setup, order: Sequence[str], points: int, slow: int) -> list[Point]:
-    """The paper's way: the k layers of highest error slowed, for k from none to all."""
+    """The k layers of highest error slowed, for k from none to all."""
     layers, fixed = threadable(setup), fixed_macs(setup)
     choices = [slowed(order, count, slow) for count in range(len(order) + 1)]
     speedups = [mixed_speedup(layers, threads, fixed) for threads in choices]
-    return [Point("mse_first", speedups[count], choices[count], count) for count in spread(speedups, points)]
+    return [Point("highest_error", speedups[count], choices[count], count) for count in spread(speedups, points)]
 
 
-def planned_points(setup: Setup, usual: Sequence[Point], config: SearchConfig, folder: Path) -> list[Point]:
-    """The search's choice at the speedup of each of the usual points.
+def chosen_points(setup: Setup, usual: Sequence[Point], slow: int, config: SearchConfig, folder: Path) -> list[Point]:
+    """At the speedup of each of the usual points, what the search chooses and what random orders give.
 
-    From the highest speedup down: what was good at a higher one starts the search at the next.
+    Both see the same training images, and about as many of them; both are then judged on others.
     """
     search = prepare_search(setup, config, folder, resume=setup.config.resume)
+    targets = sorted((point.target for point in usual), reverse=True)
+    planned = _planned(search, sorted(usual, key=lambda point: -point.target))
+    random = RandomOrders(search, slow)
+    drawn = [random.best(target, fair_tries(search, len(targets))) for target in targets]
+    return [
+        *_points("plan", targets, search, planned, search.evaluations, search.evaluated_images),
+        *_points("random", targets, search, drawn, random.evaluations, random.evaluated_images),
+    ]
+
+
+def _planned(search: Search, usual: Sequence[Point]) -> list[Choice]:
+    """From the highest speedup down: what was good at a higher one starts the search at the next."""
     found: list[Choice] = []
+    for point in usual:
+        baseline = search.measure(point.threads, HIGHEST_ERROR)
+        found.append(search.best(point.target, baseline, found))
+    return found
+
+
+def _points(
+    method: str, targets: Sequence[float], search: Search, choices: Sequence[Choice], evaluations: int, images: int
+) -> list[Point]:
     points = []
-    for point in sorted(usual, key=lambda p: -p.target):
-        baseline = search.measure(point.threads, MSE_FIRST)
-        choice = search.best(point.target, baseline, found)
-        found.append(choice)
-        below = sum(threads < 4 for threads in choice.threads.values())
-        points.append(Point("plan", point.target, choice.threads, below, choice))
+    for target, choice in zip(targets, map(search.judged, choices), strict=True):
+        below = sum(threads < FASTEST for threads in choice.threads.values())
+        points.append(Point(method, target, choice.threads, below, choice, evaluations, images))
     return points
 
 
@@ -92,7 +116,7 @@ def record(point: Point, result: Result, fp32: Bools, usual: Result) -> dict[str
 
     Args:
         fp32: which images the float32 network got right.
-        usual: the paper's way with recalibration at the same target.
+        usual: the highest-error order with recalibration at the same target.
     """
     assert result.outcome is not None
     assert usual.outcome is not None
@@ -117,11 +141,15 @@ def record(point: Point, result: Result, fp32: Bools, usual: Result) -> dict[str
         "drop_stderr": paired_error(fp32, right),
         "gain": result.gain,
         "gain_p": result.gain_p,
-        "above_mse_first": result.top1 - usual.top1,
-        "above_mse_first_stderr": paired_error(right, usual.outcome.top1),
+        "above_highest_error": result.top1 - usual.top1,
+        "above_highest_error_stderr": paired_error(right, usual.outcome.top1),
         "origin": point.choice.origin if point.choice else None,
         "search_loss": point.choice.loss if point.choice else None,
         "search_loss_stderr": point.choice.stderr if point.choice else None,
+        "heldout_loss": point.choice.heldout_loss if point.choice else None,
+        "heldout_loss_stderr": point.choice.heldout_stderr if point.choice else None,
+        "evaluations": point.evaluations,
+        "evaluated_images": point.evaluated_images,
         "seed": result.seed,
         "weights_hash": result.provenance["weights_hash"],
         "content": result.provenance["cell"],

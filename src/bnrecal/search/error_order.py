@@ -1,4 +1,7 @@
-"""The paper's operating points: all layers run four threads, but for the k layers of highest error."""
+"""The highest-error order: all layers run four threads, but for the k layers of highest error.
+
+The paper leaves open which layers are best to slow down; this is the order that needs least thought.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The search for threads per layer: integer program on measured sensitivities, then swaps on the real network."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import pandas as pd
@@ -13,7 +13,7 @@ from bnrecal.search.sensitivity import Losses, Probe, fixed_macs, items_of, mean
 SURE = 2.0  # paired standard errors by which a choice must beat the baseline to replace it
 SLACK = 1 - 1e-9
 SWAPPED = "swaps"
-MSE_FIRST = "MSE first"
+HIGHEST_ERROR = "highest-error order"
 PROGRAM = "integer program"
 
 
@@ -23,7 +23,10 @@ class Choice:
 
     Attributes:
         origin: which step of the search it comes from.
-        loss: mean divergence from A8W8 on the search's training images, in nats; `stderr` of that mean.
+        loss: mean divergence from A8W8 on the training images it was chosen on, in nats; `stderr` of that mean. The
+            least of many such losses is lower than it would be on other images.
+        heldout_loss: the same on training images that no choice was made on, with its standard error; None where
+            that was not measured.
     """
 
     threads: dict[str, int]
@@ -31,14 +34,21 @@ class Choice:
     loss: float
     stderr: float
     origin: str
+    heldout_loss: float | None = None
+    heldout_stderr: float | None = None
 
 
 class Search:
     """Finds choices for one model; what was measured once is not measured again."""
 
-    def __init__(self, probe: Probe, measured: pd.DataFrame, config: SearchConfig) -> None:
+    def __init__(
+        self, probe: Probe, measured: pd.DataFrame, config: SearchConfig, heldout: Probe | None = None
+    ) -> None:
+        """Search by `probe`; `measured` are the sensitivities; `heldout` measures on other images than `probe`."""
         layers = threadable(probe.setup)
         self.probe = probe
+        self.heldout = heldout
+        self.measured = measured
         self.config = config
         self.fixed = fixed_macs(probe.setup)
         self.items = items_of(layers, measured, sorted(config.threads))
@@ -69,6 +79,29 @@ class Search:
         """A choice with its loss on the search's training images."""
         loss, stderr = mean_and_error(self._measured(threads))
         return Choice(dict(threads), self.speedup(threads), loss, stderr, origin)
+
+    def judged(self, choice: Choice) -> Choice:
+        """The choice with its loss on the held-out images, which nothing was chosen on."""
+        loss, stderr = mean_and_error(self._heldout(choice))
+        return replace(choice, heldout_loss=loss, heldout_stderr=stderr)
+
+    def less_by(self, one: Choice, other: Choice) -> tuple[float, float]:
+        """By how much less the first loses than the second on the held-out images; with its paired standard error."""
+        return mean_and_error(self._heldout(other) - self._heldout(one))
+
+    @property
+    def evaluations(self) -> int:
+        """How many choices were measured so far: one a sensitivity, one a whole choice."""
+        return len(self.measured) + len(self._losses)
+
+    @property
+    def evaluated_images(self) -> int:
+        """Over how many images, all evaluations together."""
+        return len(self.measured) * self.config.sensitivity_images + len(self._losses) * self.config.images
+
+    def _heldout(self, choice: Choice) -> Losses:
+        assert self.heldout is not None
+        return self.heldout.losses(choice.threads)
 
     def speedup(self, threads: Mapping[str, int]) -> float:
         return mixed_speedup(self.items, threads, self.fixed)
@@ -104,7 +137,7 @@ class Search:
         return tuple(threads[item.name] for item in self.items)
 
     def _swaps(self, threads: Mapping[str, int], speedup: float) -> Iterator[dict[str, int]]:
-        """Choices that differ in one layer, or slow one and hasten another; least predicted loss first."""
+        """Choices that differ in one layer, or slow one and speed up another; least predicted loss first."""
         moves = [{item.name: t} for item in self.items for t in item.losses if t != threads[item.name]]
         slower = [m for m in moves if all(t < threads[n] for n, t in m.items())]
         faster = [m for m in moves if all(t > threads[n] for n, t in m.items())]

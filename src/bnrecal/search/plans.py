@@ -17,7 +17,7 @@ from bnrecal.files import atomic_path
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.error_order import slowest_prefix
 from bnrecal.search.knapsack import reachable
-from bnrecal.search.local_search import MSE_FIRST, Choice, Search
+from bnrecal.search.local_search import HIGHEST_ERROR, Choice, Search
 from bnrecal.search.sensitivity import FASTEST, Probe, sensitivities, threadable
 
 FRONT_POINTS = 9
@@ -33,22 +33,24 @@ def prepare_search(setup: Setup, config: SearchConfig, folder: Path, *, resume: 
         return {"sensitivities": rows}
 
     rows = cached_json(path, measure, resume=resume)["sensitivities"]
-    return Search(Probe(setup, config.images), pd.DataFrame(rows), config)
+    heldout = Probe(setup, config.heldout_images, after=config.images)
+    return Search(Probe(setup, config.images), pd.DataFrame(rows), config, heldout)
 
 
 def baseline_choice(search: Search, order: Sequence[str], slow: int, speedup: float) -> Choice | None:
-    """The paper's way at this speedup, if the search may use its thread counts."""
+    """The highest-error order at this speedup, if the search may use its thread counts."""
     if not {slow, FASTEST} <= set(search.config.threads):
         return None
     threads = slowest_prefix(threadable(search.probe.setup), order, slow, speedup, search.fixed)
-    return None if threads is None else search.measure(threads, MSE_FIRST)
+    return None if threads is None else search.measure(threads, HIGHEST_ERROR)
 
 
 def pareto_front(search: Search, order: Sequence[str], slow: int, found: Choice) -> pd.DataFrame:
-    """What a speedup costs: the integer program's choice, unrefined, at several speedups, next to the paper's way.
+    """What a speedup costs: the integer program's choice, unrefined, at several speedups, next to the
+    highest-error order.
 
-    Columns: speedup, loss, stderr (measured, nats), predicted (sum of sensitivities), mse_first_speedup,
-    mse_first_loss, plan (whether this is the plan that was searched for).
+    Columns: speedup, loss, stderr (measured, nats), predicted (sum of sensitivities),
+    highest_error_speedup, highest_error_loss, plan (whether this is the plan that was searched for).
     """
     lowest, highest = reachable(search.items, search.fixed)
     records = [_front_record(search, found, None, is_plan=True)]
@@ -65,17 +67,29 @@ def _front_record(search: Search, choice: Choice, usual: Choice | None, *, is_pl
         "loss": choice.loss,
         "stderr": choice.stderr,
         "predicted": search.predicted(choice.threads),
-        "mse_first_speedup": usual.speedup if usual else None,
-        "mse_first_loss": usual.loss if usual else None,
+        "highest_error_speedup": usual.speedup if usual else None,
+        "highest_error_loss": usual.loss if usual else None,
         "plan": is_plan,
     }
 
 
 def save_plan(
-    search: Search, target: float, found: Choice, baseline: Choice | None, front: pd.DataFrame, out: Path
+    search: Search,
+    target: float,
+    found: Choice,
+    baseline: Choice | None,
+    front: pd.DataFrame,
+    evaluations: int,
+    out: Path,
 ) -> Path:
-    """The plan as JSON, as `smt.plan` reads it, and the Pareto front beside it as CSV."""
-    setup, search_images = search.probe.setup, search.probe.selection
+    """The plan as JSON, as `smt.plan` reads it, and the Pareto front beside it as CSV.
+
+    Args:
+        found, baseline: as `Search.judged` gives them.
+        evaluations: how many choices had been measured when this one was chosen.
+    """
+    setup, search_images, heldout = search.probe.setup, search.probe.selection, search.heldout
+    assert heldout is not None
     stem = f"{setup.model.name}-{setup.source.name}-{target:g}x"
     with atomic_path(out / f"{stem}-front.csv") as path:
         front.to_csv(path, index=False)
@@ -84,8 +98,10 @@ def save_plan(
         **{key: value for key, value in asdict(found).items() if key != "threads"},
         "target": target,
         "baseline": asdict(baseline) if baseline else None,
+        "evaluations": evaluations,
         "search": asdict(search.config),
         "search_images": search_images.provenance(setup.source),
+        "heldout_images": heldout.selection.provenance(setup.source),
         "provenance": result_provenance(setup, setup.config),
     }
     written = out / f"{stem}.json"

@@ -8,7 +8,7 @@ what recalibration on these very images would give, without a second pass over o
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -68,18 +68,22 @@ def variant_of(setup: Setup, threads: Mapping[str, int], *, recal: bool) -> Vari
 class Probe:
     """Measures choices of threads on the same training images, so that they can be compared in pairs."""
 
-    def __init__(self, setup: Setup, images: int) -> None:
+    def __init__(self, setup: Setup, images: int, *, after: int = 0) -> None:
         """Take `images` training images, in batches of `recalibration.batch_size`, and A8W8's answers to them.
+
+        Args:
+            after: leave out so many images of the same random order first: a probe with `after=n` shares none with a
+                probe of n images.
 
         Raises:
             BnrecalError: if the training split has fewer, or the network has no BatchNorm layer.
         """
         self.setup = setup
-        selection = choose(setup.source, "train", "search", images, setup.config.seed)
+        selection = choose(setup.source, "train", "search", after + images, setup.config.seed)
         size = min(setup.config.recalibration.batch_size, images)
         # a last, smaller batch would be normalised by noisier statistics than the rest
-        whole = selection.indices[: images // size * size]
-        self.selection = type(selection)(selection.role, selection.split, whole, selection.seed)
+        whole = selection.indices[after : after + images // size * size]
+        self.selection = replace(selection, indices=whole)
         self.batches = list(setup.loader.images(self.selection, size))
         self.network = threaded_copy(setup.model.network, planned_layers(setup, A8W8)[1])
         self.layers = normalizing_layers(self.network)
