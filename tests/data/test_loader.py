@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bnrecal.data.base import ImageSource, Split
-from bnrecal.data.loader import ImageLoader, check_batch, choose, derive_seed
+from bnrecal.data.loader import ImageLoader, check_batch, choose, derive_seed, joined, part_of
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 
@@ -111,3 +111,12 @@ def test_an_error_in_a_loading_process_keeps_its_one_line(workers: int) -> None:
 
 def test_derived_seeds_are_apart() -> None:
     assert len({derive_seed(seed, role) for seed in range(50) for role in ("a", "b")}) == 100
+
+
+def test_parts_join_to_the_batches_that_were_asked_for() -> None:
+    parts = [(torch.full((2, 1), float(n)), torch.tensor([2 * n, 2 * n + 1])) for n in range(5)]
+    batches = list(joined([*parts[:4], (parts[4][0][:1], parts[4][1][:1])], 2))
+    assert [labels.tolist() for _, labels in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert [images.flatten().tolist() for images, _ in batches] == [[0, 0, 1, 1], [2, 2, 3, 3], [4]]
+    for batch, part in ((512, 64), (100, 50), (48, 48), (101, 101), (8, 8), (1000, 50)):
+        assert part_of(batch) == part

@@ -101,3 +101,19 @@ def test_empty_batch_counts_nothing() -> None:
     found: Statistics = conv_statistics(prepared, torch.empty(0, 4, 3, 3, dtype=torch.uint8))
     assert found.steps_by_active == (0, 0, 0)
     assert (found.mse, found.zero_activation_share) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("elements", [1, 700, 1500])
+def test_pieces_count_what_the_whole_counts(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randint(0, 256, (7, 8, 6, 6), generator=generator).to(torch.uint8)
+    w = torch.randint(-128, 128, (5, 8, 3, 3), generator=generator).to(torch.int8)
+    prepared = PreparedConv2d(w, SmtSpec(4, "Aw"), padding=1)
+    whole = conv_statistics(prepared, x)
+    monkeypatch.setattr("bnrecal.nbsmt.statistics.PIECE_ELEMENTS", elements)
+    pieces = conv_statistics(prepared, x)
+    for name, value in vars(whole).items():
+        same = (
+            torch.equal(value, vars(pieces)[name]) if isinstance(value, torch.Tensor) else value == vars(pieces)[name]
+        )
+        assert same, name

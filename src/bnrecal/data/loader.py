@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 
 T = TypeVar("T")
+PART = 64  # images that a worker prepares at a time for a larger batch on a GPU
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,25 @@ class ImageLoader:
     def batches(
         self, selection: Selection, batch_size: int, *, augment: bool = False, seed: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of (float32 (N, 3, H, W) channels-last, int64 (N,)) on the device, with a progress bar."""
+        """Batches of (float32 (N, 3, H, W) channels-last, int64 (N,)) on the device, with a progress bar.
+
+        To a GPU each batch is copied while the one before it is being computed with.
+        """
         dataset = self.source.dataset(selection.split, selection.indices, self.preprocessing, augment=augment)
         if augment:
             dataset = _Seeded(dataset, seed)
         pinned = self.device.type == "cuda"
+        # Large batches are put together from parts, or every worker would hold several of them. Augmentation is
+        # drawn batch by batch: there the parts would change it.
+        part = batch_size if augment or not pinned else part_of(batch_size)
         generator = torch.Generator().manual_seed(seed)  # else the loader draws from the global one
-        loader = DataLoader(dataset, batch_size, num_workers=self._workers(), pin_memory=pinned, generator=generator)
+        loader = DataLoader(dataset, part, num_workers=self._workers(), pin_memory=pinned, generator=generator)
         bar = tqdm(loader, desc=selection.role, unit="batch", leave=False, delay=1, disable=None)
-        for images, labels in _unwrapped(bar):
-            moved = images.to(self.device, non_blocking=pinned, memory_format=torch.channels_last)
-            yield moved, labels.to(self.device, non_blocking=pinned)
+        parts: Iterable[tuple[Tensor, Tensor]] = _unwrapped(bar)
+        if pinned:
+            parts = copied_ahead(parts, self.device)
+        for images, labels in joined(parts, batch_size // part):
+            yield images.to(self.device, memory_format=torch.channels_last), labels
 
     def images(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
         """The readable images of `batches`, without labels."""
@@ -122,6 +132,44 @@ class ImageLoader:
             return 0
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(8, usable)
+
+
+def part_of(batch_size: int) -> int:
+    """Images that a worker prepares at a time for a large batch: a divisor of it, if there is one from 16 to PART."""
+    return next((n for n in range(PART, 15, -1) if batch_size % n == 0), batch_size)
+
+
+def joined(parts: Iterable[tuple[Tensor, Tensor]], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """`count` parts at a time as one batch; the last may have fewer."""
+    parts = iter(parts)
+    while batch := list(islice(parts, count)):
+        if len(batch) == 1:
+            yield batch[0]
+        else:
+            yield torch.cat([images for images, _ in batch]), torch.cat([labels for _, labels in batch])
+
+
+def copied_ahead(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches on a GPU. Each is copied from pinned memory beside the computations with the one before it."""
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    waiting: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
+    for images, labels in batches:
+        with torch.cuda.stream(stream):
+            copy = (images.to(device, non_blocking=True), labels.to(device, non_blocking=True), stream.record_event())
+        if waiting is not None:
+            yield _arrived(*waiting, device)
+        waiting = copy
+    if waiting is not None:
+        yield _arrived(*waiting, device)
+
+
+def _arrived(images: Tensor, labels: Tensor, event: torch.cuda.Event, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The copies, safe to use (and to free) in the current stream."""
+    current = torch.cuda.current_stream(device)
+    current.wait_event(event)
+    for tensor in (images, labels):
+        tensor.record_stream(current)
+    return images, labels
 
 
 def _unwrapped(batches: Iterable[T]) -> Iterator[T]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnrecal.config import Config
-from bnrecal.device import describe_device
+from bnrecal.device import describe_device, with_fitting_batches
 from bnrecal.evaluation.accuracy import Correctness, evaluate
 from bnrecal.evaluation.multi_gpu import evaluate_on_ranks
 from bnrecal.experiment import baselines
@@ -79,7 +79,11 @@ def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | N
             unknown, setup.loader, setup.validation, setup.batch_size, setup.config.gpus, **judging
         )
     else:
-        measured = evaluate(unknown, setup.loader.batches(setup.validation, setup.batch_size), **judging)
+        measured = with_fitting_batches(
+            "evaluation",
+            setup.batch_size,
+            lambda size: evaluate(unknown, setup.loader.batches(setup.validation, size), **judging),
+        )
     for key in kept.keys() & measured.keys():
         baselines.save(kept[key], measured[key])
     return {**known, **measured}

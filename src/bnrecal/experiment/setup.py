@@ -11,7 +11,8 @@ from bnrecal.config import Config
 from bnrecal.data import build_source
 from bnrecal.data.base import ImageSource
 from bnrecal.data.loader import ImageLoader, Selection, check_batch, choose, derive_seed
-from bnrecal.device import choose_device
+from bnrecal.device import DEFAULT_BATCH, choose_device, with_fitting_batches
+from bnrecal.errors import BnrecalError
 from bnrecal.models import load_model
 from bnrecal.models.base import LoadedModel
 from bnrecal.nbsmt.self_check import check_exact
@@ -125,7 +126,7 @@ def prepare(config: Config) -> Setup:
 
 def load(config: Config) -> Setup:
     """The images, the float network and the device."""
-    device = choose_device(config.device)
+    device = choose_device(config.device, tf32=config.tf32)
     if device.type == "cuda":
         check_exact(device)
     source = build_source(config.data)
@@ -138,15 +139,19 @@ def load(config: Config) -> Setup:
         check_batch("batch_size", config.batch_size, validation)
     check_batch("recalibration.batch_size", config.recalibration.batch_size, recalibration)
     model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch_size = config.batch_size or min(100, len(validation.indices))
+    batch_size = config.batch_size or min(DEFAULT_BATCH[device.type], len(validation.indices))
     return Setup(config, source, model, device, calibration, recalibration, validation, batch_size)
 
 
 def conv_infos(setup: Setup) -> list[ConvInfo]:
     """Activation ranges, on training images through the float32 network."""
     skip = setup.config.quant.skip
-    images = setup.loader.images(setup.calibration, setup.batch_size)
-    return calibrate(setup.model.network, images, keep_float=lambda name: matches_any(name, skip))
+
+    def on_batches(size: int) -> list[ConvInfo]:
+        images = setup.loader.images(setup.calibration, size)
+        return calibrate(setup.model.network, images, keep_float=lambda name: matches_any(name, skip))
+
+    return with_fitting_batches("calibration", setup.batch_size, on_batches)
 
 
 def prepare_variants(setup: Setup, variants: Sequence[Variant]) -> dict[Variant, Prepared]:
@@ -176,4 +181,8 @@ def recalibrate_network(setup: Setup, network: nn.Module) -> None:
     how = setup.config.recalibration
     seed = derive_seed(setup.config.seed, "recalibration")
     images = setup.loader.images(setup.recalibration, how.batch_size, augment=how.augment, seed=seed)
-    recalibrate_(network, images, method=how.method, momentum=how.momentum)
+    try:
+        recalibrate_(network, images, method=how.method, momentum=how.momentum)
+    except torch.cuda.OutOfMemoryError as error:  # a smaller batch would be another estimate
+        message = f"recalibration.batch_size={how.batch_size} does not fit the GPU's memory: choose a smaller one"
+        raise BnrecalError(message) from error

@@ -5,7 +5,7 @@ over (channel, tap) of how often the one holds times how often the other does. C
 follow from those of "all partners of a subset active" by inclusion and exclusion.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import comb
 
@@ -88,14 +88,29 @@ class Statistics:
         return float(self.squared_error.sum()) / self.outputs if self.outputs else 0.0
 
 
+# Inputs and outputs of a layer that are counted at a time: each takes some 40 bytes meanwhile.
+PIECE_ELEMENTS = 2**24
+
+
 @torch.no_grad()
 def conv_statistics(prepared: PreparedConv2d, x: Tensor) -> Statistics:
-    """The statistics of one call.
+    """The statistics of one call, gathered from a few images at a time.
 
     Args:
         prepared: the layer.
         x: uint8 (N, C, H, W), as for `prepared.accumulate`.
     """
+    height, width = prepared.geometry.output_size((x.shape[2], x.shape[3]), prepared.kernel)
+    elements = max(1, x[0].numel() if len(x) else 1, len(prepared.weight) * max(0, height * width))
+    first, *others = torch.split(x, max(1, PIECE_ELEMENTS // elements))
+    total = _of_piece(prepared, first)
+    for piece in others:
+        # what it says of the weights holds once a call
+        total += replace(_of_piece(prepared, piece), weights=0, zero_weights=0)
+    return total
+
+
+def _of_piece(prepared: PreparedConv2d, x: Tensor) -> Statistics:
     found = prepared.accumulate(x)
     exact = prepared.one_thread().accumulate(x) if prepared.spec.threads > 1 else found
     error = (found - exact).double().square().sum((0, 2, 3))
