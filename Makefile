@@ -13,7 +13,7 @@ ARGS   ?=
 OVERRIDES = data=$(DATA) $(if $(ROOT),'data.root=$(ROOT)') $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 figure1 bench test lint types check wheel clean
+.PHONY: help table1 figure1 bench test lint types wheel clean distclean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,17 +32,24 @@ test: $(VENV)/.dev  ## lint, types, tests
 	$(MAKE) --no-print-directory lint types
 	$(PY) -m pytest
 
-lint: $(VENV)/.dev  ## ruff
+lint: $(VENV)/.dev  ## style, format, and that imports point down
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
 
-types: $(VENV)/.dev  ## mypy, strict
+types: $(VENV)/.dev  ## mypy, strict, as of the lowest Python promised
 	$(VENV)/bin/mypy
 
 wheel: $(VENV)/.dev  ## build the wheel into dist/
 	$(PY) -m build --wheel
 
-clean:  ## remove the environment and everything that was made
-	rm -rf $(VENV) build dist outputs/* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove the environment, builds and caches; results stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+distclean: clean  ## clean, and remove the results in outputs/ named by RESULTS='table1 runs ...'
+	@test -n "$(RESULTS)" || { echo "name the results to remove: make distclean RESULTS='table1 runs'; there are:" \
+	    $(notdir $(wildcard outputs/*)) >&2; exit 1; }
+	rm -rf $(addprefix outputs/,$(notdir $(RESULTS)))
 
 $(VENV)/.run: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
