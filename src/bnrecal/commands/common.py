@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from bnrecal.commands.interrupt import ctrl_c_noted, raise_if_interrupted
 from bnrecal.commands.schemas import CommandConfig, register
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
@@ -108,7 +109,8 @@ def one_line_errors() -> Iterator[None]:
         yield
         return
     try:
-        yield
+        with ctrl_c_noted():
+            yield
     except (BnrecalError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"bnrecal: {one_line(error)}")
     except OSError as error:
@@ -136,6 +138,7 @@ def attempt_all(jobs: Sequence[tuple[str, J]], what: str, unit: str, work: Calla
         try:
             work(job)
         except BnrecalError as error:
+            raise_if_interrupted()
             failed.append(f"{name}: {one_line(error)}")
             tqdm.write(f"bnrecal: {failed[-1]}", file=sys.stderr)
     return failed

@@ -19,6 +19,7 @@ from bnrecal.commands.common import (
     register_all,
     tracebacks_wanted,
 )
+from bnrecal.commands.interrupt import raise_if_interrupted
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.provenance import cell_key
@@ -42,6 +43,7 @@ def main() -> None:
 @hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")
 def _hydra_main(composed: DictConfig) -> float | None:
     """One job. An error is noted, in a sweep beside its cell, so that the other cells still run."""
+    raise_if_interrupted()
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweeping = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
     (folder / ERROR_FILE).unlink(missing_ok=True)
