@@ -4,10 +4,11 @@
 are all in range. Nothing below the command line knows Hydra. What a key means is said once, in its `setting`.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar, overload
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bnrecal.errors import BnrecalError
 from bnrecal.options import (
@@ -155,6 +156,30 @@ def parse(composed: DictConfig, schema: type[Config] = Config) -> Config:
     assert isinstance(config, schema)
     check(config)
     return config
+
+
+def complete(config: Config) -> Config:
+    """A configuration made in Python, checked and completed like one that Hydra composed; the original stays as it is.
+
+    Without a name the model is what configs/config.yaml says, or called "custom" for its family; so are the data.
+
+    Raises:
+        BnrecalError: naming the first value that is out of range or of another type, and what would do.
+    """
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(Config), asdict(config))
+    except OmegaConfBaseException as error:
+        said = str(error).split("\n")[0]
+        raise BnrecalError(f"{error.full_key or 'config'}: {said}") from error
+    assert isinstance(typed, DictConfig)
+    names = {"table1": "resnet18", "custom": "custom"}
+    if OmegaConf.is_missing(typed.model, "name") and typed.model.family in names:
+        typed.model.name = names[typed.model.family]
+    if OmegaConf.is_missing(typed.data, "name"):
+        typed.data.name = "glyphs"
+    if OmegaConf.is_missing(typed.model, "name"):
+        raise BnrecalError(f"model.name is missing: give a name that family={typed.model.family} knows")
+    return parse(typed)
 
 
 def check(config: Config) -> None:

@@ -75,7 +75,7 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
     estimates = {name: ESTIMATORS[method](*_running(layer), momentum) for name, layer in layers.items()}
     images = 0
     try:
-        with _eval_mode(network), batch_statistics(layers, lambda name, batch: estimates[name].add(batch)):
+        with eval_mode(network), batch_statistics(layers, lambda name, batch: estimates[name].add(batch)):
             for batch in batches:
                 network(batch)
                 images += len(batch)
@@ -132,9 +132,11 @@ def batch_statistics(
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
+def eval_mode(*networks: nn.Module) -> Iterator[None]:
+    """Every module of the networks in eval mode for the length of a block, and then as it was."""
+    modes = {module: module.training for network in networks for module in network.modules()}
+    for network in networks:
+        network.eval()
     try:
         yield
     finally:

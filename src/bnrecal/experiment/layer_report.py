@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bnrecal.data.loader import Selection
 from bnrecal.experiment.setup import Prepared, Setup
 from bnrecal.nbsmt.statistics import Statistics
+from bnrecal.quantization.convert import collect_statistics
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 from bnrecal.quantization.systolic import layer_cycles
@@ -60,16 +61,8 @@ def describe_layers(setup: Setup, without: Prepared, own: Prepared, images: int 
 @torch.no_grad()
 def gather_statistics(setup: Setup, prepared: Prepared, images: int = IMAGES) -> dict[str, Statistics]:
     """Exact NB-SMT statistics of each unsigned layer over the first `images` calibration images."""
-    layers = prepared.layers
-    try:
-        for layer in layers.values():
-            layer.statistics, layer.collecting = None, True
-        for batch in setup.loader.images(_few(setup, images), min(setup.batch_size, images)):
-            prepared.network(batch)
-        return {name: layer.statistics for name, layer in layers.items() if layer.statistics is not None}
-    finally:
-        for layer in layers.values():
-            layer.statistics, layer.collecting = None, False
+    batches = setup.loader.images(_few(setup, images), min(setup.batch_size, images))
+    return collect_statistics(prepared.network, batches)
 
 
 def _few(setup: Setup, images: int) -> Selection:
@@ -142,9 +135,14 @@ def _variance_ratio(old: Tensor, new: Tensor, eps: float) -> float:
 def _measured(layer: NBSMTConv2d, before: dict[str, Statistics], after: dict[str, Statistics]) -> dict[str, Any]:
     if layer.name not in after:  # signed inputs run one thread, where nothing collides
         return {}
-    seen = after[layer.name]
+    wo = scaled_errors(layer, before[layer.name])
+    return {**measured_columns(layer, after[layer.name]), "mse_wo": wo[0], "relative_mse_wo": wo[1]}
+
+
+def measured_columns(layer: NBSMTConv2d, seen: Statistics) -> dict[str, Any]:
+    """The columns of a layer that were counted: sparsity, active threads, lost bits, error (see `describe_layers`)."""
     shares = {f"active_{p}": count / seen.steps for p, count in enumerate(seen.steps_by_active)}
-    (mse_wo, relative_wo), (mse, relative) = (scaled_errors(layer, s[layer.name]) for s in (before, after))
+    mse, relative_mse = scaled_errors(layer, seen)
     return {
         "weight_sparsity": seen.zero_weight_share,
         "activation_sparsity": seen.zero_activation_share,
@@ -152,10 +150,8 @@ def _measured(layer: NBSMTConv2d, before: dict[str, Statistics], after: dict[str
         **{f"active_{p}": shares.get(f"active_{p}", 0.0) for p in range(5)},
         "reduced_activations": seen.reduced_activations / max(seen.active_operands, 1),
         "reduced_weights": seen.reduced_weights / max(seen.active_operands, 1),
-        "mse_wo": mse_wo,
         "mse": mse,
-        "relative_mse_wo": relative_wo,
-        "relative_mse": relative,
+        "relative_mse": relative_mse,
     }
 
 

@@ -1,13 +1,14 @@
 """From a float network and a plan to the quantized, threaded network."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from bnrecal.nbsmt.spec import SmtSpec
-from bnrecal.quantization.intercept import attach
+from bnrecal.nbsmt.statistics import Statistics
+from bnrecal.quantization.intercept import attach, handlers
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
@@ -30,3 +31,26 @@ def threaded_copy(network: nn.Module, layers: dict[str, NBSMTConv2d]) -> nn.Modu
     twin: nn.Module = copy.deepcopy(network, shared)
     attach(twin, dict(layers))
     return twin
+
+
+def threaded_layers(network: nn.Module) -> dict[str, NBSMTConv2d]:
+    """What computes each quantized convolution of a network that `threaded_copy` made, by name; else empty."""
+    return {name: handler for name, handler in handlers(network).items() if isinstance(handler, NBSMTConv2d)}
+
+
+def collect_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, Statistics]:
+    """Exact NB-SMT statistics of each unsigned layer of a threaded network over some batches, by name.
+
+    Args:
+        batches: float32 (N, 3, H, W), on the network's device.
+    """
+    layers = threaded_layers(network)
+    try:
+        for layer in layers.values():
+            layer.statistics, layer.collecting = None, True
+        for images in batches:
+            network(images)
+        return {name: layer.statistics for name, layer in layers.items() if layer.statistics is not None}
+    finally:
+        for layer in layers.values():
+            layer.statistics, layer.collecting = None, False

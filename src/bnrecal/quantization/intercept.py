@@ -9,7 +9,7 @@ module stays where it is: its instance attribute `forward` becomes a `ConvInterc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,14 @@ from bnrecal.errors import BnrecalError
 
 Pair = tuple[int, int]
 Handler = Callable[["ConvCall"], Tensor]
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A handler that has something to say in the `print` of a network."""
+
+    def describe(self) -> str: ...
+
 
 OTHER_CONVOLUTIONS = {
     torch.conv1d: "conv1d",
@@ -93,19 +101,32 @@ class ConvInterceptor:
             )
         return output
 
+    def extra_repr(self) -> str:
+        """What `print` shows in the module's brackets: its own words, and the handler's."""
+        own: str = type(self.conv).extra_repr(self.conv)  # type: ignore[no-untyped-call]
+        return f"{own}, {self.handler.describe()}" if isinstance(self.handler, Describes) else own
+
+
+def handlers(network: nn.Module) -> dict[str, Handler]:
+    """What `attach` attached, by the name of the convolution."""
+    forwards = {name: vars(conv).get("forward") for name, conv in conv_modules(network).items()}
+    return {name: forward.handler for name, forward in forwards.items() if isinstance(forward, ConvInterceptor)}
+
 
 def attach(network: nn.Module, handlers: dict[str, Handler], strict: Callable[[str], bool] = lambda _: True) -> None:
     """Let each named convolution of the network be computed by its handler."""
     convs = conv_modules(network)
     for name, handler in handlers.items():
         # an instance attribute shadows the class's method for every caller, however it reached the module
-        vars(convs[name])["forward"] = ConvInterceptor(convs[name], name, handler, strict(name))
+        interceptor = ConvInterceptor(convs[name], name, handler, strict(name))
+        vars(convs[name]).update(forward=interceptor, extra_repr=interceptor.extra_repr)
 
 
 def detach(network: nn.Module) -> None:
     """Give every convolution of the network its own forward back."""
     for conv in conv_modules(network).values():
         vars(conv).pop("forward", None)
+        vars(conv).pop("extra_repr", None)
 
 
 @contextmanager

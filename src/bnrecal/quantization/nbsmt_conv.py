@@ -51,6 +51,13 @@ class NBSMTConv2d:
             self.statistics = more if self.statistics is None else self.statistics + more
         return prepared(call.x, self.input_scale, weight_scale, call.bias, signed=self.signed)
 
+    def describe(self) -> str:
+        """For the `print` of a network."""
+        if self.signed:
+            return f"8-bit signed, threads=1, scale={self.input_scale:.3g}"
+        policy = f", policy={self.spec.policy}" if self.spec.threads > 1 else ""
+        return f"8-bit, threads={self.spec.threads}{policy}, scale={self.input_scale:.3g}"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_prepared": {}}
 

@@ -1,0 +1,242 @@
+"""The package from Python, with your own network and your own batches: `import bnrecal`, no Hydra, no data set classes.
+
+Batches are whatever a DataLoader gives: float32 images (N, 3, H, W), or pairs that begin with them; they are moved to
+the network's device. Every function returns its networks in the modes (training or eval) that it found them in.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from bnrecal import recalibrate as recalibration
+from bnrecal.config import Config, complete
+from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.accuracy import Correctness, percent, standard_error
+from bnrecal.evaluation.accuracy import evaluate as judge
+from bnrecal.evaluation.significance import Difference, change
+from bnrecal.experiment.layer_report import measured_columns
+from bnrecal.experiment.results import Result
+from bnrecal.experiment.run import run as run_experiment
+from bnrecal.nbsmt.conv import nbsmt_conv2d
+from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.options import ACT_RANGES, THREADS
+from bnrecal.quantization.calibrate import calibrate
+from bnrecal.quantization.convert import collect_statistics, quantize_layers, threaded_copy, threaded_layers
+from bnrecal.quantization.layer_plan import matches_any, plan_threads
+
+__all__ = ["Score", "evaluate", "layer_table", "nbsmt_conv2d", "quantize", "recalibrate_", "run"]
+
+Batch = Tensor | Sequence[Any]  # images, or a pair that begins with them
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one network did on the images of `evaluate`.
+
+    Attributes:
+        outcome: which images it got right, in their order.
+    """
+
+    outcome: Correctness
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy in percent."""
+        return percent(self.outcome.top1)
+
+    @property
+    def top5(self) -> float:
+        """Top-5 accuracy in percent."""
+        return percent(self.outcome.top5)
+
+    @property
+    def stderr(self) -> float:
+        """Binomial standard error of `top1`, in percentage points."""
+        return standard_error(self.outcome.top1)
+
+    @property
+    def images(self) -> int:
+        """How many images were classified."""
+        return self.outcome.images
+
+    def gain_over(self, other: "Score") -> Difference:
+        """By how many points this network is better than another on the same images.
+
+        Returns:
+            `points` and `stderr` in percentage points, and `p`, the p-value of McNemar's exact test.
+
+        Raises:
+            BnrecalError: if the other saw another number of images.
+        """
+        if self.images != other.images:
+            raise BnrecalError(f"{self.images} and {other.images} images cannot be compared: evaluate both in one call")
+        return change([other.outcome.top1], [self.outcome.top1])
+
+    def __repr__(self) -> str:
+        return f"Score(top1={self.top1:.2f}, stderr={self.stderr:.2f}, images={self.images})"
+
+
+def quantize(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    spec: SmtSpec,
+    *,
+    skip: Sequence[str] = (),
+    layers: Mapping[str, int] | None = None,
+    act_range: str = "mean_max",
+) -> nn.Module:
+    """A copy of the network whose convolutions compute in 8 bits, with NB-SMT threads.
+
+    The first convolution and linear layers stay float32; depthwise convolutions, and inputs that go below zero, run
+    one thread. `print` of the copy says what each convolution does. Parameters are shared with the original, buffers
+    are the copy's own, and its `state_dict()` has the names and shapes of the original's.
+
+    Args:
+        model: any network with `nn.Conv2d` layers (subclasses too); unchanged.
+        batches: training images for the ranges of the activations; some 2,048 images are usual.
+        spec: threads, and what happens when they collide.
+        skip: convolutions (names or globs) that stay float32.
+        layers: threads of single convolutions by name or glob, over `spec.threads`.
+        act_range: "mean_max" (mean over the images of each image's maximum) or "max" (over all images).
+
+    Raises:
+        BnrecalError: for a model that is quantized already, a convolution that cannot be, a name that matches none,
+            no images, or inputs that are not finite.
+    """
+    if threaded_layers(model):
+        raise BnrecalError("the model is quantized already: quantize the float32 model it was made from")
+    if act_range not in ACT_RANGES:
+        raise BnrecalError(f"act_range={act_range}: choose one of {', '.join(ACT_RANGES)}")
+    for name, threads in (layers or {}).items():
+        if threads not in THREADS:
+            raise BnrecalError(f"layers[{name}]={threads}: choose one of {', '.join(map(str, THREADS))}")
+    with recalibration.eval_mode(model):
+        seen = calibrate(model, _images(batches, model), keep_float=lambda name: matches_any(name, skip))
+    plans = plan_threads(seen, spec.threads, dict(layers or {}), skip)
+    return threaded_copy(model, quantize_layers(plans, spec, act_range)).eval()
+
+
+def recalibrate_(
+    model: nn.Module, batches: Iterable[Batch], *, method: str = "ema", momentum: float = 0.1
+) -> nn.Module:
+    """Re-estimate the running mean and variance of every BatchNorm layer, in place; nothing else changes.
+
+    Args:
+        model: usually what `quantize` returned.
+        batches: training images; 16 batches of 128 are usual.
+        method: "ema" (moving average from the trained statistics), "cumulative" or "pooled" (from these images alone).
+        momentum: for "ema", the weight of a new batch, above 0 and up to 1.
+
+    Returns:
+        The model.
+
+    Raises:
+        BnrecalError: for an unknown method, a momentum out of range, a network without BatchNorm statistics, no images,
+            or a batch with a single value per channel. The statistics are then as they were before.
+    """
+    if not 0 < momentum <= 1:
+        raise BnrecalError(f"momentum={momentum}: choose a number above 0 and up to 1")
+    recalibration.recalibrate_(model, _images(batches, model), method=method, momentum=momentum)
+    return model
+
+
+@torch.no_grad()
+def evaluate(
+    models: Mapping[str, nn.Module], batches: Iterable[Sequence[Any]], *, label_offset: int = 0
+) -> dict[str, Score]:
+    """Classify the same images with every network, in one pass over the batches.
+
+    Args:
+        models: by name, all on one device; each returns logits (N, classes).
+        batches: pairs of images, float32 (N, 3, H, W), and labels, int64 (N,).
+        label_offset: index of the logit that belongs to label 0 (1 where the first class is "background").
+
+    Returns:
+        A score for each name.
+
+    Raises:
+        BnrecalError: without models or images, for logits of another shape, not finite, or with too few classes.
+    """
+    if not models:
+        raise BnrecalError("evaluate got no models: give a mapping, as in {'float32': model}")
+    device = _device(next(iter(models.values())))
+    pairs = ((images.to(device), labels.to(device)) for images, labels in batches)
+    with recalibration.eval_mode(*models.values()):
+        return {name: Score(outcome) for name, outcome in judge(dict(models), pairs, label_offset=label_offset).items()}
+
+
+@torch.no_grad()
+def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
+    """What happened inside each quantized convolution on these images, counted exactly.
+
+    Args:
+        model: what `quantize` returned.
+        batches: a few images suffice: counting takes several times a forward pass.
+
+    Returns:
+        One row per quantized convolution, in the order of the network's modules: name, threads, range (of the input,
+        in activation units), scale (of one level), weight_sparsity, activation_sparsity, steps (of processing
+        elements), active_0..active_4 (share of steps with so many active threads), collisions (share with two or
+        more), reduced_activations and reduced_weights (share of active operands that lost bits), mse and relative_mse
+        (of the output against the exact 8-bit convolution). Counts are missing where the input is signed: it runs one
+        thread.
+
+    Raises:
+        BnrecalError: for a model that `quantize` did not make, or without images.
+    """
+    layers = threaded_layers(model)
+    if not layers:
+        raise BnrecalError("the model has no quantized convolution: give what bnrecal.quantize returned")
+    with recalibration.eval_mode(model):
+        statistics = collect_statistics(model, _images(batches, model))
+    rows = []
+    for name, layer in layers.items():
+        row: dict[str, Any] = {"name": name, "threads": layer.spec.threads, "range": layer.range}
+        row["scale"] = layer.input_scale
+        if name in statistics:
+            measured = measured_columns(layer, statistics[name])
+            row |= {**measured, "collisions": sum(measured[f"active_{p}"] for p in range(2, 5))}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def run(config: Config) -> Result:
+    """A whole experiment, as `bnrecal key=value ...` runs it: calibrate, quantize, recalibrate, evaluate.
+
+    Args:
+        config: what is left out has the default of the command line.
+
+    Returns:
+        Accuracies, gain with its p-value, speedup, cycles; `layers` and `batchnorm` are tables.
+
+    Raises:
+        BnrecalError: naming the value that is out of range, and what would do.
+    """
+    return run_experiment(complete(config))
+
+
+def _device(model: nn.Module) -> torch.device:
+    tensor = next(iter([*model.parameters(), *model.buffers()]), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _images(batches: Iterable[Batch], model: nn.Module) -> Iterator[Tensor]:
+    """The images of each batch, on the model's device.
+
+    Raises:
+        BnrecalError: if there is no batch, or one is not float32 (N, C, H, W).
+    """
+    device, count = _device(model), 0
+    for batch in batches:
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.float32:
+            kind = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise BnrecalError(f"a batch is {kind}: give float32 images (N, C, H, W), or pairs that begin with them")
+        count += len(images)
+        yield images.to(device)
+    if count == 0:
+        raise BnrecalError("there was no batch of images: a generator gives its batches only once")

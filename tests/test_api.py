@@ -1,0 +1,211 @@
+"""`import bnrecal`: the six calls on a torchvision network and on a shipped one, and how they say no."""
+
+import copy
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torchvision
+from helpers.nets import images, no_batchnorm, tiny
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import bnrecal
+from bnrecal.config import DataConfig, ModelConfig
+from bnrecal.data import build_source
+from bnrecal.experiment.run import float_state_dict
+from bnrecal.models import load_model
+from bnrecal.nbsmt import reference
+from bnrecal.quantization.convert import threaded_layers
+
+SPEC = bnrecal.SmtSpec(threads=4)
+
+
+def labelled(model: nn.Module, count: int = 24, size: int = 12) -> DataLoader[tuple[Tensor, ...]]:
+    """Random images with what the float network says of them for labels."""
+    x = images(count, size=size)
+    with torch.no_grad():
+        labels = model(x).argmax(1)
+    return DataLoader(TensorDataset(x, labels), batch_size=8)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return tiny()
+
+
+def torchvision_network() -> tuple[nn.Module, DataLoader[tuple[Tensor, ...]]]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torchvision.models.resnet18(weights=None, num_classes=10).eval()
+    return network, labelled(network, size=32)
+
+
+def shipped_network() -> tuple[nn.Module, DataLoader[tuple[Tensor, ...]]]:
+    source = build_source(DataConfig(name="glyphs"))
+    loaded = load_model(ModelConfig(name="resnet18"), source)
+    dataset = source.dataset("val", range(60), loaded.preprocessing)
+    loader: DataLoader[tuple[Tensor, ...]] = DataLoader(dataset, batch_size=20)  # type: ignore[arg-type]
+    return loaded.network, loader
+
+
+@pytest.mark.parametrize("make", [torchvision_network, shipped_network])
+def test_the_calls_as_documented(make: object) -> None:
+    assert callable(make)
+    network, batches = make()
+    q = bnrecal.quantize(network, batches, bnrecal.SmtSpec(threads=4))
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    assert bnrecal.recalibrate_(q, batches, method="ema") is q
+    scores = bnrecal.evaluate({"float32": network, "4T": q}, batches)
+    assert scores["float32"].top1 > 70  # of the shipped one; the other's labels are its own
+    assert 0 < scores["4T"].top1 <= 100
+    gain = scores["4T"].gain_over(scores["float32"])
+    assert gain.points == pytest.approx(scores["4T"].top1 - scores["float32"].top1)
+    assert 0 <= gain.p <= 1
+    table = bnrecal.layer_table(q, [next(iter(batches))])
+    assert table["name"].tolist() == list(threaded_layers(q))
+    assert table["collisions"].between(0, 1).all()
+    assert (table["relative_mse"] > 0).all()
+    assert (table["range"] > 0).all()
+    for name, buffer in network.named_buffers():
+        assert torch.equal(buffer, before[name])
+    make()[0].load_state_dict(q.state_dict())
+
+
+def test_quantize_is_what_an_experiment_does(model: nn.Module) -> None:
+    x = images(16)
+    q = bnrecal.quantize(model, [x], SPEC)
+    assert {name: layer.spec.threads for name, layer in threaded_layers(q).items()} == {
+        "conv2": 4,
+        "depthwise": 1,
+        "dilated": 4,
+    }
+    with torch.no_grad():
+        assert not torch.equal(q(x), model(x))
+        assert (q(x) - model(x)).norm() < 0.5 * model(x).norm()
+
+
+def test_skip_and_layers_choose_by_name_and_glob(model: nn.Module) -> None:
+    q = bnrecal.quantize(model, [images(8)], SPEC, skip=["depth*"], layers={"dil*": 2})
+    assert {name: layer.spec.threads for name, layer in threaded_layers(q).items()} == {"conv2": 4, "dilated": 2}
+
+
+def test_modes_and_parameters_are_the_originals(model: nn.Module) -> None:
+    model.train()
+    model.get_submodule("bn1").eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    q = bnrecal.quantize(model, [images(8)], SPEC)
+    bnrecal.evaluate({"a": model}, [(images(4), torch.zeros(4, dtype=torch.int64))])
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert not any(module.training for module in q.modules())
+    assert [id(p) for p in q.parameters()] == [id(p) for p in model.parameters()]
+
+
+def test_print_shows_how_each_convolution_runs(model: nn.Module) -> None:
+    q = bnrecal.quantize(model, [images(8)], SPEC)
+    lines = {line.split(":")[0].strip(" ()"): line for line in str(q).splitlines()}
+    assert "8-bit, threads=4, policy=A, scale=" in lines["conv2"]
+    assert "8-bit, threads=1, scale=" in lines["depthwise"]
+    assert "8-bit" not in lines["stem"]
+    assert "8-bit" not in str(model)
+    assert "8-bit, threads=4" in str(pickle.loads(pickle.dumps(q)))
+    assert "8-bit, threads=4" in str(copy.deepcopy(q))
+
+
+def test_state_dict_loads_in_the_stock_architecture(model: nn.Module) -> None:
+    q = bnrecal.recalibrate_(bnrecal.quantize(model, [images(8)], SPEC), [images(16, seed=1)])
+    stock = tiny(seed=5)
+    stock.load_state_dict(q.state_dict())
+    for name, value in float_state_dict(model, q).items():
+        assert torch.equal(stock.state_dict()[name], value)
+
+
+def test_the_arithmetic() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (1, 8, 5, 5), generator=generator, dtype=torch.uint8)
+    w = torch.randint(-128, 128, (4, 8, 3, 3), generator=generator).to(torch.int8)
+    assert torch.equal(bnrecal.nbsmt_conv2d(x, w, threads=4).long(), reference.conv2d(x, w, threads=4).long())
+
+
+def test_a_config_made_in_python_is_checked_and_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bnrecal.Config] = []
+    monkeypatch.setattr("bnrecal.api.run_experiment", seen.append)
+    given = bnrecal.Config(smt=bnrecal.SmtConfig(threads=2, layers={"conv1": 1}))
+    bnrecal.run(given)
+    assert (seen[0].model.name, seen[0].data.name, seen[0].smt.layers) == ("resnet18", "glyphs", {"conv1": 1})
+    assert seen[0].model.kwargs == {}
+    assert given.model.name == "???"  # the caller's own is left alone
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (bnrecal.Config(smt=bnrecal.SmtConfig(threads=3)), "smt.threads=3: choose one of 1, 2, 4"),
+        (bnrecal.Config(smt=bnrecal.SmtConfig(threads="many")), "smt.threads: Value 'many' of type 'str'"),  # type: ignore[arg-type]
+        (bnrecal.Config(model=bnrecal.ModelConfig(family="timm")), "model.name is missing"),
+    ],
+)
+def test_a_config_out_of_range_is_named(config: bnrecal.Config, message: str) -> None:
+    with pytest.raises(bnrecal.BnrecalError, match=message):
+        bnrecal.run(config)
+
+
+def test_a_whole_experiment() -> None:
+    config = bnrecal.Config(
+        model=bnrecal.ModelConfig(family="custom", factory="helpers.nets:glyph_net"),
+        data=bnrecal.DataConfig(name="glyphs", val_images=30),
+        calibration=bnrecal.CalibrationConfig(images=16),
+        recalibration=bnrecal.RecalibrationConfig(images=16, batch_size=8),
+        recal=True,
+    )
+    result = bnrecal.run(config)
+    assert (result.model, result.threads, result.images) == ("custom", 4, 30)
+    assert result.layers is not None
+
+
+def nothing() -> Iterator[Tensor]:
+    yield from ()
+
+
+def test_what_cannot_be_is_named(model: nn.Module) -> None:
+    q = bnrecal.quantize(model, [images(8)], SPEC)
+    with pytest.raises(bnrecal.BnrecalError, match="quantized already"):
+        bnrecal.quantize(q, [images(8)], SPEC)
+    with pytest.raises(bnrecal.BnrecalError, match="no batch of images"):
+        bnrecal.quantize(model, nothing(), SPEC)
+    with pytest.raises(bnrecal.BnrecalError, match=r"uint8 \(2, 3, 12, 12\): give float32"):
+        bnrecal.quantize(model, [torch.zeros(2, 3, 12, 12, dtype=torch.uint8)], SPEC)
+    with pytest.raises(bnrecal.BnrecalError, match="matches no quantized convolution"):
+        bnrecal.quantize(model, [images(8)], SPEC, layers={"layer9": 2})
+    with pytest.raises(bnrecal.BnrecalError, match=r"layers\[conv2\]=3: choose one of 1, 2, 4"):
+        bnrecal.quantize(model, [images(8)], SPEC, layers={"conv2": 3})
+    with pytest.raises(bnrecal.BnrecalError, match="act_range=most: choose one of"):
+        bnrecal.quantize(model, [images(8)], SPEC, act_range="most")
+    with pytest.raises(bnrecal.BnrecalError, match="no BatchNorm layer"):
+        bnrecal.recalibrate_(no_batchnorm(), [images(8)])
+    with pytest.raises(bnrecal.BnrecalError, match="momentum=0"):
+        bnrecal.recalibrate_(q, [images(8)], momentum=0)
+    with pytest.raises(bnrecal.BnrecalError, match="no quantized convolution"):
+        bnrecal.layer_table(model, [images(8)])
+    with pytest.raises(bnrecal.BnrecalError, match="no models"):
+        bnrecal.evaluate({}, [])
+    one, two = (bnrecal.evaluate({"a": model}, labelled(model, count)) for count in (8, 16))
+    with pytest.raises(bnrecal.BnrecalError, match="16 and 8 images"):
+        two["a"].gain_over(one["a"])
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    script = "import sys, bnrecal; sys.exit(str([m for m in ('torch', 'numpy', 'omegaconf') if m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
+    assert done.stderr.strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in bnrecal.__all__:
+        assert getattr(bnrecal, name) is not None
+        assert name in dir(bnrecal)
+    with pytest.raises(AttributeError, match="'bnrecal' has no attribute 'quantise'"):
+        _ = bnrecal.quantise
