@@ -40,7 +40,13 @@ def made(out: Path, *overrides: str) -> pd.DataFrame:
 
 def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = made(tmp_path, TWO)
-    assert {path.name for path in tmp_path.iterdir()} == {"figure1.csv", "figure1.png", "figure1.svg", "cells"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "figure1.csv",
+        "figure1.png",
+        "figure1.svg",
+        "report.html",
+        "cells",
+    }
     net, other = (table[table["label"] == label] for label in ("Net", "Other"))
     # two layers can run several threads: none, one or both are slowed
     assert net["curve"].value_counts().to_dict() == {

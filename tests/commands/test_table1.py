@@ -38,6 +38,13 @@ def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> 
     assert table["4t_w"].iloc[0] == pytest.approx(means.mean(), abs=1e-3)
     assert "Tiny† spares" in (out / "table1.md").read_text()
 
+    written = {"report.html", "table1.png", "table1.svg", "table1.tex", "table1_layers.csv"}
+    assert written <= {path.name for path in out.iterdir()}
+    layers = pd.read_csv(out / "table1_layers.csv")
+    assert layers.groupby("seed")["name"].nunique().to_dict() == {0: 4, 1: 4}
+    assert (layers["steps"].dropna() > 0).all()
+    assert "Not measured in these cells" not in (out / "report.html").read_text()
+
     stamps = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
     again = run("table1", *TINY, "seeds=2", folder=tmp_path)
     assert again.returncode == 0

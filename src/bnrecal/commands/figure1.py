@@ -1,5 +1,6 @@
 """`bnrecal figure1`: Figure 1 of the paper, network by network."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 from bnrecal.commands.common import attempt_all, raise_failed, read_config
 from bnrecal.commands.schemas import Figure1Config, Network
 from bnrecal.config import experiment_part
+from bnrecal.device import describe_device
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.resume import cached_json
 from bnrecal.experiment.setup import prepare
 from bnrecal.models.table1 import PRUNED
 from bnrecal.reports.figure1 import write_figure
+from bnrecal.reports.figure1_html import write_figure1_page
 from bnrecal.search.curves import measure_curves
 
 
@@ -26,10 +29,11 @@ def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
         config = read_config(Figure1Config, [*overrides, *_own(network, figure)])
         points.extend(measure_network(config, network, out / "cells"))
         write_figure(points, out)
+        write_figure1_page(points, out)
 
     failed = attempt_all(networks, "figure1", "network", measure)
     if points:
-        print(f"written to {out}/figure1.csv, figure1.png, figure1.svg")
+        print(f"written to {out}/figure1.csv, figure1.png, figure1.svg; report.html there shows it in a browser")
     raise_failed(failed, len(networks), "networks")
 
 
@@ -59,10 +63,12 @@ def measure_network(config: Figure1Config, network: Network, folder: Path) -> li
     path = folder / f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash(content)}.json"
 
     def measure() -> dict[str, Any]:
+        started = time.perf_counter()
         setup = prepare(experiment_part(config))
         records = measure_curves(setup, config.points, network.slow, config.search if network.plan else None, folder)
         own = {"panel": network.panel, "label": network.label, "slow_threads": network.slow}
-        return {"points": [{**own, **record} for record in records]}
+        run = {"seconds": round(time.perf_counter() - started, 2), "device": describe_device(setup.device)}
+        return {"points": [{**own, **record, **run} for record in records]}
 
     points: list[dict[str, Any]] = cached_json(path, measure, resume=config.resume)["points"]
     return points

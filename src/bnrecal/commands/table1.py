@@ -15,6 +15,10 @@ from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import A8W8, Setup, Variant, prepare
 from bnrecal.reports.rows import Row
 from bnrecal.reports.table1 import write_report
+from bnrecal.reports.table1_html import write_table1_page
+from bnrecal.reports.table1_layers import layer_records, write_layers
+from bnrecal.reports.table1_picture import write_table1_pictures
+from bnrecal.reports.terminal import print_markdown
 from bnrecal.search.error_order import at_four_threads
 
 CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the control
@@ -25,6 +29,7 @@ CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the c
     "4t_wo": Variant(4, False),
     "4t_w": Variant(4, True),
 }
+LAYER_IMAGES = 16  # calibration images behind the statistics of layers: few, for the table is to take no longer
 
 
 def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
@@ -40,11 +45,14 @@ def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
         config = read_config(Table1Config, [*overrides, f"model={model}", f"seed={seed}"])
         cells.extend(measure_model(config, rows, out / "cells"))
         write_report(cells, table.rows, out)
+        write_layers(cells, out)
+        write_table1_page(cells, table.rows, out)
 
     failed = attempt_all(jobs, "table1", "model", measure)
     if cells:
-        print((out / "table1.md").read_text())
-        print(f"written to {out}/")
+        write_table1_pictures(cells, table.rows, out)
+        print_markdown((out / "table1.md").read_text())
+        print(f"written to {out}/; report.html there shows it in a browser")
     raise_failed(failed, len(jobs), "models")
 
 
@@ -64,13 +72,21 @@ def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> li
 def _measure(config: Table1Config, rows: Sequence[Row]) -> dict[str, Any]:
     setup = prepare(experiment_part(config))
     cells = [cell for row in rows for cell in _row_variants(setup, row)]
-    results = run_variants(setup, [variant for _, _, variant in cells])
+    variants = [variant for _, _, variant in cells]
+    described = {CELLS["4t_w"]} & set(variants)
+    results = run_variants(setup, variants, describe=described, layer_images=LAYER_IMAGES)
     return {
         "results": [
-            {"source": row.source, "label": row.label, "cell": name, **result.to_json(), **_right(name, result)}
+            {"source": row.source, "label": row.label, "cell": name, **result.to_json(), **_beside(name, result)}
             for (row, name, _), result in zip(cells, results, strict=True)
         ]
     }
+
+
+def _beside(cell: str, result: Result) -> dict[str, Any]:
+    """What a cell keeps besides its numbers."""
+    layers = layer_records(result.layers)
+    return {**_right(cell, result), **({"layers": layers} if layers else {})}
 
 
 def _right(cell: str, result: Result) -> dict[str, str]:

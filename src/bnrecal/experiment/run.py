@@ -79,10 +79,11 @@ def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | N
             unknown, setup.loader, setup.validation, setup.batch_size, setup.config.gpus, **judging
         )
     else:
+        selection = replace(setup.validation, role=f"validation, {len(unknown)} cells")
         measured = with_fitting_batches(
             "evaluation",
             setup.batch_size,
-            lambda size: evaluate(unknown, setup.loader.batches(setup.validation, size), **judging),
+            lambda size: evaluate(unknown, setup.loader.batches(selection, size), **judging),
         )
     for key in kept.keys() & measured.keys():
         baselines.save(kept[key], measured[key])

@@ -163,7 +163,7 @@ def prepare_variants(setup: Setup, variants: Sequence[Variant]) -> dict[Variant,
             plans, layers = (sibling.plans, sibling.layers) if sibling else planned_layers(setup, variant)
             network = threaded_copy(setup.model.network, layers)
             if variant.recal:
-                recalibrate_network(setup, network)
+                recalibrate_network(setup, network, f"recalibration, {variant.threads}T")
             prepared[variant] = Prepared(variant, network, plans, layers)
     return prepared
 
@@ -176,11 +176,12 @@ def planned_layers(setup: Setup, variant: Variant) -> tuple[list[LayerPlan], dic
     return plans, setup.layer_cache.layers(plans, spec, quant.act_range)
 
 
-def recalibrate_network(setup: Setup, network: nn.Module) -> None:
-    """Re-estimate the network's BatchNorm statistics on training images."""
+def recalibrate_network(setup: Setup, network: nn.Module, progress: str = "recalibration") -> None:
+    """Re-estimate the network's BatchNorm statistics on training images, behind a progress bar of that name."""
     how = setup.config.recalibration
     seed = derive_seed(setup.config.seed, "recalibration")
-    images = setup.loader.images(setup.recalibration, how.batch_size, augment=how.augment, seed=seed)
+    selection = replace(setup.recalibration, role=progress)
+    images = setup.loader.images(selection, how.batch_size, augment=how.augment, seed=seed)
     try:
         recalibrate_(network, images, method=how.method, momentum=how.momentum)
     except torch.cuda.OutOfMemoryError as error:  # a smaller batch would be another estimate

@@ -76,7 +76,7 @@ def _draw_panel(axis: Axes, points: pd.DataFrame, panel: str) -> None:
         )
     axis.axhline(0, color="0.4", linewidth=0.8)
     axis.text(0.03, 0.03, _collisions(points), transform=axis.transAxes, fontsize=8)
-    axis.set_title(_title(points, panel))
+    axis.set_title(panel_title(points, panel))
     axis.set_xlabel("Speedup over one thread (×)")
     axis.xaxis.set_major_locator(MaxNLocator(6))
 
@@ -90,6 +90,7 @@ def _collisions(points: pd.DataFrame) -> str:
     return f"collisions at 4T: {', '.join(told)}"
 
 
-def _title(points: pd.DataFrame, panel: str) -> str:
+def panel_title(points: pd.DataFrame, panel: str) -> str:
+    """(a) ResNet-18: 4T with some 2T."""
     model = min(points["label"].unique(), key=len)  # the pruned network's label only adds to it
     return f"({panel}) {model}: 4T with some {points['slow_threads'].iloc[0]}T"

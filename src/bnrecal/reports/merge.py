@@ -87,7 +87,7 @@ def _results(path: Path) -> list[dict[str, Any]]:
 
 def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     source = result["provenance"]
-    own = {key: value for key, value in result.items() if not isinstance(value, dict) and not key.endswith("right")}
+    own = {k: value for k, value in result.items() if not isinstance(value, dict | list) and not k.endswith("right")}
     settings = {key: value for key, value in _flat(source["config"]).items() if key not in SAID}
     return {
         **own,

@@ -1,0 +1,126 @@
+"""Pages that open anywhere: one HTML file each, nothing in it that is fetched from elsewhere."""
+
+import logging
+import math
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from bnrecal.errors import BnrecalError
+from bnrecal.files import atomic_path
+
+log = logging.getLogger("bnrecal")
+
+LEFT, RIGHT = 11.0, 8.0  # percent of a chart's width left free, for ticks and for the labels of points at its ends
+MINUS = "\N{MINUS SIGN}"
+
+# What can go wrong with a page that is made after its numbers are safe: the disk, the template, a value that a cell of
+# another version lacks. Programming errors of other kinds still show.
+FAILURES = (OSError, BnrecalError, jinja2.TemplateError, LookupError, ValueError, TypeError)
+
+
+@contextmanager
+def never_fatal(what: Path) -> Iterator[None]:
+    """One line of warning instead of an exception: a page or a picture must not cost the results behind it."""
+    try:
+        yield
+    except FAILURES as error:
+        log.warning("bnrecal: %s was not written (%s: %s); the tables beside it are whole", what, _kind(error), error)
+
+
+def _kind(error: BaseException) -> str:
+    return type(error).__name__
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear axis from `low` to `high` with round ticks; positions are percent of the chart's width."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    @staticmethod
+    def over(values: Sequence[float], *, ticks: int = 5, zero: bool = True) -> "Axis":
+        """An axis that holds all values, and 0 where asked for, and ends at ticks."""
+        known = [value for value in values if math.isfinite(value)] + ([0.0] if zero else [])
+        low, high = (min(known), max(known)) if known else (0.0, 1.0)
+        places = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high if high > low else low + 1)
+        return Axis(float(places[0]), float(places[-1]), tuple(float(place) for place in places))
+
+    def share(self, value: float) -> float:
+        """0 at `low`, 1 at `high`; what lies outside is put on the edge."""
+        return min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
+
+    def x(self, value: float) -> float:
+        """Percent of the width, from the left."""
+        return round(LEFT + (100 - LEFT - RIGHT) * self.share(value), 2)
+
+    def labels(self) -> list[str]:
+        """The ticks as text, all with as many decimals as the finest needs."""
+        step = min((b - a for a, b in pairwise(self.ticks)), default=1.0)
+        decimals = next((d for d in range(6) if abs(round(step, d) - step) < 1e-9), 6)
+        return [f"{tick:.{decimals}f}".replace("-", MINUS) for tick in self.ticks]
+
+
+def number(value: float | None, decimals: int = 2, *, signed: bool = False) -> str:
+    """A number for people: a real minus sign, a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", MINUS)
+
+
+def p_value(value: float | None) -> str:
+    """A p-value to two digits."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 11 s, 1 h 02 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
+
+
+def raw_table(path: Path) -> dict[str, Any]:
+    """A CSV file as it stands: every number with its digits, and the file itself, to be saved out of the page."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    data = b64encode(path.read_bytes()).decode()
+    rows = [list(row) for row in table.itertuples(index=False)]
+    return {"name": path.name, "header": list(table.columns), "rows": rows, "data": f"data:text/csv;base64,{data}"}
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted key, value), those that are not set left out."""
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            found += flat(value, f"{prefix}{key}.")
+        elif value is not None and value not in ({}, []):
+            found.append((f"{prefix}{key}", str(value)))
+    return found
+
+
+def write_page(path: Path, template: str, **content: Any) -> None:
+    """Render a template of `templates/` into one file, whole or not at all."""
+    loader = jinja2.PackageLoader("bnrecal.reports", "templates")
+    env = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters |= {"number": number, "p_value": p_value, "duration": duration}
+    written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    text = env.get_template(template).render(written=written, **content)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
