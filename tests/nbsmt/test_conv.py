@@ -5,6 +5,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.nbsmt_backends import DEVICES, PLACES, check_on_every_backend
 from helpers.smt_cases import Layer, expected, integers, layers, specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,14 +13,8 @@ from hypothesis import strategies as st
 from bnrecal.nbsmt import expansion as expansion_module
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.backends import onednn_is_exact
 from bnrecal.nbsmt.conv import PreparedConv2d, nbsmt_conv2d
 from bnrecal.nbsmt.spec import SmtSpec
-
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-INT8 = ["onednn-int8"] if onednn_is_exact() else []
-PLACES = [("cpu", backend) for backend in (*INT8, "float32", "float64")]
-PLACES += [("cuda", backend) for backend in ("float32", "float64") if torch.cuda.is_available()]
 
 
 @settings(max_examples=120)
@@ -29,27 +24,6 @@ def test_equals_golden_model_on_every_backend(layer: Layer, spec: SmtSpec, block
         expansion_module, "BLOCK", block
     ):  # with 1, channels are picked even of layers as small as these
         check_on_every_backend(layer, spec)
-
-
-def check_on_every_backend(layer: Layer, spec: SmtSpec) -> None:
-    x, w, geometry, groups = layer
-    golden = expected(layer, spec)
-    for device, backend in PLACES:
-        if backend == "onednn-int8" and not spec.saturate:
-            continue
-        prepared = PreparedConv2d(
-            w,
-            spec,
-            stride=geometry["stride"],
-            padding=geometry["padding"],
-            dilation=geometry["dilation"],
-            groups=groups,
-            device=device,
-            backend=backend,
-        )
-        found = prepared.accumulate(x.to(device))
-        assert found.dtype == torch.int32
-        assert torch.equal(found.cpu(), golden), (device, backend)
 
 
 @pytest.mark.parametrize("policy", ["A", "Aw", "W", "aW"])
@@ -183,8 +157,8 @@ def test_call_in_pieces_and_in_several_shapes(monkeypatch: pytest.MonkeyPatch) -
     prepared = PreparedConv2d(w, SmtSpec(4), stride=2)
     x = torch.rand(6, 16, 8, 8, generator=generator)
     whole = prepared(x, 1 / 255, torch.ones(8))
-    monkeypatch.setattr("bnrecal.nbsmt.conv.PIECE_BYTES", 2 * prepared.expansion.width * 4 * 4)
-    assert prepared._images_at_a_time(x[:, :, ::2, ::2]) == 2
+    monkeypatch.setattr("bnrecal.nbsmt.cpu.conv.PIECE_BYTES", 2 * (16 * 4 * 4 * 4 + 4 * 8 * 4 * 4))
+    monkeypatch.setattr("bnrecal.nbsmt.expanded.PIECE_BYTES", 2 * 12 * 16 * 4 * 4)
     assert torch.equal(prepared(x, 1 / 255, torch.ones(8)), whole)
     for images, size in ((1, 8), (5, 8), (6, 5), (2, 3), (6, 8)):
         part = x[:images, :, :size, :size]
@@ -260,12 +234,3 @@ def test_bad_uses_of_the_prepared_form_are_named() -> None:
     for scale in (0.0, -1.0, float("nan"), float("inf"), 1e-45):
         with pytest.raises(ValueError, match="x_scale"):
             PreparedConv2d(W, SmtSpec(2))(X.float(), scale, torch.ones(2))
-
-
-def test_kernels_too_large_for_float32_sums_take_float64() -> None:
-    w = torch.full((1, 1, 23, 23), -128, dtype=torch.int8)
-    prepared = PreparedConv2d(w, SmtSpec(1, saturate=False))
-    assert prepared.backend == "float64"
-    assert prepared.accumulate(torch.full((1, 1, 23, 23), 255, dtype=torch.uint8)).item() == -255 * 128 * 529
-    with pytest.raises(ValueError, match="not below"):
-        PreparedConv2d(w, SmtSpec(1), backend="float32").accumulate(torch.zeros(1, 1, 23, 23, dtype=torch.uint8))

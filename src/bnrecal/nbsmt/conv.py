@@ -1,20 +1,39 @@
-"""The prepared NB-SMT convolution: weights expanded and packed once, activations expanded on the fly."""
+"""The prepared NB-SMT convolution: weights taken apart and packed once, activations quantized on the fly."""
+
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.backends import SIGNED_OFFSET, Backend, FloatConv, OneDnnConv, onednn_is_exact
-from bnrecal.nbsmt.cpu.fused import FusedExpansion, fused_expansion
+from bnrecal.nbsmt.backends import FloatConv
+from bnrecal.nbsmt.cpu.conv import ListedConv, kernels_compile
+from bnrecal.nbsmt.cpu.onednn import Exactness, onednn_exactness
 from bnrecal.nbsmt.cuda.choose import CUDA_BACKENDS, WholeConv, can_run, choose_cuda, make
-from bnrecal.nbsmt.expansion import expand_activations, expand_weights, foldable_weight, plan_expansion
+from bnrecal.nbsmt.expanded import ExpandedConv
 from bnrecal.nbsmt.geometry import Pair, check_geometry, im2col, pointwise
+from bnrecal.nbsmt.operands import foldable_weight
 from bnrecal.nbsmt.spec import SmtSpec
 
 BACKENDS = ("onednn-int8", *CUDA_BACKENDS, "float32", "float64")
-# Images are taken so many at a time that their expanded activations stay near the cache: beyond it, writing them
-# costs more than the products.
-PIECE_BYTES = 4 * 2**20
+
+
+class Form(Protocol):
+    """A way to carry out a layer whose channels divide by the threads, on one device."""
+
+    @property
+    def backend(self) -> str:
+        """What does the sums."""
+
+    @property
+    def layout(self) -> str:
+        """How the weights are held, for reports."""
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """int32 sums (N, O, H', W') of uint8 levels, or int8 ones with one thread."""
+
+    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
+        """sums * scale + bias of float32 activations, or of their levels."""
 
 
 class PreparedConv2d:
@@ -24,7 +43,6 @@ class PreparedConv2d:
         spec: the machine emulated.
         weight: int8 (O, C / groups, kh, kw).
         geometry: stride, padding, dilation, groups.
-        backend: the name of what does the sums, one of BACKENDS. All are exact.
     """
 
     def __init__(
@@ -59,17 +77,29 @@ class PreparedConv2d:
         # A strided 1x1 kernel never looks at most pixels: they are left out before anything is expanded.
         self.skips = not self.by_columns and self.kernel == (1, 1) and not any(self.geometry.padding)
         self._inner = pointwise(groups) if self.by_columns or self.skips else self.geometry
-        self.backend = self._choose(backend)
         self._exact: PreparedConv2d | None = None
-        self._whole: WholeConv | None = None
-        if self.backend in CUDA_BACKENDS:  # works on whole batches, and expands by itself
-            self._whole = make(self.backend, self.weight, spec, self.geometry, self.device)
-            return
-        self.expansion = plan_expansion(foldable_weight(weight, spec.threads), spec, self.device)
-        self._convs: dict[bool, Backend] = {}
-        self._fused: FusedExpansion | None = None
-        if self.backend == "onednn-int8" and not self.by_columns:
-            self._fused = fused_expansion(self.expansion, spec, groups)
+        self._cuda = self._choose_cuda(backend)
+        # What works on whole batches divides the threads among channels or columns by itself.
+        self._whole: WholeConv | None = (
+            make(self._cuda, self.weight, spec, self.geometry, self.device) if self._cuda else None
+        )
+        self._form: Form | None = None if self._whole else self._choose(backend)
+
+    @property
+    def backend(self) -> str:
+        """The name of what does the sums, one of BACKENDS. All are exact."""
+        return self._cuda or self.form.backend
+
+    @property
+    def form(self) -> Form:
+        """What carries out a layer whose channels divide; not for CUDA_BACKENDS."""
+        assert self._form is not None
+        return self._form
+
+    @property
+    def layout(self) -> str:
+        """How the weights are held, for reports."""
+        return self._form.layout if self._form else "expanded"
 
     def accumulate(self, x: Tensor) -> Tensor:
         """The int32 accumulators, exact.
@@ -80,16 +110,10 @@ class PreparedConv2d:
         Returns:
             int32 (N, O, H', W').
         """
-        signed = x.dtype == torch.int8
         shape = self._check(x, x.dtype)
         if 0 in shape:
             return x.new_empty(shape, dtype=torch.int32)
-        if self._whole is not None:
-            return self._whole.accumulate(x)
-        x = self._seen(x)
-        if self._fused is not None:
-            return self._conv(signed).accumulate(self._fused(x.float(), 1.0, signed))
-        return self._conv(signed).accumulate(self._expand(x))
+        return self._whole.accumulate(x) if self._whole else self.form.accumulate(self._seen(x))
 
     def __call__(
         self, x: Tensor, x_scale: float, w_scale: Tensor, bias: Tensor | None = None, signed: bool = False
@@ -104,23 +128,15 @@ class PreparedConv2d:
             signed: quantize to -128..127 (one thread alone) instead of 0..255.
 
         Returns:
-            float32 (N, O, H', W'), within rounding of x_scale * w_scale * accumulator + bias.
+            float32 (N, O, H', W'), channels-last: accumulator * (x_scale * w_scale) + bias, every step rounded.
         """
         shape = self._check(x, torch.int8 if signed else torch.uint8)
         if 0 in shape:
             return x.new_empty(shape)
         scale = w_scale * x_scale
-        if self._whole is not None:
+        if self._whole:
             return self._whole.convolve(x, x_scale, scale, bias, signed)
-        x, conv = self._seen(x), self._conv(signed)
-        piece = self._images_at_a_time(x)
-        if piece >= shape[0]:
-            return conv.convolve(self._quantize_expand(x, x_scale, signed), scale, bias)
-        y = torch.empty(shape, memory_format=torch.channels_last, device=x.device)
-        for first in range(0, shape[0], piece):
-            some = slice(first, first + piece)
-            y[some] = conv.convolve(self._quantize_expand(x[some], x_scale, signed), scale, bias)
-        return y
+        return self.form.convolve(self._seen(x.float(), x_scale, signed), x_scale, scale, bias, signed)
 
     def one_thread(self) -> "PreparedConv2d":
         """The exact 8-bit convolution with the same weights."""
@@ -137,66 +153,35 @@ class PreparedConv2d:
             )
         return self._exact
 
-    def _expanded_weight(self) -> Tensor:
-        """int16, or int8 where it fits. Worked out for each packing: kept, it would outweigh the packed form."""
-        return expand_weights(foldable_weight(self.weight, self.spec.threads), self.expansion, self.spec)
-
-    def _choose(self, backend: str | None) -> str:
+    def _choose_cuda(self, backend: str | None) -> str | None:
         if backend is not None and backend not in BACKENDS:
             raise ValueError(f"backend must be one of {BACKENDS}, not {backend!r}")
-        # Rounding up to 256 and 128 leaves the 8-bit operands of oneDNN.
-        int8 = self.spec.saturate and self.device.type == "cpu" and onednn_is_exact()
-        groups = self.geometry.groups
-        if (backend == "onednn-int8" and not int8) or (
-            backend in CUDA_BACKENDS and not can_run(backend, self.weight, self.spec, groups, self.device)
-        ):
+        if backend not in CUDA_BACKENDS:
+            return None if backend else choose_cuda(self.weight, self.spec, self.geometry.groups, self.device)
+        if not can_run(backend, self.weight, self.spec, self.geometry.groups, self.device):
             raise ValueError(f"backend {backend!r} cannot run {self.spec} exactly on this {self.device.type}")
-        backend = backend or choose_cuda(self.weight, self.spec, groups, self.device)
-        if backend is not None:
-            return backend
-        taps = 1 if self.by_columns else self.kernel[0] * self.kernel[1]
-        return "onednn-int8" if int8 else "float32" if taps * 256 * 128 < 2**24 else "float64"
+        return backend
 
-    def _conv(self, signed: bool) -> Backend:
-        if signed not in self._convs:
-            if self.backend == "onednn-int8":
-                offset = SIGNED_OFFSET if signed else 0
-                self._convs[signed] = OneDnnConv(self._expanded_weight, self._inner, offset)
-            else:
-                dtype = torch.float32 if self.backend == "float32" else torch.float64
-                largest = 255 if self.spec.saturate else 256
-                weight = self._expanded_weight()
-                self._convs[signed] = FloatConv(weight, self._inner, largest, dtype, self.device)
-        return self._convs[signed]
+    def _choose(self, backend: str | None) -> Form:
+        weight = foldable_weight(self.weight, self.spec.threads)
+        kernels = self.device.type == "cpu" and kernels_compile()
+        # Rounding up to 256 and 128 leaves the 8-bit operands of the kernels.
+        bytes_do = self.spec.saturate or self.spec.threads == 1
+        eight_bit = kernels and bytes_do and onednn_exactness() is not Exactness.NONE
+        if backend == "onednn-int8" and not eight_bit:
+            raise ValueError(f"backend 'onednn-int8' cannot run {self.spec} exactly on this {self.device.type}")
+        if backend == "float64" or not (kernels and bytes_do):
+            return ExpandedConv(weight, self.spec, self._inner, backend, self.device)
+        if backend == "float32" and not FloatConv.fits(weight, 255):
+            raise ValueError(f"backend 'float32' cannot hold the sums of a kernel of {self.kernel}")
+        return ListedConv(weight, self.spec, self._inner, backend or ("onednn-int8" if eight_bit else "float32"))
 
-    def _seen(self, x: Tensor) -> Tensor:
-        return x[:, :, :: self.geometry.stride[0], :: self.geometry.stride[1]] if self.skips else x
-
-    def _images_at_a_time(self, x: Tensor) -> int:
-        """The largest divisor of the batch that fits PIECE_BYTES: pieces of one shape need one packing.
-
-        One thread expands nothing, and putting the pieces together would cost more than they save.
-        """
-        if self.spec.threads == 1:
-            return x.shape[0]
-        height, width = self._inner.output_size((x.shape[2], x.shape[3]), self.kernel)
-        pixels = height * width if self.by_columns else x.shape[2] * x.shape[3]
-        fit = max(1, PIECE_BYTES // (self.expansion.width * self.geometry.groups * pixels))
-        return max(n for n in range(1, min(fit, x.shape[0]) + 1) if x.shape[0] % n == 0)
-
-    def _quantize_expand(self, x: Tensor, x_scale: float, signed: bool) -> Tensor:
-        if self._fused is not None and x.dtype == torch.float32:
-            return self._fused(x, x_scale, signed)
-        return self._expand(quantize_activation(x, x_scale, signed))
-
-    def _expand(self, q: Tensor) -> Tensor:
-        """By plain torch, to what the backend takes."""
+    def _seen(self, x: Tensor, x_scale: float = 1.0, signed: bool = False) -> Tensor:
+        """The input, or its levels, as the form takes it."""
         if self.by_columns:
-            q = im2col(q, self.kernel, self.geometry, self.columns)
-        x = expand_activations(q, self.expansion, self.spec, self.geometry.groups)
-        if self.backend != "onednn-int8":
-            return x
-        return (x + SIGNED_OFFSET if q.dtype == torch.int8 else x).to(torch.uint8)
+            levels = quantize_activation(x, x_scale, signed) if x.dtype == torch.float32 else x
+            return im2col(levels, self.kernel, self.geometry, self.columns)
+        return x[:, :, :: self.geometry.stride[0], :: self.geometry.stride[1]] if self.skips else x
 
     def _check(self, x: Tensor, dtype: torch.dtype) -> tuple[int, int, int, int]:
         """The shape of the output, if this input has one."""

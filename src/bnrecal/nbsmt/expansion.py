@@ -1,26 +1,18 @@
-"""NB-SMT as an ordinary convolution of more channels (docs/nbsmt.md derives it).
+"""NB-SMT as an ordinary convolution of more channels (docs/nbsmt.md derives it): a form for any device, in plain torch.
 
-Thread t owns channels [t*C/T, (t+1)*C/T). The partners of channel c are the T - 1 channels c + r*C/T (mod C),
-r = 1..T-1, at the same kernel tap. Which of its partners' weights are non-zero is known of a weight when it is packed:
-its *pattern* P, a set of r's. Within one pattern the product depends on activations alone, through n = how many
-partners of P are non-zero, so each pattern becomes one or two more input channels, and every weight goes into the
-channels of its own pattern. Rare patterns hold few weights: theirs keep only the channels that have any.
+Each pattern becomes one or two more input channels per channel, and every weight goes into the channels of its own
+pattern. Rare patterns hold few weights: theirs keep only the channels that have any.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from bnrecal.nbsmt.arithmetic import (
-    LARGEST_NARROW_ACTIVATION,
-    is_narrow_weight,
-    reduce_activation,
-    reduce_weight,
-)
+from bnrecal.nbsmt.arithmetic import LARGEST_NARROW_ACTIVATION, reduce_activation
+from bnrecal.nbsmt.operands import ACTIVATION, Operand, met_operands, part_sum, weight_parts, weight_patterns
+from bnrecal.nbsmt.policy import Value
 from bnrecal.nbsmt.spec import SmtSpec
 
 # Picking pays for operands of which at most this share of channels meets a weight.
@@ -28,29 +20,6 @@ DENSE = 0.6
 # Channels that oneDNN takes at a time. Of more than 32 blocks it makes larger ones that divide their number: one with
 # a large prime factor takes several times as long.
 BLOCK, FEW_BLOCKS, SMOOTH = 64, 32, (2, 3, 5, 7, 11, 13)
-
-
-class Value(IntEnum):
-    """What an expanded channel carries in place of activation a."""
-
-    ZERO = 0
-    EXACT = 1  # a
-    REDUCED = 2  # r(a)
-    NARROW = 3  # a where a <= 15, else 0
-    WIDE = 4  # a where a > 15, else 0
-
-
-@dataclass(frozen=True, order=True)
-class Operand:
-    """One expanded channel per channel.
-
-    Attributes:
-        pattern: the partners that count, bit r - 1 for partner r.
-        values: what is sent when 0, 1, and 2 or more of those partners' activations are non-zero.
-    """
-
-    pattern: int
-    values: tuple[Value, Value, Value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +40,7 @@ class Expansion:
     @property
     def identity(self) -> bool:
         """Whether it sends the activations as they are."""
-        return self.whole == (Operand(0, (_A, _A, _A)),) and not self.picked
+        return self.whole == (ACTIVATION,) and not self.picked
 
     @property
     def padding(self) -> int:
@@ -89,64 +58,13 @@ class Expansion:
             start += len(chosen)
 
 
-# Per policy: which part of the weight meets what of the activation at n = 0, 1, >= 2 active partners.
-# "b" the weight, "rb" r(b), "e" r(b) - b, "narrow" and "wide" the weights inside and outside [-8, 7].
-_Z, _A, _R, _S, _L = Value.ZERO, Value.EXACT, Value.REDUCED, Value.NARROW, Value.WIDE
-_TERMS: dict[str, tuple[tuple[str, tuple[Value, Value, Value]], ...]] = {
-    "A": (("b", (_A, _R, _R)), ("e", (_Z, _Z, _R))),
-    "Aw": (("wide", (_A, _R, _R)), ("narrow", (_A, _A, _R)), ("e", (_Z, _Z, _R))),
-    "W": (("b", (_A, _Z, _Z)), ("rb", (_Z, _A, _R))),
-    "aW": (("b", (_A, _S, _Z)), ("rb", (_Z, _L, _R))),
-}
-
-
-def _canonical(pattern: int, values: tuple[Value, Value, Value]) -> Operand:
-    """The same operand however it was reached, so that weights of several patterns share a channel where they can."""
-    reachable = min(pattern.bit_count(), 2)
-    kept = [values[min(n, reachable)] for n in range(3)]
-    if kept[0] == kept[1] == kept[2]:
-        pattern = 0
-    return Operand(pattern, (kept[0], kept[1], kept[2]))
-
-
-def _weight_parts(w: Tensor, spec: SmtSpec) -> dict[str, Tensor]:
-    b = w.to(torch.int16)
-    reduced, narrow = reduce_weight(b, spec.rounding, spec.saturate), is_narrow_weight(b)
-    return {"b": b, "rb": reduced, "e": reduced - b, "narrow": b * narrow, "wide": b * ~narrow}
-
-
-def _patterns(w: Tensor, spec: SmtSpec) -> Iterator[tuple[int, Tensor | None]]:
-    """Every pattern with where it holds, shaped as w (None: everywhere)."""
-    if spec.threads == 1 or not spec.sparsity:
-        yield (1 << (spec.threads - 1)) - 1, None
-        return
-    part = w.shape[1] // spec.threads
-    nonzero = (w != 0).to(torch.int16)
-    pattern = torch.zeros_like(nonzero)
-    for r in range(1, spec.threads):
-        pattern += torch.roll(nonzero, -r * part, 1) << (r - 1)
-    for p in range(1 << (spec.threads - 1)):
-        yield p, pattern == p
-
-
-def foldable_weight(w: Tensor, threads: int) -> Tensor:
-    """(O, C, kh, kw) as it is where C divides by the threads, else im2col's rows (O, K, 1, 1), padded until they do."""
-    if w.shape[1] % threads == 0:
-        return w
-    rows = w.flatten(1)
-    return F.pad(rows, (0, -rows.shape[1] % threads))[:, :, None, None]
-
-
 def _meetings(w: Tensor, spec: SmtSpec) -> Iterator[tuple[Operand, Tensor]]:
     """Every operand with weights that meet it, shaped as w; the same operand may come again with others."""
-    parts = _weight_parts(w, spec)
-    for pattern, where in _patterns(w, spec):
-        for part, values in _TERMS[spec.policy]:
-            # Without sparsity all partners count as active, whatever they hold.
-            always = values[min(spec.threads - 1, 2)]
-            operand = _canonical(pattern, values if spec.sparsity else (always, always, always))
-            if any(operand.values):
-                yield operand, parts[part] if where is None else parts[part] * where
+    parts, patterns = weight_parts(w, spec), weight_patterns(w, spec)
+    for pattern in torch.unique(patterns).tolist():
+        where = patterns == pattern
+        for operand, names in met_operands(pattern, spec).items():
+            yield operand, part_sum(parts, names) * where
 
 
 def plan_expansion(w: Tensor, spec: SmtSpec, device: torch.device | None = None) -> Expansion:
@@ -156,7 +74,7 @@ def plan_expansion(w: Tensor, spec: SmtSpec, device: torch.device | None = None)
         w: int8 (O, C, kh, kw) with C a multiple of spec.threads; C counts one group's channels.
         device: where activations will be; w's by default.
     """
-    channels, as_is = w.shape[1], Expansion(w.shape[1], (Operand(0, (_A, _A, _A)),), (), w.shape[1])
+    channels, as_is = w.shape[1], Expansion(w.shape[1], (ACTIVATION,), (), w.shape[1])
     if spec.threads == 1:
         return as_is
     met: dict[Operand, Tensor] = {}

@@ -1,11 +1,14 @@
 """The golden model: NB-SMT's processing element, one multiplication at a time, in plain integers.
 
-Written to be compared with the specification by eye, and sharing nothing with the engine but the names of the options.
+Written to be compared with the specification by eye, and sharing nothing with the engine: of a policy it takes the
+rule, not the terms.
 """
 
 from itertools import product
 
 from torch import Tensor, int64, zeros
+
+from bnrecal.nbsmt.policy import POLICIES
 
 
 def reduced_activation(a: int, rounding: str, saturate: bool) -> int:
@@ -40,14 +43,8 @@ def processing_element(
             total += a * b
         elif len(active) >= 3:
             total += ra * rb
-        elif policy == "A":
-            total += ra * b
-        elif policy == "Aw":
-            total += a * b if -8 <= b <= 7 else ra * b
-        elif policy == "W":
-            total += a * rb
-        elif policy == "aW":
-            total += a * rb if a > 15 else a * b
+        else:
+            total += POLICIES[policy].collide(a, b, ra, rb)
     return total
 
 

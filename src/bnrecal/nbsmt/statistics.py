@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import LARGEST_NARROW_ACTIVATION, is_narrow_weight, reduce_activation, reduce_weight
 from bnrecal.nbsmt.conv import PreparedConv2d
-from bnrecal.nbsmt.expansion import foldable_weight
 from bnrecal.nbsmt.geometry import Pair, im2col, pad, pointwise
+from bnrecal.nbsmt.operands import foldable_weight
 from bnrecal.nbsmt.spec import SmtSpec
 
 

@@ -1,11 +1,12 @@
 """Compiled work spread over as many processor threads ("workers") as torch uses."""
 
 import ctypes
-import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def run_on_workers(work: Any, address: int, workers: int) -> None:
@@ -25,11 +26,10 @@ def run_on_workers(work: Any, address: int, workers: int) -> None:
 def _torch_team() -> Any | None:
     """`GOMP_parallel` of the OpenMP library that torch itself runs on, if it does.
 
-    A thread pool of our own would wait for cores on which torch's idle workers still spin.
+    Looked up through torch's own library, which finds it among the libraries it was linked with. A thread pool of our
+    own would wait for cores on which torch's idle workers still spin.
     """
     try:
-        maps = Path("/proc/self/maps").read_text()
-        found = sorted(set(re.findall(r"\S*/torch[^\n]*/libgomp[^\n]*", maps)))
-        return ctypes.CDLL(found[0]).GOMP_parallel if found else None
+        return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
     except (OSError, AttributeError):
         return None

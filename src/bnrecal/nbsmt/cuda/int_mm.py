@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.expansion import expand_activations, expand_weights, foldable_weight, plan_expansion
+from bnrecal.nbsmt.expansion import expand_activations, expand_weights, plan_expansion
 from bnrecal.nbsmt.geometry import Geometry, Pair, im2col
+from bnrecal.nbsmt.operands import foldable_weight
 from bnrecal.nbsmt.spec import SmtSpec
 
 # cuBLAS wants multiples of 8, and more than 16 rows.

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bnrecal.nbsmt.expansion import Operand, expand_weights, foldable_weight, plan_expansion
+from bnrecal.nbsmt.expansion import expand_weights, plan_expansion
+from bnrecal.nbsmt.operands import Operand, foldable_weight
 from bnrecal.nbsmt.spec import SmtSpec
 
 # Groups are put together until they fill this many channels: one tensor-core instruction takes 32, and a group of 4

@@ -1,0 +1,146 @@
+"""NB-SMT on a processor: a dense 8-bit convolution and a list, quantized and put together by numba kernels."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+
+from bnrecal.nbsmt.backends import Backend, FloatConv
+from bnrecal.nbsmt.cpu import listed, planes, quantize
+from bnrecal.nbsmt.cpu.list_conv import Inexact, ListConv
+from bnrecal.nbsmt.cpu.list_plan import Layer
+from bnrecal.nbsmt.cpu.onednn import (
+    PACKED_SHAPES,
+    SIGNED_OFFSET,
+    Exactness,
+    OneDnnConv,
+    onednn_exactness,
+    sums_are_exact,
+)
+from bnrecal.nbsmt.cpu.quantize import Quantizer
+from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.split import split_weights
+
+# Images are taken so many at a time that what lies between two kernels stays near the cache: beyond it, writing costs
+# more than the products.
+PIECE_BYTES = 4 * 2**20
+
+
+def kernels_compile() -> bool:
+    """Whether numba compiles the kernels here."""
+    return all(module.kernel() is not None for module in (quantize, planes, listed))
+
+
+class ListedConv:
+    """One layer with fixed weights.
+
+    Attributes:
+        backend: what does the dense sums: "onednn-int8", else "float32", or "float64" for the largest kernels.
+    """
+
+    def __init__(self, weight: Tensor, spec: SmtSpec, geometry: Geometry, backend: str) -> None:
+        """Of int8 weights (O, C / groups, kh, kw), C / groups a multiple of the threads."""
+        self.spec, self.geometry, self.backend = spec, geometry, backend
+        self.kernel = (weight.shape[2], weight.shape[3])
+        self.exactness = onednn_exactness() if backend == "onednn-int8" else Exactness.NONE
+        paired = self.exactness is Exactness.PAIRED
+        self.split = split_weights(weight.cpu(), spec, paired=paired)
+        self.layer = Layer(spec.threads, weight.shape[1], weight.shape[0], geometry.groups)
+        self.quantizer = Quantizer(self.split.operands, spec, weight.shape[1], geometry.groups)
+        self._lists: OrderedDict[torch.Size, ListConv] = OrderedDict()
+        self._dense: dict[bool, Backend] = {}
+
+    @property
+    def layout(self) -> str:
+        """For reports: dense channels per channel and the share of weights in the list."""
+        entries = len(self.split.listed) / (self.layer.filters * self.layer.channels * self.kernel[0] * self.kernel[1])
+        return f"{len(self.split.operands)} dense + {entries:.1%} listed"
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """int32 sums (N, O, H', W') of uint8 levels, or int8 ones with one thread."""
+        signed = x.dtype == torch.int8
+        y = torch.empty(self._output_shape(x), dtype=torch.int32, memory_format=torch.channels_last)
+        for part in self._pieces(x):
+            self._finish(x[part], 1.0, signed, y[part], None, None)
+        return y
+
+    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
+        """sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
+        pieces = self._pieces(x)
+        if not len(self.split.listed) and len(pieces) == 1:
+            _, dense = self.quantizer(x, x_scale, signed)
+            return self._backend(dense, signed).convolve(self._shifted(dense, signed), scale, bias)
+        y = torch.empty(self._output_shape(x), memory_format=torch.channels_last)
+        for part in pieces:
+            self._finish(x[part], x_scale, signed, y[part], scale, bias)
+        return y
+
+    def _finish(
+        self, x: Tensor, x_scale: float, signed: bool, target: Tensor, scale: Tensor | None, bias: Tensor | None
+    ) -> None:
+        levels, operands = self.quantizer(x, x_scale, signed)
+        listing = self._list_for(levels)
+        if not self.split.operands:
+            listing(levels, signed, None, target, scale, bias)
+            return
+        backend, operands = self._backend(operands, signed), self._shifted(operands, signed)
+        try:
+            listing(levels, signed, _channels_last(backend.sums(operands)), target, scale, bias)
+        except Inexact:
+            listing(levels, signed, _channels_last(backend.accumulate(operands)), target, scale, bias)
+
+    def _output_shape(self, x: Tensor) -> tuple[int, int, int, int]:
+        high, wide = self.geometry.output_size((x.shape[2], x.shape[3]), self.kernel)
+        return x.shape[0], self.layer.filters, high, wide
+
+    def _pieces(self, x: Tensor) -> list[slice]:
+        """Of equal size, so that one packing does for all.
+
+        One thread with an empty list does not lay anything between its kernels.
+        """
+        images = x.shape[0]
+        if self.spec.threads == 1 and not len(self.split.listed):
+            return [slice(0, images)]
+        _, filters, high, wide = self._output_shape(x)
+        per_image = x.shape[1] * x.shape[2] * x.shape[3] * (2 + len(self.split.operands)) + 4 * filters * high * wide
+        fit = max(1, PIECE_BYTES // per_image)
+        size = max(n for n in range(1, min(fit, images) + 1) if images % n == 0)
+        return [slice(first, first + size) for first in range(0, images, size)]
+
+    def _list_for(self, levels: Tensor) -> ListConv:
+        shape = levels.shape
+        if shape not in self._lists:
+            if len(self._lists) == PACKED_SHAPES:
+                self._lists.popitem(last=False)
+            self._lists[shape] = ListConv(self.split.listed, self.spec, self.layer, self.geometry, self.kernel, shape)
+        self._lists.move_to_end(shape)
+        return self._lists[shape]
+
+    def _backend(self, operands: Tensor, signed: bool) -> Backend:
+        """oneDNN where a trial of these shapes came out exact, else float32."""
+        if signed not in self._dense:
+            self._dense[signed] = self._choose(operands, signed)
+        return self._dense[signed]
+
+    def _choose(self, operands: Tensor, signed: bool) -> Backend:
+        weight = self.split.weight
+        assert weight is not None
+        if self.exactness is not Exactness.NONE:
+            zero_point = SIGNED_OFFSET if signed else 0
+            shape, weight_shape = tuple(operands.shape), tuple(weight.shape)
+            if sums_are_exact(self.exactness, shape, weight_shape, self.geometry, zero_point):
+                return OneDnnConv(lambda: weight, self.geometry, zero_point)
+        fits = FloatConv.fits(weight, 255)
+        self.backend = "float32" if fits else "float64"
+        return FloatConv(weight, self.geometry, 255, torch.float32 if fits else torch.float64, weight.device)
+
+    def _shifted(self, operands: Tensor, signed: bool) -> Tensor:
+        """For float32, signed levels as they are."""
+        if signed and self.backend != "onednn-int8":
+            return operands.to(torch.int16) - SIGNED_OFFSET
+        return operands
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
