@@ -122,6 +122,15 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(130)
 
 
+def on_all_processes(gpus: int, work: Callable[[], J]) -> J | None:
+    """work(), with the help of the processes that torchrun or Slurm started beside this one; None on these."""
+    if gpus == 1 and os.environ.get("WORLD_SIZE", "1") == "1":
+        return work()
+    from bnrecal.evaluation.process_group import share  # (imports torch)
+
+    return share(gpus, work)
+
+
 def attempt_all(jobs: Sequence[tuple[str, J]], what: str, unit: str, work: Callable[[J], None]) -> list[str]:
     """`work` on every job behind a progress bar; one that fails is told at once and does not stop the others.
 

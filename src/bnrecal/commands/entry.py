@@ -6,7 +6,7 @@ import sys
 
 from bnrecal import __version__
 from bnrecal.commands import run
-from bnrecal.commands.common import one_line_errors
+from bnrecal.commands.common import on_all_processes, one_line_errors
 from bnrecal.commands.keys import describe_keys
 from bnrecal.commands.registry import COMMANDS
 from bnrecal.errors import BnrecalError
@@ -24,11 +24,11 @@ def main() -> None:
         elif first == "--version":
             print(f"bnrecal {__version__}")
         elif first in COMMANDS:
-            COMMANDS[first](arguments[1:])
+            on_all_processes(1, lambda: COMMANDS[first](arguments[1:]))
         elif _WORD.match(first) and not first.startswith("-"):
             raise BnrecalError(_unknown(first))
         else:
-            run.main()
+            on_all_processes(1, run.main)  # under torchrun only rank 0 reads the arguments
 
 
 def describe_commands() -> str:

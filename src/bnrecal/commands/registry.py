@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import read_config
+from bnrecal.commands.common import on_all_processes, read_config
 from bnrecal.commands.keys import describe_keys
 from bnrecal.commands.schemas import SCHEMAS
 
@@ -34,7 +34,7 @@ class SettingsCommand:
             print(describe_keys(self.name, f"bnrecal {self.name} [key=value ...]"))
             return
         config = read_config(SCHEMAS[self.name], arguments)
-        _load(self.work)(config, arguments)
+        on_all_processes(getattr(config, "gpus", 1), lambda: _load(self.work)(config, arguments))
 
 
 @dataclass(frozen=True)

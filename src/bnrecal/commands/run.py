@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from bnrecal.commands.common import (
     config_dir,
+    on_all_processes,
     one_line,
     one_line_errors,
     pass_errors_through,
@@ -48,7 +49,8 @@ def _hydra_main(composed: DictConfig) -> float | None:
     sweeping = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
     (folder / ERROR_FILE).unlink(missing_ok=True)
     try:
-        return run_into(parse(composed), folder)
+        config = parse(composed)
+        return on_all_processes(config.gpus, lambda: run_into(config, folder))
     except BnrecalError as error:
         if tracebacks_wanted():
             raise

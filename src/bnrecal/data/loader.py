@@ -90,12 +90,18 @@ class _Seeded(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True)
 class ImageLoader:
-    """How images are brought to the network."""
+    """How images are brought to the network.
+
+    Attributes:
+        workers: processes that load them; None: none for a set in memory, else one a core, 8 at most.
+        beside: how many such loaders share this machine's cores.
+    """
 
     source: ImageSource
     preprocessing: Preprocessing
     device: torch.device
     workers: int | None = None
+    beside: int = 1
 
     def batches(
         self, selection: Selection, batch_size: int, *, augment: bool = False, seed: int = 0
@@ -131,7 +137,7 @@ class ImageLoader:
         if self.source.in_memory:
             return 0
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(8, usable)
+        return max(1, min(8, usable // self.beside))
 
 
 def part_of(batch_size: int) -> int:

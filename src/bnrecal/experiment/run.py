@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnrecal.config import Config
 from bnrecal.device import describe_device, with_fitting_batches
+from bnrecal.evaluation import process_group
 from bnrecal.evaluation.accuracy import Correctness, evaluate
 from bnrecal.evaluation.multi_gpu import evaluate_on_ranks
 from bnrecal.experiment import baselines
@@ -74,7 +75,7 @@ def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | N
         "label_offset": setup.model.label_offset,
         "restricted_classes": setup.source.restricted_classes,
     }
-    if setup.config.gpus > 1 and unknown:
+    if unknown and (setup.config.gpus > 1 or process_group.world() > 1):
         measured = evaluate_on_ranks(
             unknown, setup.loader, setup.validation, setup.batch_size, setup.config.gpus, **judging
         )

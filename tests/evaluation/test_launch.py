@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bnrecal.errors import BnrecalError
-from bnrecal.evaluation.processes import run_on_ranks
+from bnrecal.evaluation.launch import run_on_ranks
 
 
 def _double(rank: int, world: int, numbers: list[int]) -> list[int]:
@@ -63,7 +63,7 @@ def test_a_process_that_dies_is_told() -> None:
 _PARENT = """
 import os, signal, sys, time
 from pathlib import Path
-from bnrecal.evaluation.processes import run_on_ranks
+from bnrecal.evaluation.launch import run_on_ranks
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background starts us without it
 

@@ -1,0 +1,181 @@
+"""One run over the processes that `torchrun` or Slurm started, on one machine or several.
+
+Rank 0 leads: it runs the command as if it were alone, and sends the others functions to compute their share of. So
+calibration and recalibration happen once, and every rank evaluates the very same networks.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.launch import describe
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # followers wait while rank 0 calibrates; a dead rank is noticed by its closed connection
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of how many processes this one is."""
+
+    rank: int
+    world: int
+
+
+_joined: Place | None = None
+
+
+def world() -> int:
+    """How many processes share this run; 1 outside `share`."""
+    return _joined.world if _joined else 1
+
+
+def find_place(gpus: int) -> Place | None:
+    """This process's place among those that torchrun or Slurm started, None if it was started alone.
+
+    Args:
+        gpus: as configured; 1 under torchrun means all of its processes, under Slurm separate runs.
+
+    Raises:
+        BnrecalError: if they are not as many as `gpus`.
+    """
+    environment = os.environ
+    if int(environment.get("WORLD_SIZE", "1")) > 1:
+        place, by = Place(int(environment["RANK"]), int(environment["WORLD_SIZE"])), "torchrun"
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and gpus > 1:
+        place, by = Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"])), "Slurm"
+        environment.setdefault("LOCAL_RANK", environment["SLURM_LOCALID"])
+    else:
+        return None
+    if gpus not in (1, place.world):
+        raise BnrecalError(f"gpus={gpus}, but {by} started {place.world} processes: set gpus={place.world}")
+    return place
+
+
+def share(gpus: int, work: Callable[[], T]) -> T | None:
+    """work() with `on_every_rank` reaching every process of this run; None on all but rank 0, which only help.
+
+    Once any process dies, the others end within seconds, with one line.
+    """
+    global _joined  # noqa: PLW0603 (one group a process, as in torch.distributed)
+    place = find_place(gpus)
+    if place is None or _joined:
+        return work()
+    _connect(place)
+    watch = _Watch(place)
+    _joined = place
+    try:
+        if place.rank == 0:
+            return _lead(work)
+        _follow(place)
+        return None
+    except KeyboardInterrupt:  # the others see the connection close
+        sys.stderr.write("bnrecal: interrupted; what was finished is kept\n" if place.rank == 0 else "")
+        sys.stderr.flush()
+        os._exit(130)
+    finally:
+        _joined = None
+        watch.dismiss()
+        dist.destroy_process_group()
+
+
+def _lead(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    finally:
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            dist.broadcast_object_list([None], src=0)
+
+
+def on_every_rank(function: Callable[..., T], *args: Any) -> list[T]:
+    """[function(rank, world, *args) for each rank], called by rank 0 within `share`.
+
+    Raises:
+        BnrecalError: as the lowest rank that failed raised it; if something cannot be pickled.
+    """
+    assert _joined is not None
+    try:
+        payload = pickle.dumps((function, args))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise BnrecalError(f"cannot send the networks to other processes ({error}): set gpus=1") from error
+    dist.broadcast_object_list([payload], src=0)
+    return _compute(_joined, payload)
+
+
+def _follow(place: Place) -> None:
+    """Compute what rank 0 sends until it sends nothing more."""
+    while True:
+        received: list[Any] = [None]
+        dist.broadcast_object_list(received, src=0)
+        if received[0] is None:
+            return
+        with suppress(BnrecalError):  # rank 0 tells it
+            _compute(place, received[0])
+
+
+def _compute(place: Place, payload: bytes) -> list[Any]:
+    """This rank's part; on rank 0 the parts of all."""
+    try:
+        function, args = pickle.loads(payload)
+        own = (True, function(place.rank, place.world, *args))
+    except BnrecalError as error:
+        own = (False, str(error))
+    except Exception as error:  # noqa: BLE001 (told by rank 0)
+        own = (False, describe(error, place.rank))
+    parts: list[Any] = [None] * place.world
+    dist.gather_object(own, parts if place.rank == 0 else None, dst=0)
+    failed = [value for fine, value in parts if not fine] if place.rank == 0 else []
+    if failed:
+        raise BnrecalError(failed[0])
+    return [value for _, value in parts] if place.rank == 0 else []
+
+
+def _connect(place: Place) -> None:
+    if "MASTER_ADDR" not in os.environ:  # Slurm
+        listed = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
+        nodes = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+        os.environ["MASTER_ADDR"] = nodes[0]
+        os.environ["MASTER_PORT"] = str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000)
+    dist.init_process_group("gloo", rank=place.rank, world_size=place.world, timeout=PATIENCE)
+
+
+class _Watch:
+    """Threads that wait for the others' last word (followers: for that of rank 0), and end this process without it."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.others = [0] if place.rank else list(range(1, place.world))
+        self.group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
+        self.threads = [threading.Thread(target=self._wait, args=(rank,), daemon=True) for rank in self.others]
+        for thread in self.threads:
+            thread.start()
+
+    def dismiss(self) -> None:
+        """Say the last word, and hear theirs."""
+        for rank in self.others:
+            with suppress(RuntimeError):  # gone already, as `_wait` has seen too
+                dist.send(torch.zeros(1), rank, group=self.group)
+        for thread in self.threads:
+            thread.join()
+
+    def _wait(self, rank: int) -> None:
+        word: Tensor = torch.zeros(1)
+        try:
+            dist.recv(word, rank, group=self.group)
+        except RuntimeError:
+            if self.place.rank == 0:
+                sys.stderr.write(f"bnrecal: the process of rank {rank} died; what was finished is kept\n")
+                sys.stderr.flush()
+            os._exit(1)
