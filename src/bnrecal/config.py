@@ -17,6 +17,7 @@ from bnrecal.options import (
     INTERPOLATIONS,
     POLICIES,
     RECALIBRATION_METHODS,
+    REORDERS,
     ROUNDINGS,
     THREADS,
 )
@@ -92,6 +93,9 @@ class SmtConfig:
     saturate: bool = setting(True, "keep reduced operands within 240 and 112, what 4 bits can hold")
     layers: Any = setting(None, "threads of single layers, by name or glob: {layer4.*: 2}")
     plan: str | None = setting(None, "threads per layer from a file that bnrecal plan wrote; smt.layers wins over it")
+    reorder: str = setting(
+        "none", "partners among input channels: none | activity (collide seldom) | bits (lose few bits)"
+    )
     array: ArrayConfig = field(default_factory=ArrayConfig)
 
 
@@ -192,6 +196,7 @@ def check(config: Config) -> None:
         _one_of(f"smt.layers[{name}]", threads, THREADS)
     _one_of("smt.policy", config.smt.policy, POLICIES)
     _one_of("smt.rounding", config.smt.rounding, ROUNDINGS)
+    _one_of("smt.reorder", config.smt.reorder, REORDERS)
     _at_least("smt.array.rows", config.smt.array.rows, 1)
     _at_least("smt.array.columns", config.smt.array.columns, 1)
     _one_of("quant.act_range", config.quant.act_range, ACT_RANGES)

@@ -3,6 +3,7 @@
 THREADS = (1, 2, 4)
 POLICIES = ("A", "Aw", "W", "aW")
 ROUNDINGS = ("half_even", "floor")
+REORDERS = ("none", "activity", "bits")
 ACT_RANGES = ("mean_max", "max")
 RECALIBRATION_METHODS = ("ema", "cumulative", "pooled")
 FAMILIES = ("table1", "torchvision", "custom", "timm")

@@ -112,6 +112,18 @@ def test_negative_inputs_are_exported_signed(tmp_path: Path) -> None:
     assert made.agreements["quantized"].equal == 20
 
 
+@pytest.mark.parametrize("how", ["activity", "bits"])
+def test_reordered_channels_are_written_and_used(tmp_path: Path, how: str) -> None:
+    made = exported(tmp_path / "out", f"smt.reorder={how}")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    orders = {key: tensors[key].tolist() for key in tensors if key.endswith("channel_order")}
+    assert orders.keys() == {"conv2.channel_order", "dilated.channel_order"}  # the depthwise one has one thread
+    assert sorted(orders["conv2.channel_order"]) == list(range(8)) != orders["conv2.channel_order"]
+    assert made.agreements["quantized"].equal == 20
+    with np.load(tmp_path / "out" / "vectors" / "conv2" / "vectors.npz") as arrays:
+        assert np.array_equal(arrays["weight"], tensors["conv2.weight"].numpy()[:, orders["conv2.channel_order"]])
+
+
 def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "out"
     exported(out)

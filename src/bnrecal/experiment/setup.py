@@ -1,11 +1,13 @@
 """What comes before a number: images, network, calibration, and the networks of the variants."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from bnrecal.config import Config
 from bnrecal.data import build_source
@@ -21,6 +23,7 @@ from bnrecal.quantization.calibrate import ConvInfo, calibrate
 from bnrecal.quantization.convert import quantize_layers, threaded_copy
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, load_plan, matches_any, plan_threads
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
+from bnrecal.quantization.reorder import REORDER_IMAGES, can_reorder, channel_order, gather_activity
 from bnrecal.recalibrate import recalibrate_
 
 
@@ -62,6 +65,8 @@ class Variant:
         return f"{self.threads}T {'w/' if self.recal else 'w/o'} recalibration{mixed}"
 
 
+Orders = Callable[[Sequence[LayerPlan]], Mapping[str, Tensor]]  # of the input channels, by the name of the convolution
+
 A8W8 = Variant(1, False)
 CONTROL = Variant(1, True)  # what recalibration gains without NB-SMT
 
@@ -72,10 +77,12 @@ class LayerCache:
     def __init__(self) -> None:
         self._made: dict[tuple[str, int], NBSMTConv2d] = {}
 
-    def layers(self, plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str) -> dict[str, NBSMTConv2d]:
+    def layers(
+        self, plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str, orders: Orders
+    ) -> dict[str, NBSMTConv2d]:
         """The quantized convolutions of these plans by name; those that are missing are made."""
         missing = [plan for plan in plans if (plan.name, plan.threads) not in self._made]
-        made = quantize_layers(missing, spec, act_range)
+        made = quantize_layers(missing, spec, act_range, orders(missing))
         self._made |= {(name, layer.spec.threads): layer for name, layer in made.items()}
         return {plan.name: self._made[plan.name, plan.threads] for plan in plans if plan.threads != FLOAT}
 
@@ -173,7 +180,21 @@ def planned_layers(setup: Setup, variant: Variant) -> tuple[list[LayerPlan], dic
     smt, quant = setup.config.smt, setup.config.quant
     plans = plan_threads(setup.convs, variant.threads, dict(variant.layers), quant.skip)
     spec = SmtSpec(variant.threads, smt.policy, smt.sparsity, smt.rounding, smt.saturate)
-    return plans, setup.layer_cache.layers(plans, spec, quant.act_range)
+    return plans, setup.layer_cache.layers(plans, spec, quant.act_range, partial(channel_orders, setup))
+
+
+def channel_orders(setup: Setup, plans: Sequence[LayerPlan]) -> dict[str, Tensor]:
+    """Orders of the input channels that `smt.reorder` asks for, found on calibration images; by convolution."""
+    how = setup.config.smt.reorder
+    chosen = [] if how == "none" else [plan for plan in plans if can_reorder(plan)]
+    if not chosen:
+        return {}
+    few = replace(setup.calibration, indices=setup.calibration.indices[:REORDER_IMAGES], role="reordering")
+    images = setup.loader.images(few, min(setup.batch_size, REORDER_IMAGES))
+    act_range = setup.config.quant.act_range
+    activity = gather_activity(setup.model.network, [plan.conv for plan in chosen], images, act_range)
+    bar = tqdm(chosen, desc="reordering", unit="layer", leave=False, delay=1, disable=None)
+    return {plan.name: channel_order(activity[plan.name], plan.threads, how) for plan in bar}
 
 
 def recalibrate_network(setup: Setup, network: nn.Module, progress: str = "recalibration") -> None:

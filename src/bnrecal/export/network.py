@@ -43,8 +43,9 @@ class FoldedConv2d:
     """scale[o] * NB-SMT(q(x), weight) + bias[o], as hardware computes it: integers, then one scale and one bias.
 
     Attributes:
-        weight: int8 (O, C/groups, kh, kw).
+        weight: int8 (O, C/groups, kh, kw), its channels in the order of the products.
         input_scale: step of the activation levels.
+        order: int64 (C,), the input channel that takes each position; None: as they come.
         signed: whether the levels are -128..127 instead of 0..255.
     """
 
@@ -52,6 +53,9 @@ class FoldedConv2d:
         self.weight = tensors[entry(name, "weight")]
         self.scale, self.bias = tensors[entry(name, "scale")], tensors[entry(name, "bias")]
         self.input_scale = float(tensors[entry(name, "input_scale")])
+        self.order = tensors.get(entry(name, "channel_order"))
+        if self.order is not None:
+            self.weight = self.weight.index_select(1, self.order)
         self.spec, self.signed = spec, signed
         self._prepared: dict[tuple[torch.device, Pair, Pair, Pair, int], PreparedConv2d] = {}
 
@@ -61,8 +65,9 @@ class FoldedConv2d:
         return self.accumulate(call, self.levels(call.x)).float() * scale + bias
 
     def levels(self, x: Tensor) -> Tensor:
-        """The quantized input: uint8, or int8 where `signed`."""
-        return quantize_activation(x, self.input_scale, self.signed)
+        """The quantized input in the order of the products: uint8, or int8 where `signed`."""
+        levels = quantize_activation(x, self.input_scale, self.signed)
+        return levels if self.order is None else levels.index_select(1, self.order.to(levels.device))
 
     def accumulate(self, call: ConvCall, levels: Tensor) -> Tensor:
         """int32 (N, O, H', W')."""

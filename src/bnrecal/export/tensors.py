@@ -47,11 +47,11 @@ def exported_tensors(
 ) -> Tensors:
     """Everything that the folded network computes with, by name, on the CPU.
 
-    Of a quantized convolution: `weight` int8 (O, C/groups, kh, kw), `scale` float32 (O,), `bias` float32 (O,) and
-    `input_scale` float64 (); its output is scale[o] * accumulator + bias[o], its input level
-    round_half_even(x * float32(1 / input_scale)), clamped. Of a float convolution with a plain forward: `weight` and
-    `bias` float32, folded. Of a BatchNorm that is not folded: `scale` and `bias`, float32 (C,). Everything else under
-    its state_dict name.
+    Of a quantized convolution: `weight` int8 (O, C/groups, kh, kw), `scale` float32 (O,), `bias` float32 (O,),
+    `input_scale` float64 (), and `channel_order` int64 (C,) where channels were reordered; its output is
+    scale[o] * accumulator + bias[o], its input level round_half_even(x * float32(1 / input_scale)), clamped. Of a float
+    convolution with a plain forward: `weight` and `bias` float32, folded. Of a BatchNorm that is not folded: `scale`
+    and `bias`, float32 (C,). Everything else under its state_dict name.
 
     Args:
         network: the threaded network, whose BatchNorm statistics count.
@@ -96,7 +96,9 @@ def scaled(weight: Tensor, gain: Tensor) -> Tensor:
 
 def _quantized(name: str, layer: NBSMTConv2d, numbers: FoldedNumbers) -> Tensors:
     step = layer.input_scale * layer.weight_scale.double().cpu()
+    order = {} if layer.order is None else {entry(name, "channel_order"): layer.order}
     return {
+        **order,
         entry(name, "weight"): layer.weight.contiguous(),
         entry(name, "scale"): (step * numbers.gain).float(),
         entry(name, "bias"): numbers.bias.float(),

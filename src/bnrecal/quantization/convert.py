@@ -1,8 +1,9 @@
 """From a float network and a plan to the quantized, threaded network."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -13,10 +14,22 @@ from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
 
-def quantize_layers(plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str) -> dict[str, NBSMTConv2d]:
-    """The convolutions that are quantized, each with its own thread count and otherwise as `spec` says, by name."""
+def quantize_layers(
+    plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str, orders: Mapping[str, Tensor] = MappingProxyType({})
+) -> dict[str, NBSMTConv2d]:
+    """The convolutions that are quantized, each with its own thread count and otherwise as `spec` says, by name.
+
+    Args:
+        orders: of the input channels, by the name of the convolution; int64 (C,).
+    """
     return {
-        plan.name: NBSMTConv2d(plan.conv, replace(spec, threads=plan.threads), signed=plan.signed, act_range=act_range)
+        plan.name: NBSMTConv2d(
+            plan.conv,
+            replace(spec, threads=plan.threads),
+            signed=plan.signed,
+            act_range=act_range,
+            order=orders.get(plan.name),
+        )
         for plan in plans
         if plan.threads != FLOAT
     }

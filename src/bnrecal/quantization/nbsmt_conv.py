@@ -1,5 +1,6 @@
 """The quantized, threaded convolution that answers a `ConvInterceptor`."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,13 +29,18 @@ class NBSMTConv2d:
         weight_scale: float32 (O,), on the CPU.
         input_scale: step of the activation levels, in activation units.
         signed: whether the input levels are -128..127 instead of 0..255.
+        order: int64 (C,), position i is taken by input channel order[i], so that other channels become partners; None:
+            as they come. For convolutions of one group.
         statistics: collected over the calls while `collecting`, else None.
     """
 
-    def __init__(self, observed: ConvInfo, spec: SmtSpec, *, signed: bool, act_range: str) -> None:
+    def __init__(
+        self, observed: ConvInfo, spec: SmtSpec, *, signed: bool, act_range: str, order: Tensor | None = None
+    ) -> None:
         self.name = observed.name
         self.spec = spec
         self.signed = signed
+        self.order = order
         self.range = observed.range(act_range)
         self.input_scale = activation_scale(self.range, signed=signed)
         self.weight, self.weight_scale = quantize_weight(observed.weight.cpu())
@@ -45,6 +51,8 @@ class NBSMTConv2d:
     def __call__(self, call: ConvCall) -> Tensor:
         """Answer one `conv2d` call."""
         prepared, weight_scale = self._prepare(call)
+        if self.order is not None:
+            call = replace(call, x=call.x.index_select(1, self.order.to(call.x.device)))
         if self.collecting and not self.signed:
             levels = quantize_activation(call.x, self.input_scale)
             more = conv_statistics(prepared, levels)
@@ -70,7 +78,7 @@ class NBSMTConv2d:
                     f"calibrated with {tuple(self.weight.shape)}: leave it in float32 with quant.skip=[{self.name}]"
                 )
             prepared = PreparedConv2d(
-                self.weight,
+                self.weight if self.order is None else self.weight.index_select(1, self.order),
                 self.spec,
                 stride=call.stride,
                 padding=call.padding,
