@@ -1,0 +1,69 @@
+"""Stands in for `bnrecal` in the examples of the documentation: shrinks what it is asked, or only composes it.
+
+The environment says which: BNRECAL_EXAMPLE=run appends settings that make a run take seconds, BNRECAL_EXAMPLE=compose
+reads and checks the arguments, for examples that need something that is not there. A failure is noted in the file
+BNRECAL_FAILURES too, because a shell does not pass on the status of everything it starts.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from bnrecal.commands.common import compose_config, read_config
+from bnrecal.commands.registry import COMMANDS, FilesCommand
+from bnrecal.commands.schemas import SCHEMAS
+from bnrecal.config import parse
+
+RUN = ["data.val_images=60", "calibration.images=40", "recalibration.images=32", "recalibration.batch_size=16"]
+SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.heldout_images=32", "search.rounds=0"]
+SMALL = {
+    "table1": [*RUN, "rows=[{source: PyTorch, label: ResNet-18, model: resnet18}]"],
+    "figure1": [*RUN, *SEARCH, "points=2", "networks=[{panel: a, label: ResNet-18, model: resnet18, plan: false}]"],
+    "plan": [*RUN, *SEARCH],
+    "prune": [*RUN, "prune.epochs=0"],
+    "export": [*RUN, "vectors.outputs=1"],
+    "bench": ["models=[resnet18]", "batch=1", "repeats=1", "size=32"],
+}
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status."""
+    name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    if os.environ["BNRECAL_EXAMPLE"] == "compose":
+        check(name, arguments[1:] if name else arguments)
+        return 0
+    settings = not isinstance(COMMANDS.get(name), FilesCommand) and not any(a.startswith("--") for a in arguments)
+    small = SMALL.get(name, RUN) if settings else []
+    return subprocess.run([sys.executable, "-m", "bnrecal", *arguments, *small], check=False).returncode
+
+
+def check(name: str, arguments: list[str]) -> None:
+    """Raise if the command would refuse its arguments."""
+    command = COMMANDS.get(name)
+    if isinstance(command, FilesCommand):
+        parser = argparse.ArgumentParser(prog=name)
+        command.add_arguments(parser)
+        parser.parse_args(arguments)
+    elif command is not None:
+        read_config(SCHEMAS[name], arguments)
+    else:
+        overrides = OverridesParser.create().parse_overrides([a for a in arguments if a != "-m"])
+        sweep = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+        for cell in (cell for batch in sweep for cell in batch):
+            parse(compose_config("config", list(cell)))
+
+
+if __name__ == "__main__":
+    status = 1
+    try:
+        status = main(sys.argv[1:])
+    finally:
+        if status:
+            with Path(os.environ["BNRECAL_FAILURES"]).open("a") as failures:
+                failures.write(f"bnrecal {' '.join(sys.argv[1:])}\n")
+    sys.exit(status)
