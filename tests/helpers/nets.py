@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnrecal.data.glyph_draw import CLASSES
+from bnrecal.data.glyph_draw import CLASSES as GLYPHS
+from helpers.imagenet_tree import CLASSES
 
 
 class SameConv2d(nn.Conv2d):
@@ -56,7 +57,7 @@ def images(count: int, seed: int = 0, size: int = 12) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def glyph_net(classes: int = CLASSES, seed: int = 0) -> nn.Module:
+def glyph_net(classes: int = GLYPHS, seed: int = 0) -> nn.Module:
     """A `Tiny` for the embedded data set, with random weights."""
     network = tiny(seed)
     with torch.random.fork_rng():
@@ -65,14 +66,14 @@ def glyph_net(classes: int = CLASSES, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
-def no_batchnorm(classes: int = CLASSES) -> nn.Module:
+def no_batchnorm(classes: int = GLYPHS) -> nn.Module:
     """Two convolutions and nothing to recalibrate."""
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)
     )
 
 
-def negative_net(classes: int = CLASSES) -> nn.Module:
+def negative_net(classes: int = GLYPHS) -> nn.Module:
     """Its second convolution has inputs of either sign."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -82,7 +83,7 @@ def negative_net(classes: int = CLASSES) -> nn.Module:
         )  # fmt: skip
 
 
-def kept_norm_net(classes: int = CLASSES) -> nn.Module:
+def kept_norm_net(classes: int = GLYPHS) -> nn.Module:
     """Its first BatchNorm follows a ReLU, its second a convolution."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -90,3 +91,31 @@ def kept_norm_net(classes: int = CLASSES) -> nn.Module:
             nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
             nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, classes),
         )  # fmt: skip
+
+
+GREYS = tuple(range(20, 260, 30))  # of the eight classes of `imagenet_tree.CLASSES`, in their order
+
+
+class GreyNet(nn.Module):
+    """Tells ImageNet's classes of `imagenet_tree` by the grey of the picture; class 0 of 1,001 is the background."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.head = nn.Conv2d(4, 1, 1)
+        for conv in (self.stem, self.head):
+            nn.init.constant_(conv.weight, 1 / conv.in_channels)
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grey = 255 * self.head(self.stem(x)).mean((1, 2, 3))
+        logits = torch.full((len(x), 1001), -1e6)
+        for label, own in zip(CLASSES, GREYS, strict=True):
+            logits[:, 1 + label] = -(grey - own).square()
+        return logits
+
+
+def grey_net() -> nn.Module:
+    """A `GreyNet` in eval mode."""
+    return GreyNet().eval()
