@@ -45,7 +45,12 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         precision = "TF32" if torch.backends.cudnn.allow_tf32 else "float32"
         return f"{torch.cuda.get_device_name(device)}, {precision}"
-    return f"cpu, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return f"{describe_kind(device)}, {torch.get_num_threads()} workers"
+
+
+def describe_kind(device: torch.device) -> str:
+    """What of the device may change a float32 sum: the GPU, or the processor's vectors, but not its cores."""
+    return describe_device(device) if device.type == "cuda" else f"cpu, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def with_fitting_batches(what: str, batch_size: int, work: Callable[[int], T]) -> T:

@@ -1,23 +1,38 @@
 """Where things that can be made again are kept between runs, and how files are written whole or not at all."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from bnrecal.errors import BnrecalError
 
+log = logging.getLogger("bnrecal")
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning, each message once in a process."""
+    log.warning("%s", message)
+
+
+def cache_path(*parts: str) -> Path:
+    """The folder `$BNRECAL_CACHE` (default `$XDG_CACHE_HOME/bnrecal`, else `~/.cache/bnrecal`) / parts."""
+    base = os.environ.get("BNRECAL_CACHE")
+    own = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return (Path(base) if base else Path(own) / "bnrecal").joinpath(*parts)
+
 
 def cache_dir(*parts: str) -> Path:
-    """The folder `$BNRECAL_CACHE` (default `$XDG_CACHE_HOME/bnrecal`, else `~/.cache/bnrecal`) / parts, created.
+    """`cache_path`, created.
 
     Raises:
         BnrecalError: if it cannot be created.
     """
-    base = os.environ.get("BNRECAL_CACHE")
-    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnrecal"
-    path = root.joinpath(*parts)
+    path = cache_path(*parts)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -32,7 +47,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Readers, and a run that is killed, see the old file or the new one, never a half.
 
     Raises:
-        BnrecalError: if the folder cannot be written.
+        BnrecalError: if the folder cannot be written, or the disk is full.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,5 +62,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(target)
+    except OSError as error:
+        if error.filename is not None and error.filename != str(temporary):
+            raise  # another file's trouble
+        raise BnrecalError(f"cannot write {target} ({error.strerror}); what was finished is kept") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,59 +1,67 @@
-"""Float32 and A8W8 outcomes, kept so that a sweep over thread counts measures them once a model.
+"""Float32 and A8W8 outcomes, kept so that a sweep over thread counts measures them once per model.
 
-An outcome is found again only if everything it depends on is the same: weights, images (names, sizes, times),
-preprocessing, quantization, device, batch size, code and library versions.
+An outcome is found again only if everything it depends on is the same, the processor or GPU included.
 """
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bnrecal.device import describe_device
+from bnrecal.device import describe_kind
 from bnrecal.evaluation.accuracy import Correctness
-from bnrecal.experiment.provenance import content_hash, versions
+from bnrecal.evaluation.packed import pack, unpack
+from bnrecal.experiment.identity import Identity, identity_key
 from bnrecal.experiment.setup import A8W8, Setup, Variant
-from bnrecal.files import atomic_path, cache_dir
+from bnrecal.experiment.store import Store
+from bnrecal.files import cache_path
+
+Baseline = Variant | None  # None: float32
 
 
-def load(path: Path) -> Correctness | None:
-    """The outcome kept at one of `paths`, if there is one."""
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as kept:
-        restricted = kept.get("restricted")
-        return Correctness(kept["top1"], kept["top5"], restricted, int(kept["skipped"]))
+def load(setup: Setup) -> dict[Baseline, Correctness]:
+    """The outcomes that are known for just this setup."""
+    found = {key: _store().find(identity_key(identity), identity) for key, identity in _identities(setup).items()}
+    return {key: _correctness(content) for key, content in found.items() if content is not None}
 
 
-def save(path: Path, outcome: Correctness) -> None:
-    """Keep an outcome at one of `paths`."""
-    arrays: dict[str, Any] = {"top1": outcome.top1, "top5": outcome.top5, "skipped": outcome.skipped}
-    if outcome.restricted is not None:
-        arrays["restricted"] = outcome.restricted
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+def save(setup: Setup, outcomes: dict[Baseline, Correctness]) -> None:
+    """Keep the baselines among these outcomes."""
+    for key, identity in _identities(setup).items():
+        if key in outcomes:
+            _store().keep(identity_key(identity), identity, _content(outcomes[key]))
 
 
-def paths(setup: Setup) -> dict[Variant | None, Path]:
-    """Where the outcomes of float32 (None) and of A8W8 are kept for just this setup."""
-    config, source = setup.config, setup.source
-    content: dict[str, Any] = {
-        "variant": str(None),
-        "weights": setup.model.weights_hash,
-        "preprocessing": asdict(setup.model.preprocessing),
-        "label_offset": setup.model.label_offset,
-        "data": asdict(config.data),
-        "validation": source.version(setup.validation.split, setup.validation.indices),
-        "batch_size": setup.batch_size,
-        "device": describe_device(setup.device),
-        "versions": versions(),
+def _store() -> Store:
+    return Store(cache_path("baselines"), best_effort=True)
+
+
+def _identities(setup: Setup) -> dict[Baseline, Identity]:
+    whole = setup.identity
+    float32 = {
+        "network": whole["network"],
+        "images": {"validation": whole["images"]["validation"]},
+        "settings": {
+            **{key: whole["settings"][key] for key in ("data", "tf32") if key in whole["settings"]},
+            "batch_size": setup.batch_size,
+            "device": describe_kind(setup.device),
+        },
+        **{key: whole[key] for key in ("code", "versions")},
     }
-    quantized = {
-        **content,
-        "variant": str(A8W8),
-        "quant": asdict(config.quant),
-        "calibration": source.version(setup.calibration.split, setup.calibration.indices),
+    images, quant = whole["images"], whole["settings"]["quant"]
+    a8w8 = {
+        **float32,
+        "images": {**float32["images"], "calibration": images["calibration"]},
+        "settings": {**float32["settings"], "quant": quant},
     }
-    folder = cache_dir("baselines")
-    return {key: folder / f"{content_hash(c)}.npz" for key, c in ((None, content), (A8W8, quantized))}
+    return {None: float32, A8W8: a8w8}
+
+
+def _content(outcome: Correctness) -> dict[str, Any]:
+    restricted = None if outcome.restricted is None else pack(outcome.restricted)
+    right = {"top1": pack(outcome.top1), "top5": pack(outcome.top5), "restricted": restricted}
+    return {**right, "images": outcome.images, "skipped": outcome.skipped}
+
+
+def _correctness(content: dict[str, Any]) -> Correctness:
+    images = content["images"]
+    restricted = None if content["restricted"] is None else unpack(content["restricted"], images)
+    top1, top5 = (unpack(content[key], images) for key in ("top1", "top5"))
+    return Correctness(top1, top5, restricted, content["skipped"])

@@ -29,10 +29,10 @@ def versions() -> dict[str, str]:
 
 @cache
 def source_hash() -> str:
-    """A short SHA-256 over the package's Python files that can change a number: reports and commands cannot."""
+    """A short SHA-256 over the package's files that can change a number (code, class lists): reports and commands cannot."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for pattern in ("*.py", "*.txt") for path in root.rglob(pattern)):
         if path.relative_to(root).parts[0] in _NO_NUMBERS:
             continue
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
@@ -50,7 +50,20 @@ def resolved(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
-def cell_key(config: Config) -> str:
-    """The identity of an experiment: the content of its configuration and the code that runs it."""
+def settings(config: Config) -> dict[str, Any]:
+    """The settings that can change the numbers of this experiment, as plain data."""
     content = {key: value for key, value in resolved(config).items() if key not in _NOT_CONTENT}
-    return content_hash({"config": content, "versions": versions()})
+    del content["data"]["download"]
+    if not config.recal:
+        del content["recalibration"]
+    elif config.recalibration.method != "ema":
+        del content["recalibration"]["momentum"]
+    return content
+
+
+def cell_key(config: Config) -> str:
+    """A hash of the settings alone, for names of files and folders: cheap, and what they refer to may change.
+
+    Whether what was found under a name is still the same experiment, `bnrecal.experiment.identity` decides.
+    """
+    return content_hash(settings(config))

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, fields
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ RESULT_FILE = "result.json"
 LAYERS_FILE = "layers.csv"
 BATCHNORM_FILE = "batchnorm.csv"
 CHECKPOINT_FILE = "checkpoint.pth"
+
+
+@dataclass(frozen=True)
+class Details:
+    """What lies beside a `result.json`: per-layer tables, and the float state_dict with the new statistics."""
+
+    layers: pd.DataFrame | None
+    batchnorm: pd.DataFrame | None
+    state_dict: dict[str, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -118,22 +128,40 @@ def accuracies(
 
 
 def write_result(result: Result, folder: Path, *, checkpoint: bool = False) -> Path:
-    """Write everything a result holds into `folder`, `result.json` last, so that its presence means a whole set.
+    """Write everything a result holds into `folder`: the numbers first, then what can be made again from them.
 
     Returns:
         The path of `result.json`.
+
+    Raises:
+        BnrecalError: if something cannot be written; what was written before is kept.
     """
+    target = folder / RESULT_FILE
+    for name in (LAYERS_FILE, BATCHNORM_FILE, CHECKPOINT_FILE):
+        (folder / name).unlink(missing_ok=True)  # of another experiment, which this folder held before
+    with atomic_path(target) as path:
+        path.write_text(json.dumps(result.to_json(), indent=2, default=str) + "\n")
+    write_details(result, folder, checkpoint=checkpoint)
+    return target
+
+
+def write_details(result: Result | Details, folder: Path, *, checkpoint: bool = False) -> None:
+    """Write the tables that there are, and with `checkpoint` its state_dict."""
     for name, table in ((LAYERS_FILE, result.layers), (BATCHNORM_FILE, result.batchnorm)):
         if table is not None:
             with atomic_path(folder / name) as path:
                 table.to_csv(path, index=False)
     if checkpoint and result.state_dict is not None:
+        buffer = BytesIO()  # torch's own writer tells a full disk in words of its own
+        torch.save(result.state_dict, buffer)
         with atomic_path(folder / CHECKPOINT_FILE) as path:
-            torch.save(result.state_dict, path)
-    target = folder / RESULT_FILE
-    with atomic_path(target) as path:
-        path.write_text(json.dumps(result.to_json(), indent=2) + "\n")
-    return target
+            path.write_bytes(buffer.getbuffer())
+
+
+def missing_details(folder: Path, *, checkpoint: bool) -> list[str]:
+    """Files that belong beside a `result.json` and are not there."""
+    names = [LAYERS_FILE, BATCHNORM_FILE, *([CHECKPOINT_FILE] if checkpoint else [])]
+    return [name for name in names if not (folder / name).exists()]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -144,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BnrecalError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise BnrecalError(f"{path} holds no JSON object")

@@ -1,10 +1,11 @@
 """The experiment, top to bottom, as the paper tells it: calibrate, quantize, thread, recalibrate, evaluate."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 from torch import Tensor, nn
 
 from bnrecal.config import Config
@@ -13,33 +14,44 @@ from bnrecal.evaluation import process_group
 from bnrecal.evaluation.accuracy import Correctness, evaluate
 from bnrecal.evaluation.multi_gpu import evaluate_on_ranks
 from bnrecal.experiment import baselines
+from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.layer_report import IMAGES, describe_batchnorms, describe_layers
-from bnrecal.experiment.provenance import cell_key, resolved, versions
-from bnrecal.experiment.results import Result, accuracies
-from bnrecal.experiment.setup import A8W8, CONTROL, Prepared, Setup, Variant, prepare, prepare_variants
+from bnrecal.experiment.provenance import resolved, versions
+from bnrecal.experiment.results import Details, Result, accuracies
+from bnrecal.experiment.setup import A8W8, CONTROL, Prepared, Setup, Variant, prepare, prepare_variants, variant_identity
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import network_cycles
 from bnrecal.recalibrate import statistics
 
 
-def run(config: Config) -> Result:
+def run(config: Config, *, measured: Callable[[Result], None] | None = None) -> Result:
     """One experiment; its baselines, with `recal` also the variant without and the control, are measured with it.
+
+    Args:
+        measured: called with the accuracies as soon as they are known, before the per-layer tables are made: nothing
+            that fails after it can lose them.
 
     Raises:
         BnrecalError: for anything the user can mend.
     """
     variant = Variant.of(config)
-    return run_variants(prepare(config), [variant], describe=[variant])[0]
+    return run_variants(prepare(config), [variant], describe=[variant], measured=measured)[0]
 
 
 def run_variants(
-    setup: Setup, variants: Sequence[Variant], *, describe: Collection[Variant] = (), layer_images: int = IMAGES
+    setup: Setup,
+    variants: Sequence[Variant],
+    *,
+    describe: Collection[Variant] = (),
+    layer_images: int = IMAGES,
+    measured: Callable[[Result], None] | None = None,
 ) -> list[Result]:
     """Several variants of one model, evaluated in one pass over the validation images.
 
     Args:
         describe: of these, also gather per-layer statistics on training images (`Result.layers`, `Result.batchnorm`).
         layer_images: on so many of them.
+        measured: called with each result before that.
 
     Returns:
         A result for each variant, in their order.
@@ -50,26 +62,38 @@ def run_variants(
     outcomes = measure(setup, prepared)
     seconds = round(time.perf_counter() - started, 2)
     results = {variant: make_result(setup, prepared, outcomes, variant, seconds) for variant in variants}
+    if measured is not None:
+        for result in results.values():
+            measured(result)
     for variant in describe:
-        results[variant] = _described(setup, prepared, results[variant], layer_images, variant)
+        results[variant] = replace(results[variant], **details(setup, prepared, variant, layer_images))
     return [results[variant] for variant in variants]
 
 
-def _described(
-    setup: Setup, prepared: dict[Variant, Prepared], result: Result, images: int, variant: Variant
-) -> Result:
-    """The same result with its per-layer tables."""
+def describe(config: Config) -> Details:
+    """What `run` tells of the network besides its accuracies: per-layer tables and weights."""
+    setup, variant = prepare(config), Variant.of(config)
+    prepared = prepare_variants(setup, [variant.without_recal, variant])
+    tables = details(setup, prepared, variant)
+    return Details(**tables, state_dict=float_state_dict(setup.model.network, prepared[variant].network))
+
+
+def details(
+    setup: Setup, prepared: dict[Variant, Prepared], variant: Variant, images: int = IMAGES
+) -> dict[str, pd.DataFrame]:
+    """The per-layer tables of a `Result`."""
     own, without = prepared[variant], prepared[variant.without_recal]
-    layers = describe_layers(setup, without, own, images)
-    return replace(result, layers=layers, batchnorm=describe_batchnorms(setup.model.network, own.network))
+    return {
+        "layers": describe_layers(setup, without, own, images),
+        "batchnorm": describe_batchnorms(setup.model.network, own.network),
+    }
 
 
 def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | None, Correctness]:
     """Which validation images float32 (None) and every variant get right, in one pass; known baselines are read."""
     networks: dict[Variant | None, nn.Module] = {None: setup.model.network}
     networks |= {variant: p.network for variant, p in prepared.items()}
-    kept = baselines.paths(setup)
-    known = {key: outcome for key, path in kept.items() if (outcome := baselines.load(path))}
+    known = baselines.load(setup)
     unknown = {key: network for key, network in networks.items() if key not in known}
     judging: dict[str, Any] = {
         "label_offset": setup.model.label_offset,
@@ -86,8 +110,7 @@ def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | N
             setup.batch_size,
             lambda size: evaluate(unknown, setup.loader.batches(selection, size), **judging),
         )
-    for key in kept.keys() & measured.keys():
-        baselines.save(kept[key], measured[key])
+    baselines.save(setup, measured)
     return {**known, **measured}
 
 
@@ -112,7 +135,7 @@ def make_result(
         cycles=network_cycles(own.plans, array.rows, array.columns),
         seed=config.seed,
         exceptions={plan.name: plan.reason for plan in own.plans if plan.reason},
-        provenance=result_provenance(setup, config),
+        provenance=result_provenance(setup, variant),
         seconds=seconds,
         outcome=outcome,
         fp32_outcome=outcomes[None],
@@ -120,12 +143,14 @@ def make_result(
     )
 
 
-def result_provenance(setup: Setup, config: Config) -> dict[str, Any]:
+def result_provenance(setup: Setup, variant: Variant) -> dict[str, Any]:
     """What produced the numbers."""
-    selections = (setup.calibration, setup.recalibration, setup.validation)
+    identity = variant_identity(setup, variant)
+    selections = [setup.calibration, setup.validation, *([setup.recalibration] if variant.recal else [])]
     return {
-        "cell": cell_key(config),
-        "config": resolved(config),
+        "cell": identity_key(identity),
+        "identity": identity,
+        "config": resolved(variant.apply(setup.config)),
         "versions": versions(),
         "device": describe_device(setup.device),
         "weights": setup.model.weights,

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,14 @@ from bnrecal.data.base import ImageSource
 from bnrecal.data.loader import ImageLoader, Selection, check_batch, choose, derive_seed
 from bnrecal.device import DEFAULT_BATCH, choose_device, with_fitting_batches
 from bnrecal.errors import BnrecalError
+from bnrecal.experiment.identity import Identity, experiment_identity, images_and_settings
 from bnrecal.models import load_model
 from bnrecal.models.base import LoadedModel
 from bnrecal.nbsmt.self_check import check_exact
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.calibrate import ConvInfo, calibrate
 from bnrecal.quantization.convert import quantize_layers, threaded_copy
-from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, load_plan, matches_any, plan_threads
+from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, matches_any, plan_threads, threads_by_layer
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 from bnrecal.quantization.reorder import REORDER_IMAGES, can_reorder, channel_order, gather_activity
 from bnrecal.recalibrate import recalibrate_
@@ -44,8 +44,8 @@ class Variant:
     @staticmethod
     def of(config: Config) -> "Variant":
         """The cell that a configuration asks for; `smt.layers` wins over the plan file."""
-        planned = load_plan(Path(config.smt.plan)) if config.smt.plan else {}
-        return Variant(config.smt.threads, config.recal, tuple({**planned, **config.smt.layers}.items()))
+        layers = threads_by_layer(config.smt.plan, config.smt.layers)
+        return Variant(config.smt.threads, config.recal, tuple(layers.items()))
 
     def apply(self, config: Config) -> Config:
         """The configuration that asks for this cell alone."""
@@ -92,6 +92,7 @@ class Setup:
     """Everything that the variants of one model have in common.
 
     Attributes:
+        identity: what the numbers of `config` depend on, by content.
         convs: what calibration saw of every convolution, in calling order.
     """
 
@@ -100,11 +101,16 @@ class Setup:
     model: LoadedModel
     device: torch.device
     calibration: Selection
-    recalibration: Selection
     validation: Selection
     batch_size: int
+    identity: Identity = field(repr=False)
     convs: tuple[ConvInfo, ...] = ()
     layer_cache: LayerCache = field(default_factory=LayerCache, repr=False, compare=False)
+
+    @property
+    def recalibration(self) -> Selection:
+        """The images that BatchNorm statistics are re-estimated on; BnrecalError if there are not so many."""
+        return recalibration_images(self.config, self.source)
 
     @property
     def loader(self) -> ImageLoader:
@@ -136,18 +142,50 @@ def load(config: Config) -> Setup:
     device = choose_device(config.device, tf32=config.tf32)
     if device.type == "cuda":
         check_exact(device)
+    source, model, selections = inputs(config)
+    calibration, validation = selections[:2]
+    identity = experiment_identity(config, source, model, *selections)
+    model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batch_size = config.batch_size or min(DEFAULT_BATCH[device.type], len(validation.indices))
+    return Setup(config, source, model, device, calibration, validation, batch_size, identity)
+
+
+def identify(config: Config) -> Identity:
+    """The identity that a setup of this configuration would have, on whatever device.
+
+    Raises:
+        BnrecalError: for anything the user can mend.
+    """
+    source, model, selections = inputs(config)
+    return experiment_identity(config, source, model, *selections)
+
+
+def inputs(config: Config) -> tuple[ImageSource, LoadedModel, list[Selection]]:
+    """The images and the float network; calibration, validation and (with `recal`) recalibration images."""
     source = build_source(config.data)
     model = load_model(config.model, source)
-    calibration = choose(source, "train", "calibration", config.calibration.images, config.seed)
-    recalibration = choose(source, "train", "recalibration", config.recalibration.images, config.seed)
     # validation images do not follow the seed: seeds are to differ in what they calibrate on, not in the exam
     validation = choose(source, "val", "validation", config.data.val_images, 0)
     if config.batch_size is not None:
         check_batch("batch_size", config.batch_size, validation)
-    check_batch("recalibration.batch_size", config.recalibration.batch_size, recalibration)
-    model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch_size = config.batch_size or min(DEFAULT_BATCH[device.type], len(validation.indices))
-    return Setup(config, source, model, device, calibration, recalibration, validation, batch_size)
+    calibration = choose(source, "train", "calibration", config.calibration.images, config.seed)
+    recalibration = [recalibration_images(config, source)] if config.recal else []
+    return source, model, [calibration, validation, *recalibration]
+
+
+def recalibration_images(config: Config, source: ImageSource) -> Selection:
+    """A seeded choice of training images for `recalibration`."""
+    chosen = choose(source, "train", "recalibration", config.recalibration.images, config.seed)
+    check_batch("recalibration.batch_size", config.recalibration.batch_size, chosen)
+    return chosen
+
+
+def variant_identity(setup: Setup, variant: Variant) -> Identity:
+    """What the numbers of one variant depend on."""
+    config = variant.apply(setup.config)
+    recalibration = [setup.recalibration] if variant.recal else []
+    own = images_and_settings(config, setup.source, setup.calibration, setup.validation, *recalibration)
+    return {**setup.identity, **own}
 
 
 def conv_infos(setup: Setup) -> list[ConvInfo]:

@@ -1,7 +1,7 @@
 """Which convolution runs with how many threads, and what that buys."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -96,6 +96,15 @@ def load_plan(path: Path) -> dict[str, int]:
         if threads not in THREADS:
             raise BnrecalError(f"the plan {path} gives {name} {threads} threads: choose 1, 2 or 4")
     return plan
+
+
+def threads_by_layer(plan: str | None, layers: Mapping[str, int]) -> dict[str, int]:
+    """What a plan file asks of layers, and `layers`, which wins over it.
+
+    Raises:
+        BnrecalError: as `load_plan`.
+    """
+    return {**(load_plan(Path(plan).expanduser()) if plan else {}), **layers}
 
 
 def speedup(work: Iterable[tuple[int, int]]) -> float:

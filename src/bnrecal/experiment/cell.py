@@ -1,0 +1,61 @@
+"""One experiment in one folder: measured, completed, or found finished."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from bnrecal.config import Config
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment.identity import differences
+from bnrecal.experiment.results import RESULT_FILE, missing_details, read_result, write_details, write_result
+from bnrecal.experiment.run import describe, run
+from bnrecal.experiment.setup import identify
+
+log = logging.getLogger("bnrecal")
+
+
+def run_into(config: Config, folder: Path) -> dict[str, Any]:
+    """Run an experiment and write its files into `folder`: the accuracies first, then per-layer tables, then weights.
+
+    A run that ended after the accuracies were written is completed, and nothing is evaluated again.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        BnrecalError: for anything the user can mend.
+    """
+    if earlier(config, folder) is None:
+        result = run(config, measured=lambda result: write_result(result, folder))
+    else:
+        result = describe(config)
+    write_details(result, folder, checkpoint=config.save_checkpoint)
+    return read_result(folder / RESULT_FILE)
+
+
+def finished(config: Config, folder: Path) -> dict[str, Any] | None:
+    """The result that `folder` holds, if it is of just this experiment and everything asked for is beside it."""
+    found = earlier(config, folder)
+    return None if found is None or missing_details(folder, checkpoint=config.save_checkpoint) else found
+
+
+def earlier(config: Config, folder: Path) -> dict[str, Any] | None:
+    """The result that `folder` holds, if it is of just this experiment; a line in the log says why it is not.
+
+    Raises:
+        BnrecalError: if the experiment's network or images cannot be had.
+    """
+    path = folder / RESULT_FILE
+    if not config.resume or not path.exists():
+        return None
+    try:
+        result = read_result(path)
+        identity = result["provenance"]["identity"]
+    except (BnrecalError, KeyError, TypeError):
+        log.warning("%s is damaged or of an earlier version: measured again", path)
+        return None
+    changed = differences(identity, identify(config))
+    if changed:
+        log.warning("%s is measured again: %s changed", folder.name, ", ".join(changed))
+        return None
+    return result

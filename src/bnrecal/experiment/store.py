@@ -1,0 +1,70 @@
+"""Finished pieces of work, one JSON file each, so that what was measured once is not measured again."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment.identity import Identity, differences
+from bnrecal.experiment.results import read_json
+from bnrecal.files import atomic_path, warn_once
+
+log = logging.getLogger("bnrecal")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of pieces, each with the identity of what it was made from.
+
+    Attributes:
+        best_effort: a cache: where it cannot be written, one warning is all.
+    """
+
+    folder: Path
+    best_effort: bool = False
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def find(self, name: str, identity: Identity) -> dict[str, Any] | None:
+        """The content of a piece, if it was made from the same; else a line in the log says why it is not used."""
+        path = self.path(name)
+        if not path.exists():
+            return None
+        try:
+            piece = read_json(path)
+            changed = differences(piece.pop("identity"), identity)
+        except (BnrecalError, KeyError):
+            log.warning("%s is damaged or of an earlier version: made again", path)
+            return None
+        if changed:
+            log.warning("%s is made again: %s changed", path, ", ".join(changed))
+            return None
+        return piece
+
+    def keep(self, name: str, identity: Identity, content: dict[str, Any]) -> None:
+        """Write a piece.
+
+        Raises:
+            BnrecalError: if it cannot be written, unless the store is a cache.
+        """
+        try:
+            with atomic_path(self.path(name)) as temporary:
+                temporary.write_text(json.dumps({**content, "identity": identity}, indent=1, default=str) + "\n")
+        except BnrecalError as error:
+            if not self.best_effort:
+                raise
+            warn_once(f"{error}; going on without")
+
+    def get(
+        self, name: str, identity: Identity, make: Callable[[], dict[str, Any]], *, resume: bool = True
+    ) -> dict[str, Any]:
+        """`find`, or (without a piece, or without `resume`) what `make` returns, which is then kept."""
+        found = self.find(name, identity) if resume else None
+        if found is None:
+            found = make()
+            self.keep(name, identity, found)
+        return found
