@@ -7,28 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from helpers.nets import glyph_net
+from helpers.small import config
 
-from bnrecal.commands.common import compose_config
-from bnrecal.config import Config, parse
 from bnrecal.data.loader import derive_seed
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.results import Result, read_result, summary, write_result
 from bnrecal.experiment.run import run, run_variants
 from bnrecal.experiment.setup import A8W8, Variant, prepare, prepare_variants
 from bnrecal.recalibrate import recalibrate_
-
-SMALL = [
-    "model=custom",
-    "model.factory=helpers.nets:glyph_net",
-    "data.val_images=60",
-    "calibration.images=40",
-    "recalibration.images=48",
-    "recalibration.batch_size=16",
-]
-
-
-def config(*overrides: str) -> Config:
-    return parse(compose_config("config", [*SMALL, *overrides]))
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +129,12 @@ def test_threaded_networks_share_parameters_and_leave_the_original_alone() -> No
     ("overrides", "message"),
     [
         (["calibration.images=50000"], "calibration asks for 50000 images, the train split of glyphs has"),
-        (["recalibration.images=50000"], "recalibration asks for 50000 images"),
+        (["recal=true", "recalibration.images=50000"], "recalibration asks for 50000 images"),
         (["batch_size=61"], "batch_size=61 is more than the 60 validation images"),
-        (["recalibration.batch_size=49"], "recalibration.batch_size=49 is more than the 48 recalibration images"),
+        (
+            ["recal=true", "recalibration.batch_size=49"],
+            "recalibration.batch_size=49 is more than the 48 recalibration images",
+        ),
         (["model.factory=helpers.nets:no_batchnorm", "recal=true"], "no BatchNorm layer"),
         (["smt.layers={nothere: 2}"], "smt.layers names nothere"),
     ],

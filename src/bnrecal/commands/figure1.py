@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from bnrecal.commands.schemas import Figure1Config, Network
 from bnrecal.config import experiment_part
 from bnrecal.device import describe_device
 from bnrecal.experiment.provenance import cell_key, content_hash
-from bnrecal.experiment.resume import cached_json
-from bnrecal.experiment.setup import prepare
+from bnrecal.experiment.setup import identify, prepare
+from bnrecal.experiment.store import Store
 from bnrecal.models.table1 import PRUNED
 from bnrecal.reports.figure1 import write_figure
 from bnrecal.reports.figure1_html import write_figure1_page
@@ -54,21 +54,18 @@ def _own(network: Network, figure: Figure1Config) -> list[str]:
 
 def measure_network(config: Figure1Config, network: Network, folder: Path) -> list[dict[str, Any]]:
     """The points of one network's curves: measured, or read if they were finished earlier."""
-    content = {
-        "cell": cell_key(experiment_part(config)),
-        "network": asdict(network),
-        "points": config.points,
-        "search": asdict(config.search),
-    }
-    path = folder / f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash(content)}.json"
+    experiment = replace(experiment_part(config), recal=True)  # some of the cells are, so the images must suffice
+    own = {"network": asdict(network), "points": config.points, "search": asdict(config.search)}
+    name = f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
 
     def measure() -> dict[str, Any]:
         started = time.perf_counter()
-        setup = prepare(experiment_part(config))
+        setup = prepare(experiment)
         records = measure_curves(setup, config.points, network.slow, config.search if network.plan else None, folder)
         own = {"panel": network.panel, "label": network.label, "slow_threads": network.slow}
         run = {"seconds": round(time.perf_counter() - started, 2), "device": describe_device(setup.device)}
         return {"points": [{**own, **record, **run} for record in records]}
 
-    points: list[dict[str, Any]] = cached_json(path, measure, resume=config.resume)["points"]
+    kept = Store(folder).get(name, {**identify(experiment), **own}, measure, resume=config.resume)
+    points: list[dict[str, Any]] = kept["points"]
     return points

@@ -1,6 +1,7 @@
 """`bnrecal plan`: threads per layer for a target speedup."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ from bnrecal.search.sensitivity import fixed_macs, threadable
 def make_plan(config: PlanConfig, overrides: Sequence[str]) -> Path:  # noqa: ARG001
     """Search, print and save; returns the path of the plan."""
     out = Path(config.out)
-    setup = prepare(experiment_part(config))
+    setup = prepare(replace(experiment_part(config), recal=True))  # what the search measures, and compares with
     free = [Item(layer.name, layer.macs, dict.fromkeys(config.search.threads, 0.0)) for layer in threadable(setup)]
     check_speedup(free, config.speedup, fixed_macs(setup))
     search = prepare_search(setup, config.search, out / "cells", resume=config.resume)

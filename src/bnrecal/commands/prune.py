@@ -8,7 +8,7 @@ import torch
 
 from bnrecal.commands.schemas import PruneConfig
 from bnrecal.config import experiment_part
-from bnrecal.experiment.provenance import cell_key, content_hash
+from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.setup import load
 from bnrecal.files import atomic_path
 from bnrecal.training.prune import prune_, sparsity_table
@@ -17,7 +17,7 @@ from bnrecal.training.prune import prune_, sparsity_table
 def make_pruned(config: PruneConfig, overrides: Sequence[str]) -> Path:  # noqa: ARG001
     """Prune, retrain, check and save; returns the path of the checkpoint."""
     setup = load(experiment_part(config))
-    key = content_hash({"cell": cell_key(setup.config), "prune": asdict(config.prune), "w": setup.model.weights_hash})
+    key = identity_key({**setup.identity, "prune": asdict(config.prune)})
     stem = f"{setup.model.name}-{setup.source.name}-p{100 * config.prune.sparsity:g}-{key[:8]}"
     target, progress = Path(config.out) / f"{stem}.pth", Path(config.out) / f"{stem}.progress.pt"
     if config.resume and target.exists():

@@ -23,7 +23,6 @@ from bnrecal.commands.common import (
 from bnrecal.commands.interrupt import raise_if_interrupted
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.provenance import cell_key
 
 log = logging.getLogger("bnrecal")
 
@@ -65,18 +64,13 @@ def _hydra_main(composed: DictConfig) -> float | None:
 def run_into(config: Config, folder: Path) -> float:
     """Run an experiment unless `folder` already holds its result; print the summary and return its top-1."""
     # imported here, after the arguments were found good: torch and its company take seconds
-    from bnrecal.experiment.results import RESULT_FILE, read_result, summary, write_result
-    from bnrecal.experiment.run import run
+    from bnrecal.experiment import cell
+    from bnrecal.experiment.results import RESULT_FILE, summary
 
-    target = folder / RESULT_FILE
-    key = cell_key(config)
-    if config.resume and target.exists() and (done := read_result(target))["provenance"].get("cell") == key:
-        print(f"{summary(done, target)} (finished earlier)")
-        return float(done["top1"])
-    result = run(config)
-    write_result(result, folder, checkpoint=config.save_checkpoint)
-    print(summary(result.to_json(), target))
-    return result.top1
+    done = cell.finished(config, folder)
+    result = done or cell.run_into(config, folder)
+    print(f"{summary(result, folder / RESULT_FILE)}{' (finished earlier)' if done else ''}")
+    return float(result["top1"])
 
 
 class SweepReport(Callback):

@@ -1,18 +1,19 @@
 """`bnrecal table1`: Table 1 of the paper, row by row."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bnrecal.commands.common import attempt_all, raise_failed, read_config
 from bnrecal.commands.schemas import Table1Config
-from bnrecal.config import experiment_part
+from bnrecal.config import Config, experiment_part
 from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.results import Result
-from bnrecal.experiment.resume import cached_json
 from bnrecal.experiment.run import run_variants
-from bnrecal.experiment.setup import A8W8, Setup, Variant, prepare
+from bnrecal.experiment.setup import A8W8, Setup, Variant, identify, prepare
+from bnrecal.experiment.store import Store
 from bnrecal.reports.rows import Row
 from bnrecal.reports.table1 import write_report
 from bnrecal.reports.table1_html import write_table1_page
@@ -62,15 +63,17 @@ def _models(rows: Sequence[Row]) -> list[str]:
 
 def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
     """The cells of all rows of one model: measured in one pass, or read if they were finished earlier."""
-    key = content_hash({"cell": cell_key(experiment_part(config)), "rows": [vars(row) for row in rows]})
-    name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{key}"
-    finished = cached_json(folder / f"{name}.json", lambda: _measure(config, rows), resume=config.resume)
-    results: list[dict[str, Any]] = finished["results"]
+    experiment = replace(experiment_part(config), recal=True)  # half of the cells are, so the images must suffice
+    own = {"rows": [vars(row) for row in rows]}
+    name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
+    store = Store(folder)
+    kept = store.get(name, {**identify(experiment), **own}, lambda: _measure(experiment, rows), resume=config.resume)
+    results: list[dict[str, Any]] = kept["results"]
     return results
 
 
-def _measure(config: Table1Config, rows: Sequence[Row]) -> dict[str, Any]:
-    setup = prepare(experiment_part(config))
+def _measure(config: Config, rows: Sequence[Row]) -> dict[str, Any]:
+    setup = prepare(config)
     cells = [cell for row in rows for cell in _row_variants(setup, row)]
     variants = [variant for _, _, variant in cells]
     described = {CELLS["4t_w"]} & set(variants)

@@ -1,7 +1,8 @@
 """`data=glyphs`: the embedded data set, drawn from the fonts of the matplotlib wheel, nothing to download."""
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -19,19 +20,23 @@ from bnrecal.data.glyph_atlas import CODE_POINTS, load_atlas
 from bnrecal.data.glyph_draw import BLOCK, CLASSES, SIDE, VERSION, Difficulty, DrawSplit, draw_block
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.files import atomic_path, cache_dir
+from bnrecal.files import atomic_path, cache_path, warn_once
 
 GLYPH_PREPROCESSING = Preprocessing(resize=None, crop=None, mean=(0.5, 0.5, 0.5), std=(0.128, 0.128, 0.128))
 """What the networks trained on glyphs want (mean and deviation of the training images, rounded)."""
 
 VAL_IMAGES = 5_000  # of the validation split, where no more are asked for
+ROW = 3 * SIDE * SIDE + 1  # bytes of an image as it is kept: its pixels and its label
 _QUIET_BLOCKS = 25  # about a second of drawing; more than that shows a progress bar
+
+
+log = logging.getLogger("bnrecal")
 
 
 class GlyphSource(ImageSource):
     """Glyphs of one class each, 32x32 RGB; an image depends on (seed, split, index) alone.
 
-    A split is drawn once and kept as one file in `cache_dir("glyphs")`, named by a hash of everything that
+    A split is drawn once and kept as one file in `cache_path("glyphs")`, named by a hash of everything that
     decides its pixels. Nothing is drawn before the first image is asked for.
 
     Args:
@@ -99,30 +104,41 @@ class GlyphSource(ImageSource):
 
     def _open(self, split: Split) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         size = self._size[split]
-        folder = cache_dir("glyphs")
-        path = folder / f"{self._sequence[split]}-seed{self.seed}-{size}-{self._key()}.npy"
+        path = cache_path("glyphs") / f"{self._sequence[split]}-seed{self.seed}-{size}-{self._key()}.npy"
         records = _map(path, size)
         if records is None:
-            with atomic_path(path) as temporary:
-                self._draw(split, temporary)
-            records = _map(path, size)
-            if records is None:
-                raise BnrecalError(f"{path} was not written whole: is the disk full?")
+            if path.exists():
+                log.warning("%s is damaged: drawing the images again", path)
+            records = self._drawn_into(path, split)
         labels = records[:, -1].astype(np.int64)
         return records[:, :-1].reshape(size, 3, SIDE, SIDE), labels
 
-    def _draw(self, split: Split, path: Path) -> None:
-        """Writes one row an image: its pixels, then its label."""
+    def _drawn_into(self, path: Path, split: Split) -> npt.NDArray[np.uint8]:
+        """The rows of a split, drawn into the cache, or into memory where that cannot be written."""
+        size = self._size[split]
+        try:
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (size, ROW)}
+                np.lib.format.write_array_header_1_0(file, header)
+                for rows in self._draw(split):
+                    file.write(rows.tobytes())
+            records = _map(path, size)
+            if records is not None:
+                return records
+            warn_once(f"{path} was not written whole: drawing the images into memory")
+        except BnrecalError as error:
+            warn_once(f"{error}: drawing the images into memory")
+        return np.concatenate(list(self._draw(split)))
+
+    def _draw(self, split: Split) -> Iterator[npt.NDArray[np.uint8]]:
+        """Blocks of rows, one row an image: its pixels, then its label."""
         size, sequence = self._size[split], self._sequence[split]
         blocks = -(-size // BLOCK)
-        with path.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (size, 3 * SIDE * SIDE + 1)}
-            np.lib.format.write_array_header_1_0(file, header)
-            quiet = blocks <= _QUIET_BLOCKS
-            for block in tqdm(range(blocks), f"drawing glyphs ({sequence})", mininterval=1, disable=quiet):
-                images, labels = draw_block(self.seed, sequence, block, self.difficulty)
-                rows = torch.cat([images.flatten(1), labels[:, None].to(torch.uint8)], dim=1)
-                file.write(rows[: size - block * BLOCK].numpy().tobytes())
+        quiet = blocks <= _QUIET_BLOCKS
+        for block in tqdm(range(blocks), f"drawing glyphs ({sequence})", mininterval=1, disable=quiet):
+            images, labels = draw_block(self.seed, sequence, block, self.difficulty)
+            rows = torch.cat([images.flatten(1), labels[:, None].to(torch.uint8)], dim=1)
+            yield rows[: size - block * BLOCK].numpy()
 
 
 class GlyphDataset(Dataset[tuple[Tensor, int]]):
@@ -180,4 +196,4 @@ def _map(path: Path, size: int) -> npt.NDArray[np.uint8] | None:
         rows = np.load(path, mmap_mode="r")
     except (OSError, ValueError):
         return None
-    return rows if rows.shape == (size, 3 * SIDE * SIDE + 1) and rows.dtype == np.uint8 else None
+    return rows if rows.shape == (size, ROW) and rows.dtype == np.uint8 else None

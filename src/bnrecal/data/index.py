@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnrecal.errors import BnrecalError
-from bnrecal.files import atomic_path, cache_dir
+from bnrecal.files import atomic_path, cache_path, warn_once
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _FORMAT = 1
@@ -91,12 +91,15 @@ def list_images(root: Path) -> Index:
     started = time.time_ns()
     index = _walk(root)
     if len(index) and int(index.mtimes.max()) < started - _CLOCK_SLACK_NS:
-        save_index(index, cached)
+        try:
+            save_index(index, cached)
+        except BnrecalError as error:
+            warn_once(f"{error}: the folder is listed again next time")
     return index
 
 
 def _cache_file(root: Path) -> Path:
-    return cache_dir("index") / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:24]}.npz"
+    return cache_path("index") / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:24]}.npz"
 
 
 def save_index(index: Index, path: Path) -> None:
@@ -123,7 +126,8 @@ def load_index(path: Path) -> Index | None:
                 return None
             folders = os.fsdecode(data["folders"].tobytes()).split("\n")
             return Index(folders, data["mtimes"], data["names"].tobytes(), data["ends"], data["folder_of"])
-    except (OSError, KeyError, ValueError, BadZipFile, EOFError):
+    except (OSError, KeyError, ValueError, BadZipFile, EOFError) as error:
+        log.warning("%s is damaged (%s): listing the images again", path, type(error).__name__)
         return None
 
 

@@ -7,7 +7,15 @@ from typing import Any
 from bnrecal.config import Config
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.identity import differences
-from bnrecal.experiment.results import RESULT_FILE, missing_details, read_result, write_details, write_result
+from bnrecal.experiment.results import (
+    RESULT_FILE,
+    Details,
+    Result,
+    missing_details,
+    read_result,
+    write_details,
+    write_result,
+)
 from bnrecal.experiment.run import describe, run
 from bnrecal.experiment.setup import identify
 
@@ -26,10 +34,10 @@ def run_into(config: Config, folder: Path) -> dict[str, Any]:
         BnrecalError: for anything the user can mend.
     """
     if earlier(config, folder) is None:
-        result = run(config, measured=lambda result: write_result(result, folder))
+        details: Result | Details = run(config, measured=lambda result: write_result(result, folder))
     else:
-        result = describe(config)
-    write_details(result, folder, checkpoint=config.save_checkpoint)
+        details = describe(config)
+    write_details(details, folder, checkpoint=config.save_checkpoint)
     return read_result(folder / RESULT_FILE)
 
 

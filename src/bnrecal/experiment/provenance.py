@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def source_hash() -> str:
-    """A short SHA-256 over the package's files that can change a number (code, class lists): reports and commands cannot."""
+    """A short SHA-256 over the package's code and class lists that can change a number: reports and commands cannot."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(path for pattern in ("*.py", "*.txt") for path in root.rglob(pattern)):

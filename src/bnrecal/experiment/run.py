@@ -18,13 +18,22 @@ from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.layer_report import IMAGES, describe_batchnorms, describe_layers
 from bnrecal.experiment.provenance import resolved, versions
 from bnrecal.experiment.results import Details, Result, accuracies
-from bnrecal.experiment.setup import A8W8, CONTROL, Prepared, Setup, Variant, prepare, prepare_variants, variant_identity
+from bnrecal.experiment.setup import (
+    A8W8,
+    CONTROL,
+    Prepared,
+    Setup,
+    Variant,
+    prepare,
+    prepare_variants,
+    variant_identity,
+)
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import network_cycles
 from bnrecal.recalibrate import statistics
 
 
-def run(config: Config, *, measured: Callable[[Result], None] | None = None) -> Result:
+def run(config: Config, *, measured: Callable[[Result], object] | None = None) -> Result:
     """One experiment; its baselines, with `recal` also the variant without and the control, are measured with it.
 
     Args:
@@ -44,7 +53,7 @@ def run_variants(
     *,
     describe: Collection[Variant] = (),
     layer_images: int = IMAGES,
-    measured: Callable[[Result], None] | None = None,
+    measured: Callable[[Result], object] | None = None,
 ) -> list[Result]:
     """Several variants of one model, evaluated in one pass over the validation images.
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Store:
     def find(self, name: str, identity: Identity) -> dict[str, Any] | None:
         """The content of a piece, if it was made from the same; else a line in the log says why it is not used."""
         path = self.path(name)
-        if not path.exists():
+        if not os.path.exists(path):  # Path.exists() raises where a folder may not be searched
             return None
         try:
             piece = read_json(path)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bnrecal.experiment.provenance import cell_key, content_hash
-from bnrecal.experiment.resume import cached_json
+from bnrecal.experiment.identity import identity_key
+from bnrecal.experiment.provenance import cell_key
 from bnrecal.experiment.run import result_provenance
-from bnrecal.experiment.setup import Setup
+from bnrecal.experiment.setup import Setup, Variant
+from bnrecal.experiment.store import Store
 from bnrecal.files import atomic_path
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.error_order import slowest_prefix
@@ -25,14 +26,15 @@ FRONT_POINTS = 9
 
 def prepare_search(setup: Setup, config: SearchConfig, folder: Path, *, resume: bool) -> Search:
     """A search with its sensitivities: measured, or read if an earlier run left them in `folder`."""
-    key = content_hash({"cell": cell_key(setup.config), "images": config.sensitivity_images})
-    path = folder / f"sensitivities-{setup.model.name}-{setup.source.name}-seed{setup.config.seed}-{key}.json"
+    name = f"sensitivities-{setup.model.name}-{setup.source.name}-seed{setup.config.seed}-{cell_key(setup.config)}"
+    probe = {"search": {"images": config.sensitivity_images}}
 
     def measure() -> dict[str, Any]:
         rows = sensitivities(Probe(setup, config.sensitivity_images)).to_dict("records")
         return {"sensitivities": rows}
 
-    rows = cached_json(path, measure, resume=resume)["sensitivities"]
+    kept = Store(folder).get(f"{name}-{config.sensitivity_images}", {**setup.identity, **probe}, measure, resume=resume)
+    rows = kept["sensitivities"]
     heldout = Probe(setup, config.heldout_images, after=config.images)
     return Search(Probe(setup, config.images), pd.DataFrame(rows), config, heldout)
 
@@ -90,7 +92,8 @@ def save_plan(
     """
     setup, search_images, heldout = search.probe.setup, search.probe.selection, search.heldout
     assert heldout is not None
-    stem = f"{setup.model.name}-{setup.source.name}-{target:g}x"
+    key = identity_key({**setup.identity, "search": asdict(search.config)})
+    stem = f"{setup.model.name}-{setup.source.name}-{target:g}x-{setup.config.smt.policy}-seed{setup.config.seed}-{key}"
     with atomic_path(out / f"{stem}-front.csv") as path:
         front.to_csv(path, index=False)
     content = {
@@ -102,7 +105,7 @@ def save_plan(
         "search": asdict(search.config),
         "search_images": search_images.provenance(setup.source),
         "heldout_images": heldout.selection.provenance(setup.source),
-        "provenance": result_provenance(setup, setup.config),
+        "provenance": result_provenance(setup, Variant(FASTEST, True, tuple(found.threads.items()))),
     }
     written = out / f"{stem}.json"
     with atomic_path(written) as path:

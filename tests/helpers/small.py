@@ -1,0 +1,18 @@
+"""Experiments that take seconds."""
+
+from bnrecal.commands.common import compose_config
+from bnrecal.config import Config, parse
+
+SMALL = [
+    "model=custom",
+    "model.factory=helpers.nets:glyph_net",
+    "data.val_images=60",
+    "calibration.images=40",
+    "recalibration.images=48",
+    "recalibration.batch_size=16",
+]
+
+
+def config(*overrides: str) -> Config:
+    """A checked configuration: `SMALL` with overrides."""
+    return parse(compose_config("config", [*SMALL, *overrides]))
