@@ -4,12 +4,14 @@
 are all in range. Nothing below the command line knows Hydra. What a key means is said once, in its `setting`.
 """
 
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar, overload
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bnrecal.checks import at_least, mapping, one_of, sane_values
 from bnrecal.errors import BnrecalError
 from bnrecal.options import (
     ACT_RANGES,
@@ -188,37 +190,48 @@ def complete(config: Config) -> Config:
 
 def check(config: Config) -> None:
     """Raise BnrecalError at the first value out of range; mappings that were left out become empty ones."""
-    _one_of("model.family", config.model.family, FAMILIES)
-    _one_of("smt.threads", config.smt.threads, THREADS)
-    config.smt.layers = _mapping("smt.layers", config.smt.layers)
-    config.model.kwargs = _mapping("model.kwargs", config.model.kwargs)
+    sane_values(config)
+    one_of("model.family", config.model.family, FAMILIES)
+    one_of("smt.threads", config.smt.threads, THREADS)
+    config.smt.layers = mapping("smt.layers", config.smt.layers)
+    config.model.kwargs = mapping("model.kwargs", config.model.kwargs)
     for name, threads in config.smt.layers.items():
-        _one_of(f"smt.layers[{name}]", threads, THREADS)
-    _one_of("smt.policy", config.smt.policy, POLICIES)
-    _one_of("smt.rounding", config.smt.rounding, ROUNDINGS)
-    _one_of("smt.reorder", config.smt.reorder, REORDERS)
-    _at_least("smt.array.rows", config.smt.array.rows, 1)
-    _at_least("smt.array.columns", config.smt.array.columns, 1)
-    _one_of("quant.act_range", config.quant.act_range, ACT_RANGES)
-    _at_least("calibration.images", config.calibration.images, 1)
+        one_of(f"smt.layers[{name}]", threads, THREADS)
+    one_of("smt.policy", config.smt.policy, POLICIES)
+    one_of("smt.rounding", config.smt.rounding, ROUNDINGS)
+    one_of("smt.reorder", config.smt.reorder, REORDERS)
+    at_least("smt.array.rows", config.smt.array.rows, 1)
+    at_least("smt.array.columns", config.smt.array.columns, 1)
+    one_of("quant.act_range", config.quant.act_range, ACT_RANGES)
+    at_least("calibration.images", config.calibration.images, 1)
     _check_recalibration(config.recalibration)
     if config.data.val_images is not None:
-        _at_least("data.val_images", config.data.val_images, 1)
+        at_least("data.val_images", config.data.val_images, 1)
     if config.batch_size is not None:
-        _at_least("batch_size", config.batch_size, 1)
-    _at_least("gpus", config.gpus, 1)
+        at_least("batch_size", config.batch_size, 1)
+    at_least("gpus", config.gpus, 1)
     if config.workers is not None:
-        _at_least("workers", config.workers, 0)
-    _at_least("seed", config.seed, 0)
+        at_least("workers", config.workers, 0)
+    at_least("seed", config.seed, 0)
     _check_preprocessing(config.model)
-    if config.device not in ("auto", "cpu", "cuda") and not config.device.removeprefix("cuda:").isdecimal():
-        raise BnrecalError(f"device={config.device}: choose auto, cpu, cuda or cuda:N")
+    _check_device(config.device, config.gpus)
+
+
+def _check_device(device: str, gpus: int) -> None:
+    if re.fullmatch("[0-9]+", device):
+        raise BnrecalError(f"device={device}: write device=cuda:{device} for that GPU")
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]+)?", device):
+        raise BnrecalError(f"device={device}: choose auto, cpu, cuda or cuda:N")
+    if gpus > 1 and ":" in device:
+        raise BnrecalError(
+            f"gpus={gpus} takes cuda:0 to cuda:{gpus - 1}, device={device} a single one: choose gpus=1 or device=cuda"
+        )
 
 
 def _check_recalibration(recalibration: RecalibrationConfig) -> None:
-    _one_of("recalibration.method", recalibration.method, RECALIBRATION_METHODS)
-    _at_least("recalibration.images", recalibration.images, 2)
-    _at_least("recalibration.batch_size", recalibration.batch_size, 2)
+    one_of("recalibration.method", recalibration.method, RECALIBRATION_METHODS)
+    at_least("recalibration.images", recalibration.images, 2)
+    at_least("recalibration.batch_size", recalibration.batch_size, 2)
     if not 0 < recalibration.momentum <= 1:
         raise BnrecalError(f"recalibration.momentum={recalibration.momentum}: choose a number above 0 and up to 1")
 
@@ -231,24 +244,6 @@ def _check_preprocessing(model: ModelConfig) -> None:
         raise BnrecalError(f"model.std={model.std}: every number must be above 0")
     for key, size in (("resize", model.resize), ("crop", model.crop)):
         if size is not None:
-            _at_least(f"model.{key}", size, 1)
+            at_least(f"model.{key}", size, 1)
     if model.interpolation is not None:
-        _one_of("model.interpolation", model.interpolation, INTERPOLATIONS)
-
-
-def _mapping(key: str, value: object) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise BnrecalError(f"{key}={value}: give a mapping, as in {key}={{name: value}}")
-    return {str(name): item for name, item in value.items()}
-
-
-def _one_of(key: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise BnrecalError(f"{key}={value}: choose one of {', '.join(map(str, choices))}")
-
-
-def _at_least(key: str, value: int, least: int) -> None:
-    if value < least:
-        raise BnrecalError(f"{key}={value}: must be at least {least}")
+        one_of("model.interpolation", model.interpolation, INTERPOLATIONS)

@@ -97,18 +97,18 @@ def test_pruned_weights_that_nobody_publishes_are_left_out(capsys: pytest.Captur
     assert "give p40=PATH" in capsys.readouterr().out
     figure.p40 = "x.pth"
     assert not bnrecal.commands.figure1._left_out(pruned, figure)
-    assert bnrecal.commands.figure1._own(pruned, figure) == ["model=resnet18_p40", "model.checkpoint=x.pth"]
+    own = bnrecal.commands.figure1._own(figure, pruned)
+    assert own.model.checkpoint == "x.pth"
+    assert bnrecal.commands.figure1._own(figure, Network("a", "Net", "resnet18")).model.checkpoint is None
 
 
 def test_the_embedded_set_is_measured_on_more_images_unless_their_number_is_given() -> None:
     figure = Figure1Config()
     figure.data.name = "glyphs"
-    assert bnrecal.commands.figure1._own(Network("a", "Net", "resnet18"), figure) == [
-        "model=resnet18",
-        "data.val_images=10000",
-    ]
+    network = Network("a", "Net", "resnet18")
+    assert bnrecal.commands.figure1._own(figure, network).data.val_images == 10_000
     figure.data.val_images = 300
-    assert bnrecal.commands.figure1._own(Network("a", "Net", "resnet18"), figure) == ["model=resnet18"]
+    assert bnrecal.commands.figure1._own(figure, network).data.val_images == 300
     assert build_source(figure.data).size("val") == 5_000
     figure.data.val_images = 7_000
     assert build_source(figure.data).size("val") == 7_000

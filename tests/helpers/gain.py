@@ -1,8 +1,9 @@
 """A network that one argument changes and no weight shows."""
 
 import torch
-from helpers.nets import glyph_net
 from torch import Tensor, nn
+
+from helpers.nets import glyph_net
 
 
 class Gain(nn.Module):

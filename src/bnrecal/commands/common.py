@@ -1,6 +1,7 @@
 """What every command shares: configs composed from `key=value` arguments, and errors told in one line."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -56,7 +58,38 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     register_all()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return compose(name, list(overrides))
+        return compose(name, quoted_paths(overrides))
+
+
+_PATH = re.compile(r"([+~]*(?:data\.root|model\.checkpoint|smt\.plan|p40|out|hydra\.\w+\.dir)=)(.*)", re.DOTALL)
+_PLAIN = re.compile(r"[\w./~:@%+-]*", re.ASCII)
+
+
+def quoted_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments, paths quoted for Hydra's grammar, so that they may hold any character.
+
+    What is in quotes already, an interpolation `${...}`, and (in a sweep) a list with commas stay as they are.
+    """
+    sweep = any(argument in ("-m", "--multirun") for argument in arguments)
+
+    def quoted(argument: str) -> str:
+        found = _PATH.fullmatch(argument)
+        if found is None:
+            return argument
+        key, path = found.groups()
+        if _PLAIN.fullmatch(path) or path[0] in "\"'" or "${" in path or (sweep and "," in path):
+            return argument
+        return key + QuotedString(path, Quote.single).with_quotes()
+
+    return [quoted(argument) for argument in arguments]
+
+
+def refuse(overrides: Sequence[str], command: str, keys: Sequence[str], why: str) -> None:
+    """Raise BnrecalError at an argument that sets one of the keys, which the command itself decides."""
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key in keys or any(key.startswith(f"{one}.") for one in keys):
+            raise BnrecalError(f"{override}: {command} {why}; leave it out")
 
 
 def read_config(schema: type[S], overrides: Sequence[str]) -> S:

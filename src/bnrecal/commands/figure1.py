@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import attempt_all, raise_failed, read_config
+from bnrecal.commands.common import attempt_all, raise_failed, read_config, refuse
 from bnrecal.commands.schemas import Figure1Config, Network
 from bnrecal.config import experiment_part
 from bnrecal.device import describe_device
@@ -21,12 +21,13 @@ from bnrecal.search.curves import measure_curves
 
 def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
     """Measure whatever is missing, network by network, and draw the figure after each."""
+    refuse(overrides, "figure1", ("smt.threads", "smt.layers", "smt.plan", "recal"), "varies it")
     out = Path(figure.out)
     points: list[dict[str, Any]] = []
     networks = [(n.label, n) for n in figure.networks if not _left_out(n, figure)]
 
     def measure(network: Network) -> None:
-        config = read_config(Figure1Config, [*overrides, *_own(network, figure)])
+        config = _own(read_config(Figure1Config, [*overrides, f"model={network.model}"]), network)
         points.extend(measure_network(config, network, out / "cells"))
         write_figure(points, out)
         write_figure1_page(points, out)
@@ -45,11 +46,14 @@ def _left_out(network: Network, figure: Figure1Config) -> bool:
     return missing
 
 
-def _own(network: Network, figure: Figure1Config) -> list[str]:
-    checkpoint = [f"model.checkpoint={figure.p40}"] if network.model in PRUNED and figure.p40 else []
-    draw = figure.data.name == "glyphs" and figure.data.val_images is None
-    images = [f"data.val_images={figure.glyph_images}"] if draw else []
-    return [f"model={network.model}", *checkpoint, *images]
+def _own(figure: Figure1Config, network: Network) -> Figure1Config:
+    """The figure's settings as they are for one network."""
+    model, data = figure.model, figure.data
+    if network.model in PRUNED and figure.p40:
+        model = replace(model, checkpoint=figure.p40)
+    if data.name == "glyphs" and data.val_images is None:
+        data = replace(data, val_images=figure.glyph_images)
+    return replace(figure, model=model, data=data)
 
 
 def measure_network(config: Figure1Config, network: Network, folder: Path) -> list[dict[str, Any]]:

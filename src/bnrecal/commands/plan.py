@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bnrecal.commands.common import refuse
 from bnrecal.commands.schemas import PlanConfig
 from bnrecal.config import experiment_part
 from bnrecal.experiment.setup import prepare
@@ -16,8 +17,14 @@ from bnrecal.search.plans import baseline_choice, pareto_front, prepare_search, 
 from bnrecal.search.sensitivity import fixed_macs, threadable
 
 
-def make_plan(config: PlanConfig, overrides: Sequence[str]) -> Path:  # noqa: ARG001
+def make_plan(config: PlanConfig, overrides: Sequence[str]) -> Path:
     """Search, print and save; returns the path of the plan."""
+    refuse(
+        overrides,
+        "plan",
+        ("smt.threads", "smt.layers", "smt.plan", "recal"),
+        "searches for threads, with recalibration",
+    )
     out = Path(config.out)
     setup = prepare(replace(experiment_part(config), recal=True))  # what the search measures, and compares with
     free = [Item(layer.name, layer.macs, dict.fromkeys(config.search.threads, 0.0)) for layer in threadable(setup)]

@@ -17,6 +17,7 @@ from bnrecal.commands.common import (
     one_line,
     one_line_errors,
     pass_errors_through,
+    quoted_paths,
     register_all,
     tracebacks_wanted,
 )
@@ -35,6 +36,7 @@ def main() -> None:
     with one_line_errors():
         pass_errors_through()
         register_all()
+        sys.argv[1:] = quoted_paths(sys.argv[1:])
         _hydra_main()
     if _failures:
         sys.exit("\n".join(f"bnrecal: {failure}" for failure in _failures))

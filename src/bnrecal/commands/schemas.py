@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from hydra.core.config_store import ConfigStore
 
+from bnrecal.checks import at_least, sane_values
 from bnrecal.config import Config, setting
 from bnrecal.config import check as check_experiment
 from bnrecal.errors import BnrecalError
@@ -35,8 +36,11 @@ class Table1Config(Config):
     def check(self) -> None:
         """Raise BnrecalError at the first value out of range."""
         check_experiment(self)
-        if self.seeds < 1:
-            raise BnrecalError(f"seeds={self.seeds}: must be at least 1")
+        at_least("seeds", self.seeds, 1)
+        if not self.rows:
+            raise BnrecalError("rows=[]: give at least one row, as configs/table1.yaml lists them")
+        if self.smt.plan or self.smt.layers:
+            raise BnrecalError("smt.layers and smt.plan are the table's own: leave them out")
 
 
 @dataclass
@@ -78,8 +82,9 @@ class Figure1Config(Config):
         """Raise BnrecalError at the first value out of range."""
         check_experiment(self)
         check_search(self.search)
-        if self.points < 2:
-            raise BnrecalError(f"points={self.points}: must be at least 2")
+        at_least("points", self.points, 2)
+        if not self.networks:
+            raise BnrecalError("networks=[]: give at least one network, as configs/figure1.yaml lists them")
         for network in self.networks:
             if network.slow not in (1, 2):
                 raise BnrecalError(f"networks: slow={network.slow} of {network.label}: choose 1 or 2")
@@ -177,6 +182,7 @@ class BenchConfig:
 
     def check(self) -> None:
         """Raise BnrecalError at the first value out of range."""
+        sane_values(self)
         if self.batch < 1 or self.repeats < 1 or self.size < 32:
             raise BnrecalError(
                 f"batch={self.batch} and repeats={self.repeats} must be at least 1, size={self.size} at least 32"

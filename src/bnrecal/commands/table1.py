@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import attempt_all, raise_failed, read_config
+from bnrecal.commands.common import attempt_all, raise_failed, read_config, refuse
 from bnrecal.commands.schemas import Table1Config
 from bnrecal.config import Config, experiment_part
 from bnrecal.evaluation.packed import pack
@@ -33,8 +33,12 @@ CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the c
 LAYER_IMAGES = 16  # calibration images behind the statistics of layers: few, for the table is to take no longer
 
 
+OWN = ("smt.threads", "smt.layers", "smt.plan", "recal")  # what the cells differ in
+
+
 def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
     """Measure whatever is missing, model by model and seed by seed, and write the table after each."""
+    refuse(overrides, "table1", OWN, "measures its own cells of it")
     out = Path(table.out)
     cells: list[dict[str, Any]] = []
     seeds = range(table.seed, table.seed + table.seeds)

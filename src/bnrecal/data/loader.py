@@ -129,7 +129,9 @@ class ImageLoader:
     def images(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
         """The readable images of `batches`, without labels."""
         for images, labels in self.batches(*args, **kwargs):
-            yield images[labels >= 0]
+            readable = images[labels >= 0]
+            if len(readable):
+                yield readable
 
     def _workers(self) -> int:
         if self.workers is not None:

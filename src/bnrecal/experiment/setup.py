@@ -15,13 +15,14 @@ from bnrecal.data.loader import ImageLoader, Selection, check_batch, choose, der
 from bnrecal.device import DEFAULT_BATCH, choose_device, with_fitting_batches
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.identity import Identity, experiment_identity, images_and_settings
+from bnrecal.files import warn_once
 from bnrecal.models import load_model
 from bnrecal.models.base import LoadedModel
 from bnrecal.nbsmt.self_check import check_exact
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.calibrate import ConvInfo, calibrate
 from bnrecal.quantization.convert import quantize_layers, threaded_copy
-from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, matches_any, plan_threads, threads_by_layer
+from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, check_names, matches_any, plan_threads, threads_by_layer
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 from bnrecal.quantization.reorder import REORDER_IMAGES, can_reorder, channel_order, gather_activity
 from bnrecal.recalibrate import recalibrate_
@@ -175,9 +176,17 @@ def inputs(config: Config) -> tuple[ImageSource, LoadedModel, list[Selection]]:
 
 def recalibration_images(config: Config, source: ImageSource) -> Selection:
     """A seeded choice of training images for `recalibration`."""
-    chosen = choose(source, "train", "recalibration", config.recalibration.images, config.seed)
-    check_batch("recalibration.batch_size", config.recalibration.batch_size, chosen)
-    return chosen
+    how = config.recalibration
+    chosen = choose(source, "train", "recalibration", how.images, config.seed)
+    check_batch("recalibration.batch_size", how.batch_size, chosen)
+    rest = how.images % how.batch_size
+    if how.method == "pooled" or 2 * rest >= how.batch_size or rest == 0:
+        return chosen
+    warn_once(
+        f"recalibration.images={how.images}: the last {rest} would be a batch of their own with the weight of "
+        f"{how.batch_size}, and are left out"
+    )
+    return replace(chosen, indices=chosen.indices[:-rest])
 
 
 def variant_identity(setup: Setup, variant: Variant) -> Identity:
@@ -196,7 +205,12 @@ def conv_infos(setup: Setup) -> list[ConvInfo]:
         images = setup.loader.images(setup.calibration, size)
         return calibrate(setup.model.network, images, keep_float=lambda name: matches_any(name, skip))
 
-    return with_fitting_batches("calibration", setup.batch_size, on_batches)
+    convs = with_fitting_batches("calibration", setup.batch_size, on_batches)
+    weights = {name.removesuffix(".weight") for name, p in setup.model.network.named_parameters() if p.dim() > 2}
+    strays = weights - {conv.name for conv in convs}  # convolutions that are no module of their own
+    patterns = [pattern for pattern in skip if not any(matches_any(name, [pattern]) for name in strays)]
+    check_names("quant.skip", patterns, convs, lambda conv: conv.order > 0)
+    return convs
 
 
 def prepare_variants(setup: Setup, variants: Sequence[Variant]) -> dict[Variant, Prepared]:

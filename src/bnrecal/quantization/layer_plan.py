@@ -1,10 +1,11 @@
 """Which convolution runs with how many threads, and what that buys."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from bnrecal.errors import BnrecalError
 from bnrecal.options import THREADS
@@ -52,13 +53,22 @@ def plan_threads(
         BnrecalError: for a name or glob that matches no convolution, or a layer that was asked by its exact name
             to run threads it cannot run.
     """
-    names = [o.name for o in convs]
-    for pattern in wanted:
-        if not any(matches_any(name, [pattern]) for name in names):
-            raise BnrecalError(
-                f"smt.layers names {pattern}, which matches no quantized convolution: choose among {_some(names[1:])}"
-            )
+    check_names("smt.layers", wanted, convs, lambda conv: conv.order > 0 and not matches_any(conv.name, skip))
     return [_plan_layer(o, threads, wanted, skip) for o in convs]
+
+
+def check_names(
+    key: str, patterns: Iterable[str], convs: Sequence[ConvInfo], counts: Callable[[ConvInfo], bool]
+) -> None:
+    """Raise BnrecalError, naming it, at a name or glob that no convolution matches for which `counts` says yes."""
+    names = [conv.name for conv in convs if counts(conv)]
+    for pattern in patterns:
+        if any(matches_any(name, [pattern]) for name in names):
+            continue
+        why = "matches no quantized convolution"
+        if any(matches_any(conv.name, [pattern]) for conv in convs):
+            why = "matches only convolutions that stay float32"
+        raise BnrecalError(f"{key} names {pattern}, which {why}: choose among {_some(names)}")
 
 
 def _plan_layer(o: ConvInfo, threads: int, wanted: dict[str, int], skip: Sequence[str]) -> LayerPlan:
@@ -86,14 +96,13 @@ def load_plan(path: Path) -> dict[str, int]:
         BnrecalError: if the file is missing, no such plan, or asks for threads other than 1, 2, 4.
     """
     try:
-        layers = json.loads(path.read_text())["layers"]
-        plan = {str(name): int(threads) for name, threads in layers.items()}
+        plan: dict[str, Any] = dict(json.loads(path.read_text())["layers"].items())
     except OSError as error:
         raise BnrecalError(f"cannot read the plan {path} ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BnrecalError(f'{path} is not a plan: it must hold {{"layers": {{name: threads}}}}') from error
     for name, threads in plan.items():
-        if threads not in THREADS:
+        if type(threads) is not int or threads not in THREADS:  # True, 2.0 and 1e999 are not what was meant
             raise BnrecalError(f"the plan {path} gives {name} {threads} threads: choose 1, 2 or 4")
     return plan
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from bnrecal.checks import at_least
 from bnrecal.config import setting
 from bnrecal.errors import BnrecalError
 from bnrecal.options import THREADS
@@ -22,10 +23,8 @@ class SearchConfig:
 def check_search(search: SearchConfig) -> None:
     """Raise BnrecalError at the first value out of range."""
     for key in ("sensitivity_images", "images", "heldout_images"):
-        if getattr(search, key) < 2:
-            raise BnrecalError(f"search.{key}={getattr(search, key)}: must be at least 2")
-    for key in ("rounds", "tries"):
-        if getattr(search, key) < 0:
-            raise BnrecalError(f"search.{key}={getattr(search, key)}: must be at least 0")
+        at_least(f"search.{key}", getattr(search, key), 2)
+    at_least("search.rounds", search.rounds, 0)
+    at_least("search.tries", search.tries, 1)
     if not search.threads or not set(search.threads) <= set(THREADS):
         raise BnrecalError(f"search.threads={search.threads}: choose some of {', '.join(map(str, THREADS))}")

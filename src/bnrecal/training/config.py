@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from bnrecal.config import setting
 from bnrecal.errors import BnrecalError
 
+SMALLEST_STEP = 0.001
+
 
 @dataclass
 class Pruning:
@@ -24,6 +26,10 @@ def check_pruning(own: Pruning) -> None:
     for key, value in (("sparsity", own.sparsity), ("step", own.step)):
         if not 0 < value < 1:
             raise BnrecalError(f"prune.{key}={value}: choose a share above 0 and below 1")
+    if own.step < SMALLEST_STEP:
+        raise BnrecalError(
+            f"prune.step={own.step}: every step is followed by retraining; choose {SMALLEST_STEP} or more"
+        )
     if own.epochs < 0 or own.batch_size < 2:
         raise BnrecalError(f"prune.epochs={own.epochs}, prune.batch_size={own.batch_size}: at least 0 and at least 2")
     if own.learning_rate <= 0 or own.weight_decay < 0 or not 0 <= own.momentum < 1:
