@@ -11,6 +11,7 @@ from bnrecal.benchmark.broadcast import broadcast_conv2d
 from bnrecal.commands.bench import run_bench
 from bnrecal.commands.common import read_config
 from bnrecal.commands.schemas import BenchConfig
+from bnrecal.device import choose_device
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.conv import nbsmt_conv2d
@@ -73,7 +74,7 @@ def test_bad_arguments_are_named(arguments: list[str], named: str) -> None:
 
 def test_a_wrong_engine_is_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(reference, "conv2d", lambda *_, **__: torch.zeros(1, 4, 4, 4, dtype=torch.int64))
-    with pytest.raises(BnrecalError, match="exactly with 1 threads"):
+    with pytest.raises(BnrecalError, match=r"exactly: .* with 1 threads"):
         bench.run("cpu", [], 1, 1, 32, tmp_path / "bench.json")
     assert not list(tmp_path.iterdir())
 
@@ -87,3 +88,11 @@ def test_the_emulation_it_is_compared_with_is_right(threads: int) -> None:
     w = torch.randint(-128, 128, (3, 5, 3, 3), generator=generator)
     found = broadcast_conv2d(x.byte(), w.to(torch.int8), threads, Geometry((2, 1), (1, 0), (1, 1), 1))
     assert torch.equal(found.long(), reference.conv2d(x, w, threads=threads, stride=(2, 1), padding=(1, 0)).long())
+
+
+def test_the_tf32_row_computes_in_tf32_and_the_others_do_not() -> None:
+    choose_device("cpu")
+    seen = bench._in_tf32(lambda: (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))()
+    assert seen == (True, True)
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

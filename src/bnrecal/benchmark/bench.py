@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bnrecal.benchmark.broadcast import broadcast_conv2d
 from bnrecal.benchmark.memory import peak_memory
+from bnrecal.device import choose_device
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
 from bnrecal.nbsmt.conv import PreparedConv2d
@@ -36,7 +37,8 @@ class Row:
     """One line of the table.
 
     Attributes:
-        variant: "float32", "1T", "2T", "4T"; "broadcast 4T" for the emulation product by product.
+        variant: "float32", on a GPU also "TF32"; "1T", "2T", "4T"; "broadcast 4T" for the emulation product by
+            product.
         ratio: time over that of float32.
         memory_ratio: peak memory over that of float32, None where it is not measured.
         backend: what did the sums.
@@ -54,11 +56,12 @@ def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int,
     """Check, time, print, and write `out`."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise BnrecalError(f"device={device}: there is no usable CUDA device; choose cpu")
-    check_exact(torch.device(device))  # nothing is timed that computes something else
+    check_exact(choose_device(device))  # nothing is timed that computes something else
     rows: list[Row] = []
     for name in models:
-        rows += time_network(name, device, batch, repeats, size)
-        print(table(rows[-1 - len(THREADS) :]), flush=True)
+        found = time_network(name, device, batch, repeats, size)
+        print(table(found), flush=True)
+        rows += found
     rows += time_layer(device, batch, repeats)
     print(table(rows[-3:]))
     engine, emulation = rows[-2:]
@@ -73,7 +76,11 @@ def time_network(name: str, device: str, batch: int, repeats: int, size: int) ->
     """float32 channels-last, then 8-bit with 1, 2 and 4 threads, on the same images."""
     images = random_images(batch, size, device)
     variants = {variant: build(name, variant, images) for variant in ("float32", *THREADS)}
-    times = interleaved({variant: _call(network, images) for variant, (network, _) in variants.items()}, repeats)
+    calls = {variant: _call(network, images) for variant, (network, _) in variants.items()}
+    if device.startswith("cuda"):
+        calls = {"float32": calls["float32"], "TF32": _in_tf32(calls["float32"]), **calls}
+    times = interleaved(calls, repeats)
+    backends = {variant: backend for variant, (_, backend) in variants.items()}
     peaks = {variant: _measured_apart(name, variant, device, batch, size) for variant in variants}
     return [
         Row(
@@ -81,10 +88,10 @@ def time_network(name: str, device: str, batch: int, repeats: int, size: int) ->
             variant,
             times[variant] / times["float32"],
             batch / times[variant],
-            _ratio(peaks[variant], peaks["float32"]),
-            backend,
+            _ratio(peaks.get(variant), peaks["float32"]),
+            backends.get(variant, "torch"),
         )
-        for variant, (_, backend) in variants.items()
+        for variant in calls
     ]
 
 
@@ -166,6 +173,19 @@ def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[st
 
 def _call(network: nn.Module, images: Tensor) -> Callable[[], object]:
     return lambda: network(images)
+
+
+def _in_tf32(call: Callable[[], object]) -> Callable[[], object]:
+    """The same with the operands of convolutions and products rounded to 10 bits, PyTorch's default on GPUs."""
+
+    def called() -> object:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            return call()
+        finally:
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+    return called
 
 
 def network_peak(name: str, variant: str, device: str, batch: int, size: int) -> float | None:

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnrecal.benchmark.bench import run
+from bnrecal.benchmark.imagenet_time import describe_estimates
 from bnrecal.commands.schemas import BenchConfig
 
 
 def run_bench(config: BenchConfig, overrides: Sequence[str]) -> None:  # noqa: ARG001
     """Check, time, print and write."""
-    run(config.device, config.models, config.batch, config.repeats, config.size, Path(config.out))
+    rows = run(config.device, config.models, config.batch, config.repeats, config.size, Path(config.out))
+    if config.imagenet_time:
+        print(f"\n{describe_estimates(rows, beside=config.device.startswith('cuda'))}")

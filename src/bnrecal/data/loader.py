@@ -138,8 +138,7 @@ class ImageLoader:
             return self.workers
         if self.source.in_memory:
             return 0
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(8, usable // self.beside))
+        return usual_workers(self.beside)
 
 
 def part_of(batch_size: int) -> int:
@@ -178,6 +177,12 @@ def _arrived(images: Tensor, labels: Tensor, event: torch.cuda.Event, device: to
     for tensor in (images, labels):
         tensor.record_stream(current)
     return images, labels
+
+
+def usual_workers(beside: int = 1) -> int:
+    """Loading processes of each of so many loaders on this machine: one a core, 8 at most."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, usable // beside))
 
 
 def _unwrapped(batches: Iterable[T]) -> Iterator[T]:

@@ -106,6 +106,8 @@ def test_call_quantizes_and_scales(threads: int, signed: bool, channels: int, gr
         exact += 0 if b is None else b.double().view(1, -1, 1, 1)
         assert found.dtype == torch.float32
         assert torch.allclose(found.double(), exact, rtol=1e-5, atol=1e-5)
+        on_cpu = PreparedConv2d(w, SmtSpec(threads), padding=1, groups=groups)
+        assert torch.equal(found, on_cpu(x, 0.05, w_scale, b, signed))
 
 
 def test_every_activation_is_quantized_as_torch_does() -> None:

@@ -41,7 +41,7 @@ def _compile(kernel: Any, types: dict[str, str], meta: dict[str, Any], capabilit
         constexprs={(names.index(name),): value for name, value in meta.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in EVEN if name in names},
     )
-    options = {"num_warps": warps, "num_stages": stages}
+    options = {"num_warps": warps, "num_stages": stages, **launch.ROUNDED}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
@@ -67,6 +67,7 @@ def test_the_gemm_multiplies_bytes_on_tensor_cores_and_spills_nothing(capability
             meta = {"FLOAT": True, "BIAS": True, "SPLIT": split, "BM": bm, "BN": bn, "BK": bk}
             compiled = _compile(kernels.conv_int8, {**POINTERS, "x": "*i8"}, meta, capability, warps, stages)
             assert re.search(instruction, compiled.asm["ptx"]), (bm, bn, bk, split)
+            assert "fma.rn.f32" not in compiled.asm["ptx"]
             assert _stack_bytes(compiled, tmp_path) == 0, (bm, bn, bk, split)
 
 

@@ -87,7 +87,8 @@ def buffer(name: str, size: int) -> Tensor:
     """
     held: Tensor | None = getattr(_local, name, None)
     if held is None or held.numel() < size + SLACK:
-        fresh = torch.empty(size + SLACK + ALIGNMENT, dtype=torch.uint8)
+        with torch.inference_mode(False):  # made there, it could not be written to elsewhere
+            fresh = torch.empty(size + SLACK + ALIGNMENT, dtype=torch.uint8)
         held = fresh[-fresh.data_ptr() % ALIGNMENT :]
         setattr(_local, name, held)
     return held[:size]
