@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnrecal.benchmark import bench
+from bnrecal.benchmark import bench, networks
 from bnrecal.benchmark.broadcast import broadcast_conv2d
 from bnrecal.commands.bench import run_bench
 from bnrecal.commands.common import read_config
@@ -26,12 +26,16 @@ def test_rows_of_a_small_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "_measured_apart", lambda *_: 2.0)
+    monkeypatch.setattr(bench, "_time_compiled", lambda *_: 0.5)
     monkeypatch.setattr(bench, "broadcast_conv2d", lambda x, w, *_: nbsmt_conv2d(x, w, threads=4, padding=1))
     out = tmp_path / "deep" / "bench.json"
     made(["models=[resnet18]", "batch=1", "repeats=1", "size=32", f"out={out}"])
     rows = json.loads(out.read_text())
-    assert [row["variant"] for row in rows] == ["float32", "1T", "2T", "4T", "float32", "4T", "broadcast 4T"]
-    assert set(rows[0]) == {"model", "variant", "ratio", "images_per_s", "memory_ratio", "backend"}
+    found = [row["variant"] for row in rows]
+    assert found == ["float32", "1T", "2T", "4T", "4T, P40", "float32 compiled", "float32", "4T", "broadcast 4T"]
+    assert set(rows[0]) == set(bench.Row.__dataclass_fields__)
+    assert [round(row["zero_weights"], 2) for row in rows[1:5]] == [0.02, 0.02, 0.02, 0.4]
+    assert all(row["isa"] for row in rows)
     assert rows[0]["ratio"] == rows[0]["memory_ratio"] == 1.0
     assert all(row["ratio"] > 0 and row["images_per_s"] > 0 for row in rows)
     printed = capsys.readouterr().out
@@ -40,12 +44,12 @@ def test_rows_of_a_small_run(
 
 
 def test_threaded_network_computes_what_float_does_roughly() -> None:
-    images = bench.random_images(2, 64, "cpu")
+    images = networks.random_images(2, 64, "cpu")
     with torch.inference_mode():
-        network, _ = bench.build("resnet18", "float32", images)
-        threaded, backend = bench.build("resnet18", "1T", images)
-        exact, found = network(images), threaded(images)
-    assert backend
+        network = networks.build("resnet18", networks.VARIANTS["float32"], images).network
+        threaded = networks.build("resnet18", networks.VARIANTS["1T"], images)
+        exact, found = network(images), threaded.network(images)
+    assert threaded.backend
     assert (exact - found).norm() < 0.2 * exact.norm()
 
 
@@ -88,6 +92,14 @@ def test_the_emulation_it_is_compared_with_is_right(threads: int) -> None:
     w = torch.randint(-128, 128, (3, 5, 3, 3), generator=generator)
     found = broadcast_conv2d(x.byte(), w.to(torch.int8), threads, Geometry((2, 1), (1, 0), (1, 1), 1))
     assert torch.equal(found.long(), reference.conv2d(x, w, threads=threads, stride=(2, 1), padding=(1, 0)).long())
+
+
+def test_without_a_compiler_the_compiled_row_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def failing() -> None:
+        raise RuntimeError("no C++ compiler")
+
+    assert bench._time_compiled(failing, 1) is None
+    assert "left out" in capsys.readouterr().out
 
 
 def test_the_tf32_row_computes_in_tf32_and_the_others_do_not() -> None:

@@ -4,31 +4,29 @@ import json
 import multiprocessing
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from bnrecal.benchmark.broadcast import broadcast_conv2d
 from bnrecal.benchmark.memory import peak_memory
+from bnrecal.benchmark.networks import COMPILED, VARIANTS, build, random_images
 from bnrecal.device import choose_device
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
 from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.processor import describe_backend, instruction_set, processor_name
 from bnrecal.nbsmt.self_check import check_exact
 from bnrecal.nbsmt.spec import SmtSpec
-from bnrecal.quantization.calibrate import calibrate
-from bnrecal.quantization.convert import quantize_layers, threaded_copy
-from bnrecal.quantization.intercept import conv_modules
-from bnrecal.quantization.layer_plan import plan_threads
-from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
-THREADS = {"1T": 1, "2T": 2, "4T": 4}
+COMPILED_MODELS = ("resnet18",)  # compiling takes a minute
+MEASURED = ("float32", "1T", "2T", "4T")  # whose memory is
 LAYER = "resnet18 layer1.0.conv1"
 
 
@@ -37,11 +35,13 @@ class Row:
     """One line of the table.
 
     Attributes:
-        variant: "float32", on a GPU also "TF32"; "1T", "2T", "4T"; "broadcast 4T" for the emulation product by
-            product.
+        variant: "float32", on a GPU also "TF32"; "1T", "2T", "4T", "4T, P40"; "float32 compiled" as torch.compile runs
+            it; "broadcast 4T" for the emulation product by product.
         ratio: time over that of float32.
         memory_ratio: peak memory over that of float32, None where it is not measured.
         backend: what did the sums.
+        zero_weights: share of the 8-bit weights, None in float32.
+        isa: instructions for 8-bit products that the processor has.
     """
 
     model: str
@@ -50,6 +50,8 @@ class Row:
     images_per_s: float
     memory_ratio: float | None
     backend: str
+    zero_weights: float | None = None
+    isa: str = ""
 
 
 def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int, out: Path) -> list[Row]:
@@ -57,6 +59,7 @@ def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int,
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise BnrecalError(f"device={device}: there is no usable CUDA device; choose cpu")
     check_exact(choose_device(device))  # nothing is timed that computes something else
+    print(machine(device))
     rows: list[Row] = []
     for name in models:
         found = time_network(name, device, batch, repeats, size)
@@ -72,27 +75,52 @@ def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int,
     return rows
 
 
+def machine(device: str) -> str:
+    """One line about what the times hold for."""
+    place = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor_name()
+    backend = describe_backend(torch.device(device))
+    return f"{place} ({instruction_set()}), {torch.get_num_threads()} workers; sums by {backend}"
+
+
 def time_network(name: str, device: str, batch: int, repeats: int, size: int) -> list[Row]:
     """float32 channels-last, then 8-bit with 1, 2 and 4 threads, on the same images."""
     images = random_images(batch, size, device)
-    variants = {variant: build(name, variant, images) for variant in ("float32", *THREADS)}
-    calls = {variant: _call(network, images) for variant, (network, _) in variants.items()}
+    built = {label: build(name, variant, images) for label, variant in VARIANTS.items() if not variant.compiled}
+    calls = {label: _call(found.network, images) for label, found in built.items()}
     if device.startswith("cuda"):
-        calls = {"float32": calls["float32"], "TF32": _in_tf32(calls["float32"]), **calls}
+        built = {"float32": built["float32"], "TF32": built["float32"], **built}
+        calls["TF32"] = _in_tf32(calls["float32"])
     times = interleaved(calls, repeats)
-    backends = {variant: backend for variant, (_, backend) in variants.items()}
-    peaks = {variant: _measured_apart(name, variant, device, batch, size) for variant in variants}
+    if name in COMPILED_MODELS:
+        compiled = build(name, VARIANTS[COMPILED], images)
+        seconds = _time_compiled(_call(compiled.network, images), repeats)
+        if seconds is not None:
+            built[COMPILED], times[COMPILED] = compiled, seconds
+    peaks = {label: _measured_apart(name, label, device, batch, size) for label in MEASURED}
     return [
         Row(
             name,
-            variant,
-            times[variant] / times["float32"],
-            batch / times[variant],
-            _ratio(peaks.get(variant), peaks["float32"]),
-            backends.get(variant, "torch"),
+            label,
+            times[label] / times["float32"],
+            batch / times[label],
+            _ratio(peaks.get(label), peaks["float32"]),
+            found.backend,
+            found.zero_weights,
+            instruction_set(),
         )
-        for variant in calls
+        for label, found in built.items()
     ]
+
+
+def _time_compiled(call: Callable[[], object], repeats: int) -> float | None:
+    """Median seconds, None where torch.compile finds no compiler."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return interleaved({COMPILED: call}, repeats)[COMPILED]
+    except (RuntimeError, OSError) as error:
+        print(f"float32 compiled: left out, torch.compile failed with {type(error).__name__}")
+        return None
 
 
 def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> list[Row]:
@@ -113,47 +141,12 @@ def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> l
         times["broadcast 4T"] = time.perf_counter() - start
         if not torch.equal(emulated, prepared.accumulate(q).cpu()):
             raise BnrecalError("the engine differs from the emulation product by product")
-    backends = {"float32": "torch", "4T": prepared.backend, "broadcast 4T": "torch"}
-    return [Row(LAYER, v, t / times["float32"], batch / t, None, backends[v]) for v, t in times.items()]
-
-
-def random_images(batch: int, size: int, device: str) -> Tensor:
-    """Standard normal (batch, 3, size, size), channels-last, the same ones every time."""
-    images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
-    return images.to(device).contiguous(memory_format=torch.channels_last)
-
-
-def build(name: str, variant: str, images: Tensor) -> tuple[nn.Module, str]:
-    """A torchvision network with random weights, in float32 or threaded, and what does its sums."""
-    try:
-        torch.manual_seed(0)
-        network: nn.Module = torchvision.models.get_model(name, weights=None)
-    except ValueError as error:
-        raise BnrecalError(f"torchvision has no model {name!r}") from error
-    network = network.eval().to(images.device).to(memory_format=torch.channels_last)
-    if variant == "float32":
-        return network, "torch"
-    with torch.inference_mode():
-        convs = calibrate(network, [images])
-    plans = plan_threads(convs, THREADS[variant], {})
-    layers = quantize_layers(plans, SmtSpec(), "mean_max")
-    twin = threaded_copy(network, layers)
-    _drop_float_weights(twin, layers)
-    with torch.inference_mode():
-        twin(images)
-    return twin, ", ".join(sorted(_backends(layers)))
-
-
-def _drop_float_weights(network: nn.Module, layers: dict[str, NBSMTConv2d]) -> None:
-    """Of the threaded convolutions: inference needs their shapes alone."""
-    convs = conv_modules(network)
-    for name in layers:
-        shape, device = convs[name].weight.shape, convs[name].weight.device
-        convs[name].weight = nn.Parameter(torch.zeros((), device=device).expand(shape), requires_grad=False)
-
-
-def _backends(layers: dict[str, NBSMTConv2d]) -> set[str]:
-    return {prepared.backend for layer in layers.values() for prepared, _ in layer._prepared.values()}
+    isa, backends = instruction_set(), {"float32": "torch", "4T": prepared.backend, "broadcast 4T": "torch"}
+    zeros = float((w == 0).float().mean())
+    return [
+        Row(LAYER, v, t / times["float32"], batch / t, None, backends[v], None if v == "float32" else zeros, isa)
+        for v, t in times.items()
+    ]
 
 
 def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -194,8 +187,7 @@ def network_peak(name: str, variant: str, device: str, batch: int, size: int) ->
     time_layer(device, 1, 1, emulate=False)  # compiled kernels and libraries count for no variant
 
     def make() -> Callable[[], object]:
-        network, _ = build(name, variant, images)
-        return _call(network, images)
+        return _call(build(name, VARIANTS[variant], images).network, images)
 
     return peak_memory(make, device)
 
@@ -212,9 +204,10 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 
 def table(rows: Sequence[Row]) -> str:
     """As text, one line a row."""
-    lines = [f"{'model':24} {'variant':13} {'x float32':>10} {'images/s':>10} {'memory':>7}  backend"]
+    lines = [f"{'model':24} {'variant':17} {'x float32':>10} {'images/s':>10} {'memory':>7} {'zeros':>6}  backend"]
     for row in rows:
         memory = "-" if row.memory_ratio is None else f"{row.memory_ratio:.2f}"
-        speed = f"{row.ratio:10.3f} {row.images_per_s:10.2f} {memory:>7}"
-        lines.append(f"{row.model:24} {row.variant:13} {speed}  {row.backend}")
+        zeros = "-" if row.zero_weights is None else f"{row.zero_weights:.1%}"
+        speed = f"{row.ratio:10.3f} {row.images_per_s:10.2f} {memory:>7} {zeros:>6}"
+        lines.append(f"{row.model:24} {row.variant:17} {speed}  {row.backend}")
     return "\n".join(lines)

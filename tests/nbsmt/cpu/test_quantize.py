@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.cpu import quantize, team
+from bnrecal.nbsmt.cpu import jobs, quantize, team
 from bnrecal.nbsmt.cpu.quantize import Quantizer
 from bnrecal.nbsmt.expansion import Expansion, expand_activations
 from bnrecal.nbsmt.operands import Operand, full_pattern, met_operands
@@ -55,6 +55,15 @@ def test_equals_its_definition(
             assert torch.equal(expanded.short(), defined(wanted, operands, spec, groups))
         again, _ = quantizer(wanted, 1.0, signed)
         assert torch.equal(again.short(), wanted.short() + 128 * signed)
+
+
+def test_buffers_made_in_inference_mode_serve_outside_of_it() -> None:
+    levels = torch.randint(0, 256, (1, 4, 3, 3)).to(torch.uint8)
+    quantizer = Quantizer((), SmtSpec(1), 4, 1)
+    vars(jobs._local).clear()
+    with torch.inference_mode():
+        quantizer(levels.float(), 1.0, False)
+    assert torch.equal(quantizer(levels, 1.0, False)[0], levels)
 
 
 @pytest.mark.parametrize("torchs_team", [True, False])

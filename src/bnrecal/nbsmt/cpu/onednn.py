@@ -88,15 +88,20 @@ class OneDnnConv:
         return y
 
 
-@cache
 def onednn_exactness() -> Exactness:
     """What oneDNN is good for in this process; NONE too where it is slower than float32."""
+    return onednn_trial()[0]
+
+
+@cache
+def onednn_trial() -> tuple[Exactness, str]:
+    """What oneDNN is good for, tried once, and where it is NONE, why."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return Exactness.NONE
+        return Exactness.NONE, "this torch has no oneDNN"
     for level in (Exactness.FULL, Exactness.PAIRED):
         if sums_are_exact(level, TRIAL_SHAPE, TRIAL_WEIGHT, TRIAL_GEOMETRY):
-            return level if _is_quick() else Exactness.NONE
-    return Exactness.NONE
+            return (level, "") if _is_quick() else (Exactness.NONE, "oneDNN's 8-bit convolution is slower than float32")
+    return Exactness.NONE, "oneDNN's 8-bit convolution is not exact, or not there"
 
 
 @cache
