@@ -239,7 +239,7 @@ def _check_recalibration(recalibration: RecalibrationConfig) -> None:
 def _check_preprocessing(model: ModelConfig) -> None:
     for key, values in (("mean", model.mean), ("std", model.std)):
         if values is not None and len(values) != 3:
-            raise BnrecalError(f"model.{key}={values}: give three numbers, one a colour channel")
+            raise BnrecalError(f"model.{key}={values}: give three numbers, one per colour channel")
     if model.std is not None and min(model.std) <= 0:
         raise BnrecalError(f"model.std={model.std}: every number must be above 0")
     for key, size in (("resize", model.resize), ("crop", model.crop)):

@@ -34,7 +34,7 @@ class Moments:
     """Of some values of each channel.
 
     Attributes:
-        count: values of a channel.
+        count: values per channel.
         mean: float64 (C,).
         squares: float64 (C,), the sum of squared deviations from the mean.
     """
@@ -58,7 +58,7 @@ def batch_moments(x: Tensor) -> Moments:
     """The moments of each channel.
 
     Args:
-        x: float32 (N, C, ...), at least one value a channel; fastest with the channels last in memory.
+        x: float32 (N, C, ...), at least one value per channel; fastest with the channels last in memory.
     """
     rows = x.detach().movedim(1, -1).reshape(-1, x.shape[1])  # (N * positions, C), the order of the sums
     origin = rows[0].double()  # sums of squares lose no digits when taken about a value of the channel's own

@@ -66,7 +66,7 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
 
     Raises:
         BnrecalError: without a BatchNorm layer that keeps statistics, without images, or for a batch that brings a
-            layer a single value a channel. On any exception the statistics are as they were before.
+            layer a single value per channel. On any exception the statistics are as they were before.
     """
     if method not in ESTIMATORS:
         raise BnrecalError(f"recalibration.method={method}: choose one of {', '.join(ESTIMATORS)}")
@@ -181,10 +181,10 @@ class Estimate(ABC):
         """Take one batch in.
 
         Raises:
-            BnrecalError: if it has a single value a channel, which has no variance.
+            BnrecalError: if it has a single value per channel, which has no variance.
         """
         if batch.count < 2:
-            raise BnrecalError("a batch brought a BatchNorm layer one value a channel: use larger batches")
+            raise BnrecalError("a batch brought a BatchNorm layer one value per channel: use larger batches")
         self.batches += 1
         self._update(batch)
 

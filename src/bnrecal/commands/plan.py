@@ -53,7 +53,7 @@ def describe_plan(search: Search, tried: int, found: Choice, baseline: Choice | 
         lines.append(f"the plan loses {1e3 * less:.2f} ± {1e3 * stderr:.2f} less (paired, held-out images)")
     lines.append(f"chosen out of {tried} measured choices, those of single layers included")
     lines += ["", "Pareto front (loss: KL divergence from A8W8 on the images that choices are made on, recalibrated,"]
-    lines.append("millinats an image; lower than it would be on others):")
+    lines.append("millinats per image; lower than it would be on others):")
     lines.append(f"{'speedup':>8} {'loss':>9} {'stderr':>7} {'highest error':>14}")
     for row in front.itertuples(index=False):
         usual = f"{1e3 * row.highest_error_loss:14.2f}" if pd.notna(row.highest_error_loss) else " " * 14

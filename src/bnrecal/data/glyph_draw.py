@@ -102,7 +102,7 @@ def _paint(scene: Tensor, ink: Tensor, colour: Tensor) -> Tensor:
 
 
 def _glyphs(rng: np.random.Generator, labels: npt.NDArray[np.int64], offset: Array, difficulty: Difficulty) -> Tensor:
-    """Coverage 0..1 of one warped glyph an image, in a random font: (BLOCK, 1, SIDE, SIDE)."""
+    """Coverage 0..1 of one warped glyph per image, in a random font: (BLOCK, 1, SIDE, SIDE)."""
     atlas = load_atlas()
     font = (rng.random(BLOCK) * atlas.count[labels]).astype(np.int64)
     cells = torch.from_numpy(atlas.cells[atlas.first[labels] + font]).unsqueeze(1)

@@ -131,7 +131,7 @@ class GlyphSource(ImageSource):
         return np.concatenate(list(self._draw(split)))
 
     def _draw(self, split: Split) -> Iterator[npt.NDArray[np.uint8]]:
-        """Blocks of rows, one row an image: its pixels, then its label."""
+        """Blocks of rows, one row per image: its pixels, then its label."""
         size, sequence = self._size[split], self._sequence[split]
         blocks = -(-size // BLOCK)
         quiet = blocks <= _QUIET_BLOCKS
@@ -180,7 +180,7 @@ def shift(images: Tensor, furthest: int = 2) -> Tensor:
     """The training augmentation: each image moved by up to `furthest` whole pixels, mirrored at the border.
 
     Whole pixels, because interpolation would blur the noise and with it move the very statistics that
-    BatchNorm keeps. Draws two numbers an image from the global torch generator, and nothing else.
+    BatchNorm keeps. Draws two numbers per image from the global torch generator, and nothing else.
     """
     start = torch.randint(2 * furthest + 1, (2, len(images), 1))
     rows, columns = torch.arange(images.shape[2]) + start[0], torch.arange(images.shape[3]) + start[1]

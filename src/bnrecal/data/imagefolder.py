@@ -1,4 +1,4 @@
-"""Any classification set of one's own: train/<class>/ and val/<class>/, classes numbered in sorted order."""
+"""Your own classification set: train/<class>/ and val/<class>/, classes numbered in sorted order."""
 
 from functools import partial
 from pathlib import Path

@@ -93,7 +93,7 @@ class ImageLoader:
     """How images are brought to the network.
 
     Attributes:
-        workers: processes that load them; None: none for a set in memory, else one a core, 8 at most.
+        workers: processes that load them; None: none for a set in memory, else one per core, 8 at most.
         beside: how many such loaders share this machine's cores.
     """
 
@@ -180,7 +180,7 @@ def _arrived(images: Tensor, labels: Tensor, event: torch.cuda.Event, device: to
 
 
 def usual_workers(beside: int = 1) -> int:
-    """Loading processes of each of so many loaders on this machine: one a core, 8 at most."""
+    """Loading processes of each of so many loaders on this machine: one per core, 8 at most."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, usable // beside))
 

@@ -20,7 +20,7 @@ IMAGES = 128  # calibration images behind the measured columns, unless the calle
 
 
 def describe_layers(setup: Setup, without: Prepared, own: Prepared, images: int = IMAGES) -> pd.DataFrame:
-    """One row a convolution, in calling order; measured columns come from the first `images` calibration images.
+    """One row per convolution, in calling order; measured columns come from the first `images` calibration images.
 
     Columns: name, input and output shape (CxHxW), kernel, groups, macs and cycles (one image), threads, reason,
     scale, range, weight_sparsity, activation_sparsity, steps (processing-element steps on all images),
@@ -99,7 +99,7 @@ def scaled_errors(layer: NBSMTConv2d, statistics: Statistics) -> tuple[float, fl
 
 
 def describe_batchnorms(trained: nn.Module, own: nn.Module) -> pd.DataFrame:
-    """One row a BatchNorm layer: how far recalibration moved it.
+    """One row per BatchNorm layer: how far recalibration moved it.
 
     Columns: name, channels, mean_shift (root mean square over channels of the shift of the mean in units of the
     trained standard deviation), variance_ratio (geometric mean over channels of new variance / trained variance).

@@ -212,7 +212,7 @@ def summary(result: dict[str, Any], where: Path) -> str:
         lines.append(f"  top-1 among the data set's own classes: {result['restricted_top1']:.2f} %")
     if result["skipped"]:
         lines.append(f"  {result['skipped']} unreadable images were skipped")
-    lines.append(f"  speedup    {result['speedup']:6.2f} x, {result['cycles']:,} array cycles an image")
+    lines.append(f"  speedup    {result['speedup']:6.2f} x, {result['cycles']:,} array cycles per image")
     return "\n".join([*lines, *_exceptions(result), f"  written to {where}"])
 
 

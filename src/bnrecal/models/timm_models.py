@@ -1,4 +1,4 @@
-"""Networks of timm, an optional extra, with their published weights or a checkpoint of one's own."""
+"""Networks of timm, an optional extra, with their published weights or your own checkpoint."""
 
 import math
 from pathlib import Path

@@ -25,7 +25,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
         weight: float32 (O, ...), finite.
 
     Returns:
-        int8 levels of the same shape in -128..127, and the float32 scale (O,), 2 * max|w| / 255 a channel.
+        int8 levels of the same shape in -128..127, and the float32 scale (O,), 2 * max|w| / 255 per channel.
     """
     largest = weight.abs().flatten(1).amax(1)
     scale = torch.where(largest > 0, 2 * largest / LEVELS, torch.ones_like(largest))

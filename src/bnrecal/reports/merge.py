@@ -23,7 +23,7 @@ class Merged:
     """What was found below some folders.
 
     Attributes:
-        table: one row a result. Columns: what the result says, the settings and versions that differ between rows,
+        table: one row per result. Columns: what the result says, the settings and versions that differ between rows,
             `exceptions`, and what identifies it (`cell`, `weights_hash`, `device`).
         unreadable: files that should hold a result and do not, with the reason: a run was killed, a disk was full.
     """
@@ -39,7 +39,7 @@ class _Found:
 
 
 def merge(folders: Sequence[Path]) -> Merged:
-    """One row a result, each experiment once, sorted by model, data, threads and recalibration.
+    """One row per result, each experiment once, sorted by model, data, threads and recalibration.
 
     Finds every `result.json` and every finished model of Table 1 below the folders. Pieces of the figure and of
     searches, temporary files and the errors of failed cells are no results and are passed over.

@@ -56,7 +56,7 @@ def make_tables(cells: Sequence[dict[str, Any]], rows: Sequence[Row]) -> Tables:
 
 
 def long_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row a cell and seed, float32 included."""
+    """One row per cell and seed, float32 included."""
     records = []
     for cell in cells:
         if cell["cell"] == "a8w8":

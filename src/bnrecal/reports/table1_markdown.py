@@ -17,7 +17,7 @@ class Tables:
     """Everything that is known of a table.
 
     Attributes:
-        long: a row a cell and seed. wide: the paper's layout, means over seeds. gains: `table1_gains.gains_table`.
+        long: one row per cell and seed. wide: the paper's layout, means over seeds. gains: `table1_gains.gains_table`.
         paper: `paper.compare`; None away from ImageNet.
     """
 

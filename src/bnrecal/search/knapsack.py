@@ -61,7 +61,7 @@ def check_speedup(items: Sequence[Item], speedup: float, fixed_macs: int = 0) ->
 def solve(items: Sequence[Item], speedup: float, fixed_macs: int = 0) -> dict[str, int]:
     """The thread counts of least total loss among those that reach a speedup, exactly (HiGHS).
 
-    One binary variable for each layer and thread count; one of them is set a layer; the time
+    One binary variable for each layer and thread count; one of them is set per layer; the time
     sum(MACs / threads) is at most sum(MACs) / speedup.
 
     Args:

@@ -1,6 +1,6 @@
 """What a choice of threads costs, measured on training images with recalibration taken into account.
 
-The measure is the Kullback-Leibler divergence, in nats an image, of the threaded network's class probabilities from
+The measure is the Kullback-Leibler divergence, in nats per image, of the threaded network's class probabilities from
 those of the plain A8W8 network. It needs no labels and follows small changes that leave every top-1 as it was.
 
 While it is measured, every BatchNorm layer of both networks normalises with the statistics of the batch itself:

@@ -12,7 +12,7 @@ from bnrecal.nbsmt.spec import SmtSpec
 # Groups are put together until they fill this many channels: one tensor-core instruction takes 32, and a group of 4
 # alone would waste 28. Their weights become block-diagonal.
 BUNDLED = 128
-# The GEMM takes 128, 64 or 32 channels a step. A layer is padded to the largest of these that adds at most an eighth.
+# The GEMM takes 128, 64 or 32 channels per step. A layer is padded to the largest of these that adds at most an eighth.
 STEPS, TOLERATED = (128, 64, 32), 1.125
 
 
