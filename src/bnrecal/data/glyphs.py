@@ -125,9 +125,10 @@ class GlyphSource(ImageSource):
             records = _map(path, size)
             if records is not None:
                 return records
-            warn_once(f"{path} was not written whole: drawing the images into memory")
+            reason = "it keeps no whole file"
         except BnrecalError as error:
-            warn_once(f"{error}: drawing the images into memory")
+            reason = str(error.__cause__)
+        warn_once(f"{path.parent} cannot be used ({reason}): the images are drawn into memory, in every process")
         return np.concatenate(list(self._draw(split)))
 
     def _draw(self, split: Split) -> Iterator[npt.NDArray[np.uint8]]:
@@ -194,6 +195,6 @@ def _map(path: Path, size: int) -> npt.NDArray[np.uint8] | None:
     """The cached rows, or None if there are none or the file is not whole."""
     try:
         rows = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     return rows if rows.shape == (size, ROW) and rows.dtype == np.uint8 else None

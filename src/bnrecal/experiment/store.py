@@ -58,7 +58,9 @@ class Store:
         except BnrecalError as error:
             if not self.best_effort:
                 raise
-            warn_once(f"{error}; going on without")
+            warn_once(
+                f"{self.folder} cannot be written ({error.__cause__}): what it would keep is made again next time"
+            )
 
     def get(
         self, name: str, identity: Identity, make: Callable[[], dict[str, Any]], *, resume: bool = True
