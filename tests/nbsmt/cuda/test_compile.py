@@ -23,6 +23,10 @@ from bnrecal.nbsmt.spec import SmtSpec  # noqa: E402
 
 CAPABILITIES = (80, 89, 90)
 POINTERS = {"x": "*fp32", "w": "*i8", "y": "*fp32", "scale": "*fp32", "bias": "*fp32", "offset": "*i32"}
+EXPANSION = {"x": "*fp32", "y": "*i8", "places": "*i32", "sources": "*i32", "codes": "*i32", "x_inverse": "fp32"}
+# Triton compiles arguments that are 1 as constants.
+ONES = dict.fromkeys(("groups", "bundles", "bundle", "multiplier", "taps", "KW", "SY", "SX", "DY", "DX", "OH", "OW",
+                      "YH", "YW", "whole_blocks", "rows", "pixels"), 1)  # fmt: skip
 # What is a multiple of 16 in networks whose channels are: it decides how many bytes a load takes.
 EVEN = ("x", "w", "y", "scale", "bias", "offset", "E", "depth", "filters", "x_image", "x_row", "x_col", "columns",
         "width", "per_group")  # fmt: skip
@@ -33,13 +37,15 @@ def _own_triton_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
-def _compile(kernel: Any, types: dict[str, str], meta: dict[str, Any], capability: int, warps: int, stages: int) -> Any:
+def _compile(
+    kernel: Any, types: dict[str, str], meta: dict[str, Any], capability: int, warps: int = 4, stages: int = 3
+) -> Any:
     names = kernel.arg_names
     source = ASTSource(
         fn=kernel,
         signature={name: "constexpr" if name in meta else types.get(name, "i32") for name in names},
         constexprs={(names.index(name),): value for name, value in meta.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in EVEN if name in names},
+        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in EVEN if n in names and n not in meta},
     )
     options = {"num_warps": warps, "num_stages": stages, **launch.ROUNDED}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -76,14 +82,14 @@ def test_the_expansion_reads_and_writes_words_and_spills_nothing(capability: int
     generator = torch.Generator().manual_seed(0)
     w = torch.randint(-128, 128, (64, 64, 3, 3), generator=generator)
     w[torch.rand(w.shape, generator=generator) < 0.2] = 0
-    types = {"x": "*fp32", "y": "*i8", "places": "*i32", "sources": "*i32", "codes": "*i32", "x_inverse": "fp32"}
+    types = EXPANSION
     for threads, policy in ((1, "A"), (4, "A")):
         layout, _ = lay_out(w.to(torch.int8), SmtSpec(threads, policy), 1, torch.device("cpu"))
         meta = {
             "T": threads, "TAPS": 1, "OPERANDS": layout.operands, "COUNT": layout.count, "QUANTIZE": True,
             "SIGNED": False, "HALF_EVEN": True, "BP": EXPAND_TILE[0], "BC": EXPAND_TILE[1],
         }  # fmt: skip
-        compiled = _compile(kernels.quantize_expand, types, meta, capability, 4, 3)
+        compiled = _compile(kernels.quantize_expand, types, meta, capability)
         assert "ld.global.v4.b32" in compiled.asm["ptx"]
         assert re.search(r"st\.global\.(v\d\.)?b32", compiled.asm["ptx"])
         assert _stack_bytes(compiled, tmp_path) == 0, (threads, policy)
@@ -95,5 +101,48 @@ def test_the_depthwise_kernel_spills_nothing(capability: int, tmp_path: Path) ->
         "TAPS": 9, "FLOAT": True, "BIAS": True, "QUANTIZE": True, "SIGNED": False, "BP": DEPTHWISE_TILE[0],
         "BC": DEPTHWISE_TILE[1],
     }  # fmt: skip
-    compiled = _compile(kernels.depthwise, {**POINTERS, "x_inverse": "fp32"}, meta, capability, 4, 3)
+    compiled = _compile(kernels.depthwise, {**POINTERS, "x_inverse": "fp32"}, meta, capability)
     assert _stack_bytes(compiled, tmp_path) == 0
+
+
+@pytest.mark.parametrize("ones", [False, True])
+@pytest.mark.parametrize(("x", "signed"), [("*fp32", False), ("*fp32", True), ("*u8", False), ("*i8", True)])
+def test_every_kind_of_input_compiles(x: str, signed: bool, ones: bool) -> None:
+    quantize = x == "*fp32"
+    of_inputs = {"QUANTIZE": quantize, "SIGNED": signed}
+    y = "*fp32" if quantize else "*i32"
+    tile = {"BP": 32, "BC": 32}
+    for threads, taps in ((1, 1), (4, 1), (4, 9)):
+        if signed and threads > 1:
+            continue
+        layout, _ = lay_out(torch.ones(16, 16, 1, 1).to(torch.int8), SmtSpec(threads), 1, torch.device("cpu"))
+        meta = {
+            "T": threads, "TAPS": taps, "OPERANDS": layout.operands, "COUNT": layout.count, "HALF_EVEN": False,
+            **of_inputs, **tile,
+        }  # fmt: skip
+        _compile(kernels.quantize_expand, {**EXPANSION, "x": x}, _with_ones(kernels.quantize_expand, meta, ones), 80)
+    end = {"FLOAT": quantize, "BIAS": quantize and not signed}
+    meta = {**end, **of_inputs, **tile, "TAPS": 9}
+    types = {**POINTERS, "x": x, "y": y, "x_inverse": "fp32"}
+    _compile(kernels.depthwise, types, _with_ones(kernels.depthwise, meta, ones), 80)
+    meta = {**end, "SPLIT": 0, "BM": 64, "BN": 16, "BK": 32}
+    types = {**POINTERS, "x": "*i8", "y": y}
+    _compile(kernels.conv_int8, types, _with_ones(kernels.conv_int8, meta, ones), 80)
+
+
+def _with_ones(kernel: Any, meta: dict[str, Any], ones: bool) -> dict[str, Any]:
+    return {**({name: 1 for name in ONES if name in kernel.arg_names} if ones else {}), **meta}
+
+
+@pytest.mark.parametrize("split", [0, SAFE_STEPS])
+@pytest.mark.parametrize("filters", [1, 3, 16, 24, 64, 1000])
+@pytest.mark.parametrize("depth", [32, 64, 96, 128, 160, 576, 1152])
+def test_every_shape_has_tiles_to_choose_from(depth: int, filters: int, split: int) -> None:
+    configs = [
+        triton.Config({"BM": bm, "BN": bn, "BK": bk}, num_warps=warps, num_stages=stages)
+        for bm, bn, bk, warps, stages in (*launch.TILES, launch.WIDE)
+    ]
+    tiles = launch.fitting_tiles(configs, {"depth": depth}, filters=filters, SPLIT=split)
+    assert tiles
+    assert all(depth % tile.kwargs["BK"] == 0 for tile in tiles)
+    assert len(tiles) <= 11

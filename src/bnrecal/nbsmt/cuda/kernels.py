@@ -16,14 +16,16 @@ import triton.language as tl
 @triton.jit
 def _levels(x, keep, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr):
     """Activations at these addresses as int32: quantized on the way, or integers already. 0 where not `keep`."""
-    if not QUANTIZE:
-        return tl.load(x, mask=keep, other=0).to(tl.int32)
-    steps = tl.load(x, mask=keep, other=0.0) * x_inverse
-    steps = tl.where(steps == steps, steps, 0.0)  # NaN
-    lowest: tl.constexpr = -128.0 if SIGNED else 0.0
-    steps = tl.minimum(tl.maximum(steps, lowest), lowest + 255.0)
-    # float32 numbers of this size are whole: adding it rounds half to even
-    return ((steps + 12582912.0) - 12582912.0).to(tl.int32)
+    if QUANTIZE:
+        steps = tl.load(x, mask=keep, other=0.0) * x_inverse
+        steps = tl.where(steps == steps, steps, 0.0)  # NaN
+        lowest: tl.constexpr = -128.0 if SIGNED else 0.0
+        steps = tl.minimum(tl.maximum(steps, lowest), lowest + 255.0)
+        # float32 numbers of this size are whole: adding it rounds half to even
+        levels = ((steps + 12582912.0) - 12582912.0).to(tl.int32)
+    else:
+        levels = tl.load(x, mask=keep, other=0).to(tl.int32)
+    return levels
 
 
 @triton.jit
@@ -192,11 +194,11 @@ def quantize_expand(
 @triton.jit
 def _scaled(sums, scale, bias, o, keep, FLOAT: tl.constexpr, BIAS: tl.constexpr):
     """int32 sums (rows, filters) as they are, or times the filter's scale plus its bias."""
-    if not FLOAT:
-        return sums
-    result = sums.to(tl.float32) * tl.load(scale + o, mask=keep, other=0.0)[None, :]
-    if BIAS:
-        result += tl.load(bias + o, mask=keep, other=0.0)[None, :]
+    result = sums
+    if FLOAT:
+        result = sums.to(tl.float32) * tl.load(scale + o, mask=keep, other=0.0)[None, :]
+        if BIAS:
+            result += tl.load(bias + o, mask=keep, other=0.0)[None, :]
     return result
 
 
