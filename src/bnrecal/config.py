@@ -89,7 +89,7 @@ class SmtConfig:
     """NB-SMT: how many threads share a multiplier, and what is reduced to 4 bits when they collide."""
 
     threads: int = setting(4, "threads of every convolution that can run several: 1 | 2 | 4")
-    policy: str = setting("A", f"which operand is reduced when two threads collide: {' | '.join(POLICIES)}")
+    policy: str = setting("A", f"what gives way when two threads collide: {' | '.join(POLICIES)} | module:POLICY")
     sparsity: bool = setting(True, "a thread with a zero operand leaves the multiplier to the others")
     rounding: str = setting("half_even", f"of reduced operands: {' | '.join(ROUNDINGS)}")
     saturate: bool = setting(True, "keep reduced operands within 240 and 112, what 4 bits can hold")
@@ -197,7 +197,8 @@ def check(config: Config) -> None:
     config.model.kwargs = mapping("model.kwargs", config.model.kwargs)
     for name, threads in config.smt.layers.items():
         one_of(f"smt.layers[{name}]", threads, THREADS)
-    one_of("smt.policy", config.smt.policy, POLICIES)
+    if ":" not in config.smt.policy:  # else a policy of the user's own, which is loaded later
+        one_of("smt.policy", config.smt.policy, (*POLICIES, "module:POLICY"))
     one_of("smt.rounding", config.smt.rounding, ROUNDINGS)
     one_of("smt.reorder", config.smt.reorder, REORDERS)
     at_least("smt.array.rows", config.smt.array.rows, 1)

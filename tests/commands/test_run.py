@@ -133,3 +133,30 @@ def test_the_table_names_folders_without_results(tmp_path: Path) -> None:
     done = run("merge", str(tmp_path), folder=tmp_path)
     assert done.returncode != 0
     assert done.stderr.startswith(f"bnrecal: {tmp_path} holds no result.json")
+
+
+POLICY = """
+from bnrecal.nbsmt.own_policy import OwnPolicy
+
+
+def product(a: int, b: int, active: int) -> int:
+    bits = 2 * (active - 1)
+    return a * (b >> bits << bits)
+
+
+POLICY = OwnPolicy("weights lose two bits for every other thread", product)
+"""
+
+
+def test_a_policy_from_a_file_beside_the_user(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(POLICY)
+    command = [*CUSTOM, "smt.policy=mine:POLICY", "smt.threads=4"]
+    bnrecal(*command, "hydra.run.dir=one", folder=tmp_path)
+    result = json.loads((tmp_path / "one" / "result.json").read_text())
+    assert result["policy"] == "mine:POLICY"
+    assert (tmp_path / "one" / "layers.csv").is_file()
+    (tmp_path / "mine.py").write_text(POLICY.replace("a * (b", "(a + 1) * (b"))
+    done = run(*command, folder=tmp_path)
+    assert done.returncode == 1
+    assert "smt.policy=mine:POLICY: product(a=0, b=-128, active=1) is -128: one active thread" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -23,6 +23,7 @@ from bnrecal.data.base import ImageSource
 from bnrecal.data.loader import Selection
 from bnrecal.experiment.provenance import content_hash, settings, source_hash, versions
 from bnrecal.models.base import LoadedModel
+from bnrecal.nbsmt.own_policy import fingerprint, is_own
 from bnrecal.quantization.layer_plan import threads_by_layer
 
 Identity = dict[str, Any]
@@ -39,6 +40,7 @@ _WORDS = {
     "network.probe": "what the float network answers",
     "network.preprocessing": "the preprocessing",
     "code": "bnrecal's code",
+    "settings.smt.rule": "the rule of smt.policy",
 }
 
 
@@ -64,6 +66,8 @@ def images_and_settings(config: Config, source: ImageSource, *selections: Select
     """
     settled = settings(config)
     del settled["model"]["checkpoint"], settled["data"]["root"], settled["smt"]["plan"]
+    if is_own(config.smt.policy):  # its rule may change while its name stays
+        settled["smt"]["rule"] = fingerprint(config.smt.policy)
     # in their order, for a later glob wins
     settled["smt"]["layers"] = [list(pair) for pair in threads_by_layer(config.smt.plan, config.smt.layers).items()]
     images = {selection.role: source.version(selection.split, selection.indices) for selection in selections}

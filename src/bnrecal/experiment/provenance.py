@@ -17,8 +17,8 @@ PACKAGES = ("torch", "torchvision", "numpy", "numba", "hydra-core", "pandas", "p
 # Settings that say where and how a run works, not what it computes.
 _NOT_CONTENT = ("workers", "resume", "save_checkpoint", "gpus")
 
-# Packages whose code only starts, draws or times what others compute.
-_NO_NUMBERS = ("commands", "reports", "benchmark")
+# Packages whose code only starts, draws, times or writes what others compute.
+_NO_NUMBERS = ("commands", "reports", "benchmark", "export")
 
 
 def versions() -> dict[str, str]:

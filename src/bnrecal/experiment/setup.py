@@ -18,6 +18,7 @@ from bnrecal.experiment.identity import Identity, experiment_identity, images_an
 from bnrecal.files import warn_once
 from bnrecal.models import load_model
 from bnrecal.models.base import LoadedModel
+from bnrecal.nbsmt.own_policy import check_policy
 from bnrecal.nbsmt.self_check import check_exact
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.calibrate import ConvInfo, calibrate
@@ -140,6 +141,7 @@ def prepare(config: Config) -> Setup:
 
 def load(config: Config) -> Setup:
     """The images, the float network and the device."""
+    check_policy(config.smt.policy)
     device = choose_device(config.device, tf32=config.tf32)
     if device.type == "cuda":
         check_exact(device)

@@ -64,7 +64,7 @@ def _parameters(vectors: Vectors) -> list[str]:
         "THREADS": threads,
         "OUTPUTS": outputs,
         "STEPS": steps,
-        "POLICY": POLICIES.index(spec.policy),
+        "POLICY": POLICIES.index(spec.policy) if spec.policy in POLICIES else -1,
         "SPARSITY": int(spec.sparsity),
         "FLOOR": int(spec.rounding == "floor"),
         "SATURATE": int(spec.saturate),

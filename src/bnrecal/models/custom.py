@@ -1,9 +1,5 @@
 """A network of the user's own, made by a function named on the command line."""
 
-import importlib
-import os
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +11,8 @@ from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.finish import arguments, finish, load_checkpoint, overridden
+from bnrecal.user_code import find as find_object
+from bnrecal.user_code import told
 
 
 def load_custom(config: ModelConfig, data: ImageSource) -> LoadedModel:
@@ -50,7 +48,7 @@ def _call(factory: str, kwargs: dict[str, object]) -> nn.Module:
     try:
         network = function(**kwargs)
     except Exception as error:  # whatever the user's code raises, told with its place
-        raise BnrecalError(f"model.factory={factory} failed: {_told(error)}") from error
+        raise BnrecalError(f"model.factory={factory} failed: {told(error)}") from error
     if not isinstance(network, nn.Module):
         raise BnrecalError(f"model.factory={factory} returned {type(network).__name__}, not an nn.Module")
     return network
@@ -62,25 +60,8 @@ def find(factory: str) -> Callable[..., object]:
     Raises:
         BnrecalError: if the text has another form, the module cannot be imported, or it has no such callable.
     """
-    module_name, _, attribute = factory.partition(":")
-    if not module_name or not attribute:
-        raise BnrecalError(f"model.factory={factory}: write package.module:callable")
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: object = importlib.import_module(module_name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
-            raise BnrecalError(f"model.factory={factory}: no module {error.name} here ({here}) or installed") from error
-        raise BnrecalError(f"model.factory={factory}: importing {module_name} failed: {_told(error)}") from error
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
+    found = find_object("model.factory", factory, "callable")
     if not callable(found):
+        module_name, _, attribute = factory.partition(":")
         raise BnrecalError(f"model.factory={factory}: {module_name} has no callable {attribute}")
     return found
-
-
-def _told(error: BaseException) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

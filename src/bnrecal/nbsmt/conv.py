@@ -1,5 +1,6 @@
 """The prepared NB-SMT convolution: weights taken apart and packed once, activations quantized on the fly."""
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -13,7 +14,9 @@ from bnrecal.nbsmt.cuda.choose import CUDA_BACKENDS, WholeConv, can_run, choose_
 from bnrecal.nbsmt.expanded import ExpandedConv
 from bnrecal.nbsmt.geometry import Pair, check_geometry, im2col, pointwise
 from bnrecal.nbsmt.operands import foldable_weight
+from bnrecal.nbsmt.own_policy import is_own, policy_factors
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.table_conv import TableConv
 
 BACKENDS = ("onednn-int8", *CUDA_BACKENDS, "float32", "float64")
 
@@ -68,6 +71,8 @@ class PreparedConv2d:
             TypeError, ValueError: naming the argument that no such convolution has.
         """
         _check_weight(weight)
+        if spec.threads == 1 and is_own(spec.policy):  # nothing collides: the quick ways need not know the rule
+            spec = replace(spec, policy=SmtSpec.policy)
         self.spec, self.weight, self.kernel = spec, weight.detach(), (weight.shape[2], weight.shape[3])
         self.geometry = check_geometry(weight.shape[1], weight.shape[0], stride, padding, dilation, groups)
         self.device = torch.device(device) if device is not None else weight.device
@@ -164,6 +169,8 @@ class PreparedConv2d:
 
     def _choose(self, backend: str | None) -> Form:
         weight = foldable_weight(self.weight, self.spec.threads)
+        if is_own(self.spec.policy):
+            return self._by_table(weight, backend)
         kernels = self.device.type == "cpu" and kernels_compile()
         # Rounding up to 256 and 128 leaves the 8-bit operands of the kernels.
         bytes_do = self.spec.saturate or self.spec.threads == 1
@@ -175,6 +182,12 @@ class PreparedConv2d:
         if backend == "float32" and not FloatConv.fits(weight, 255):
             raise ValueError(f"backend 'float32' cannot hold the sums of a kernel of {self.kernel}")
         return ListedConv(weight, self.spec, self._inner, backend or ("onednn-int8" if eight_bit else "float32"))
+
+    def _by_table(self, weight: Tensor, backend: str | None) -> Form:
+        if backend == "onednn-int8":
+            raise ValueError(f"backend 'onednn-int8' cannot run {self.spec}: choose 'float32' or 'float64'")
+        factors = policy_factors(self.spec.policy, self.spec.threads)
+        return TableConv(weight, self.spec, factors, self._inner, backend, self.device)
 
     def _seen(self, x: Tensor, x_scale: float = 1.0, signed: bool = False) -> Tensor:
         """The input, or its levels, as the form takes it."""

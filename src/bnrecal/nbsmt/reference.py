@@ -8,6 +8,7 @@ from itertools import product
 
 from torch import Tensor, int64, zeros
 
+from bnrecal.nbsmt.own_policy import is_own, load_policy
 from bnrecal.nbsmt.policy import POLICIES
 
 
@@ -36,6 +37,8 @@ def processing_element(
 ) -> int:
     """What one step adds to the accumulator: one (activation, weight) pair from every thread."""
     active = [(a, b) for a, b in pairs if (a != 0 and b != 0) or not sparsity]
+    if is_own(policy):
+        return sum(load_policy(policy).product(a, b, len(active)) for a, b in active)
     total = 0
     for a, b in active:
         ra, rb = reduced_activation(a, rounding, saturate), reduced_weight(b, rounding, saturate)

@@ -16,6 +16,7 @@ from bnrecal.nbsmt.arithmetic import LARGEST_NARROW_ACTIVATION, is_narrow_weight
 from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.geometry import Pair, im2col, pad, pointwise
 from bnrecal.nbsmt.operands import foldable_weight
+from bnrecal.nbsmt.own_policy import is_own
 from bnrecal.nbsmt.spec import SmtSpec
 
 
@@ -136,8 +137,11 @@ def _of_piece(prepared: PreparedConv2d, x: Tensor) -> Statistics:
 
 
 def _reduced(counts: "_Counts", spec: SmtSpec) -> tuple[int, int]:
-    """How many activations and how many weights lose bits, from what happens at one partner and at more."""
-    if spec.threads == 1:
+    """How many activations and how many weights lose bits, from what happens at one partner and at more.
+
+    0 for a policy of the user's own, which does not say which operand it reduces.
+    """
+    if spec.threads == 1 or is_own(spec.policy):
         return 0, 0
     weight_of_a = {"A": "active", "Aw": "wide"}.get(spec.policy)
     activation_of_b = {"W": "active", "aW": "wide"}.get(spec.policy)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bnrecal.nbsmt.cuda.int_mm import MOST_WEIGHTS, IntMMConv, int_mm_is_exact
 from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.own_policy import is_own
 from bnrecal.nbsmt.spec import SmtSpec
 
 TRITON, INT_MM = "triton-int8", "int-mm"
@@ -27,7 +28,7 @@ class WholeConv(Protocol):
 
 def can_run(name: str, weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) -> bool:
     """Whether a backend runs this layer on this device, exactly. Rounding up to 256 and 128 leaves bytes."""
-    if not spec.saturate:
+    if not spec.saturate or is_own(spec.policy):
         return False
     if name == TRITON:
         return triton_runs(device)

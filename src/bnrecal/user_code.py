@@ -1,0 +1,44 @@
+"""Functions and objects of the user's own, named on the command line."""
+
+import importlib
+import os
+import sys
+import traceback
+
+from bnrecal.errors import BnrecalError
+
+
+def find(key: str, text: str, what: str) -> object:
+    """The object that `package.module:attribute` names, with the current folder on the path.
+
+    Args:
+        key: the setting, for messages.
+        text: its value; dots after the colon work.
+        what: it is to name, for messages.
+
+    Raises:
+        BnrecalError: if the text has another form, the module cannot be imported, or it has no such attribute.
+    """
+    module_name, _, attribute = text.partition(":")
+    if not module_name or not attribute:
+        raise BnrecalError(f"{key}={text}: write package.module:{what}")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: object = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's code raises, told with its place
+        if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
+            raise BnrecalError(f"{key}={text}: no module {error.name} here ({here}) or installed") from error
+        raise BnrecalError(f"{key}={text}: importing {module_name} failed: {told(error)}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise BnrecalError(f"{key}={text}: {module_name} has no {what} {attribute}")
+        found = getattr(found, part)
+    return found
+
+
+def told(error: BaseException) -> str:
+    """An exception of the user's code in one line, with its place."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

@@ -1,0 +1,60 @@
+"""Policies as a user writes them, good and bad."""
+
+from bnrecal.nbsmt.own_policy import OwnPolicy
+from bnrecal.nbsmt.reference import reduced_activation, reduced_weight
+
+
+def drop_bits(a: int, b: int, active: int) -> int:
+    """Both operands lose one low bit for each other active thread."""
+    if active == 1:
+        return a * b
+    return (a >> (active - 1) << (active - 1)) * (b >> (active - 1) << (active - 1))
+
+
+def built_in(name: str) -> OwnPolicy:
+    """One of the package's policies as a rule."""
+
+    def product(a: int, b: int, active: int) -> int:
+        ra, rb = reduced_activation(a, "half_even", True), reduced_weight(b, "half_even", True)
+        if active == 1:
+            return a * b
+        if active > 2:
+            return ra * rb
+        chosen = {
+            "A": ra * b,
+            "Aw": a * b if -8 <= b <= 7 else ra * b,
+            "W": a * rb,
+            "aW": a * b if a <= 15 else a * rb,
+        }
+        return chosen[name]
+
+    return OwnPolicy(name, product)
+
+
+DROP = OwnPolicy("drop", drop_bits)
+A, AW, W, WA = (built_in(name) for name in ("A", "Aw", "W", "aW"))
+BUILT_IN = {"A": "A", "Aw": "AW", "W": "W", "aW": "WA"}
+
+
+class Plain:
+    """Any object with a name and a rule does; here with terms by hand."""
+
+    name = "weights to multiples of 4"
+    terms = (
+        (lambda a, active: a if active == 1 else 0, lambda b: b),
+        (lambda a, active: a * (active > 1), lambda b: b & ~3),
+    )
+
+    @staticmethod
+    def product(a: int, b: int, active: int) -> int:
+        return a * b if active == 1 else a * (b & ~3)
+
+
+BY_HAND = Plain()
+SLIPPED = OwnPolicy("slipped", Plain.product, ((lambda a, _: a, lambda b: b),))
+INEXACT = OwnPolicy("inexact", lambda a, b, _: a * (b & ~1))
+FROM_NOTHING = OwnPolicy("from nothing", lambda a, b, active: a * b + (active == 3))
+FRACTION = OwnPolicy("fraction", lambda a, b, active: a * b / active)  # type: ignore[arg-type, return-value]
+MANY_TERMS = OwnPolicy("many terms", lambda a, b, active: a * b if active == 1 else a * b >> 4 << 4)
+LARGE = OwnPolicy("large", lambda a, b, active: a * b * active)
+RAISES = OwnPolicy("raises", lambda a, b, active: a * b // (2 - active))

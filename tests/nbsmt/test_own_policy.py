@@ -1,0 +1,128 @@
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from helpers import policies
+from helpers.smt_cases import Layer, expected, layers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnrecal.config import Config, DataConfig, ModelConfig, SmtConfig
+from bnrecal.errors import BnrecalError
+from bnrecal.experiment.provenance import cell_key
+from bnrecal.nbsmt.conv import PreparedConv2d, nbsmt_conv2d
+from bnrecal.nbsmt.own_policy import check_policy, load_policy, policy_factors, policy_tables
+from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.statistics import conv_statistics
+from bnrecal.nbsmt.tables import factor
+
+FACTORED = ["DROP", "A", "AW", "W", "WA", "BY_HAND"]
+
+
+def named(attribute: str) -> str:
+    return f"helpers.policies:{attribute}"
+
+
+@settings(max_examples=60)
+@given(
+    layer=layers(), threads=st.sampled_from([1, 2, 4]), policy=st.sampled_from(["DROP", "BY_HAND"]), sparsity=st.booleans()
+)
+def test_any_layer_equals_the_golden_model_under_a_rule_from_outside(
+    layer: Layer, threads: int, policy: str, sparsity: bool
+) -> None:
+    x, w, geometry, groups = layer
+    spec = SmtSpec(threads, named(policy), sparsity)
+    for backend in (None, "float64"):
+        conv = PreparedConv2d(w, spec, **geometry, groups=groups, backend=backend)  # type: ignore[arg-type]
+        assert torch.equal(conv.accumulate(x), expected(layer, spec))
+
+
+def test_a_pointwise_layer_equals_a_loop_over_the_rule() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (1, 8, 1, 1), generator=generator, dtype=torch.uint8)
+    w = torch.randint(-128, 128, (5, 8, 1, 1), generator=generator).to(torch.int8)
+    x[0, 2], w[1, 5] = 0, 0
+    for filter_, weights in enumerate(w.flatten(1).tolist()):
+        a, total = x.flatten().tolist(), 0
+        for step in (0, 1):  # four threads: channels 0 and 1, 2 and 3, ...
+            pairs = [(a[2 * t + step], weights[2 * t + step]) for t in range(4)]
+            running = [(p, q) for p, q in pairs if p and q]
+            total += sum(policies.drop_bits(p, q, len(running)) for p, q in running)
+        found = nbsmt_conv2d(x, w, threads=4, policy=named("DROP"))
+        assert int(found[0, filter_]) == total
+
+
+@settings(max_examples=20)
+@given(layer=layers(), threads=st.sampled_from([2, 4]), policy=st.sampled_from(sorted(policies.BUILT_IN)))
+def test_the_packages_own_policies_as_rules_give_the_same_sums(layer: Layer, threads: int, policy: str) -> None:
+    x, w, geometry, groups = layer
+    specs = (SmtSpec(threads, policy), SmtSpec(threads, named(policies.BUILT_IN[policy])))
+    fast, rule = (PreparedConv2d(w, spec, **geometry, groups=groups) for spec in specs)  # type: ignore[arg-type]
+    assert torch.equal(fast.accumulate(x), rule.accumulate(x))
+
+
+@pytest.mark.parametrize("attribute", FACTORED)
+def test_terms_equal_the_rule_for_every_operand(attribute: str) -> None:
+    rule = load_policy(named(attribute)).product
+    factors = policy_factors(named(attribute), 4)
+    sums = factors.of_activation @ factors.of_weight
+    for p, a, b in product((1, 2, 3, 4), range(0, 256, 5), range(-128, 128)):
+        assert sums[p - 1, a, b + 128] == rule(a, b, p)
+    assert factors.terms <= {"A": 2, "W": 2, "AW": 3, "WA": 2, "DROP": 4, "BY_HAND": 2}[attribute]
+
+
+@given(seed=st.integers(0, 1000), terms=st.integers(0, 5))
+def test_a_table_of_any_few_terms_is_factored_exactly(seed: int, terms: int) -> None:
+    generator = np.random.default_rng(seed)
+    f, g = generator.integers(-9, 10, (512, terms)), generator.integers(-9, 10, (terms, 256))
+    tables = (f @ g).reshape(2, 256, 256)
+    factors = factor(tables, "random")
+    assert np.array_equal(factors.of_activation @ factors.of_weight, tables)
+    assert factors.terms == np.linalg.matrix_rank(f @ g)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ("INEXACT", r"product\(a=1, b=-127, active=1\) is -128: one active thread multiplies exactly"),
+        ("FROM_NOTHING", r"product\(a=0, b=-128, active=3\) is 1: a zero operand must give 0"),
+        ("FRACTION", r"product\(a=0, b=-128, active=1\) is -?0\.0, not an integer"),
+        ("MANY_TERMS", r"its products need 12 terms .*, at most 8 are possible"),
+        ("LARGE", r"product\(a=171, b=-128, active=3\) is -65664: at most 65536 do"),
+        ("RAISES", r"its product fails: ZeroDivisionError: .*policies\.py"),
+        ("SLIPPED", "its terms give -127 for a=1, b=-127 with 2 active threads, its rule -128"),
+        ("Plain.nothing", r"helpers\.policies has no policy Plain\.nothing"),
+        ("drop_bits", r"is no policy: it needs a name and product\(a, b, active\)"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_the_first_operand_pair(attribute: str, message: str) -> None:
+    with pytest.raises(BnrecalError, match=rf"smt\.policy=helpers\.policies:.*{message}"):
+        check_policy(named(attribute))
+
+
+def test_the_error_of_a_layer_is_measured_and_the_lost_bits_are_left_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (2, 8, 4, 4), generator=generator, dtype=torch.uint8)
+    w = torch.randint(-128, 128, (4, 8, 1, 1), generator=generator).to(torch.int8)
+    conv = PreparedConv2d(w, SmtSpec(4, named("DROP")))
+    seen = conv_statistics(conv, x)
+    exact = nbsmt_conv2d(x, w, threads=1)
+    assert seen.mse == pytest.approx(float((conv.accumulate(x) - exact).double().square().mean()))
+    assert seen.steps_by_active == conv_statistics(PreparedConv2d(w, SmtSpec(4)), x).steps_by_active
+    assert (seen.reduced_activations, seen.reduced_weights) == (0, 0)
+
+
+def test_another_rule_under_the_same_name_is_another_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(ModelConfig(name="resnet18"), DataConfig(name="glyphs"), smt=SmtConfig(policy=named("DROP")))
+    before = cell_key(config)
+    assert cell_key(config) == before
+    policy_tables.cache_clear()
+    load_policy.cache_clear()
+    monkeypatch.setattr(policies, "DROP", replace(policies.DROP, product=policies.Plain.product))
+    try:
+        assert cell_key(config) != before
+    finally:
+        policy_tables.cache_clear()
+        load_policy.cache_clear()
