@@ -27,7 +27,10 @@ def named(attribute: str) -> str:
 
 @settings(max_examples=60)
 @given(
-    layer=layers(), threads=st.sampled_from([1, 2, 4]), policy=st.sampled_from(["DROP", "BY_HAND"]), sparsity=st.booleans()
+    layer=layers(),
+    threads=st.sampled_from([1, 2, 4]),
+    policy=st.sampled_from(["DROP", "BY_HAND"]),
+    sparsity=st.booleans(),
 )
 def test_any_layer_equals_the_golden_model_under_a_rule_from_outside(
     layer: Layer, threads: int, policy: str, sparsity: bool
