@@ -6,12 +6,13 @@ import pytest
 import torch
 from helpers import policies
 from helpers.smt_cases import Layer, expected, layers
+from helpers.stand_ins import Blank
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnrecal.config import Config, DataConfig, ModelConfig, SmtConfig
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.provenance import cell_key
+from bnrecal.experiment.identity import differences, images_and_settings
 from bnrecal.nbsmt.conv import PreparedConv2d, nbsmt_conv2d
 from bnrecal.nbsmt.own_policy import check_policy, load_policy, policy_factors, policy_tables
 from bnrecal.nbsmt.spec import SmtSpec
@@ -118,14 +119,16 @@ def test_the_error_of_a_layer_is_measured_and_the_lost_bits_are_left_out() -> No
 
 
 def test_another_rule_under_the_same_name_is_another_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(ModelConfig(name="resnet18"), DataConfig(name="glyphs"), smt=SmtConfig(policy=named("DROP")))
-    before = cell_key(config)
-    assert cell_key(config) == before
+    config = Config(
+        ModelConfig(name="resnet18"), DataConfig(name="glyphs"), smt=SmtConfig(policy=named("DROP"), layers={})
+    )
+    before = images_and_settings(config, Blank())
+    assert not differences(before, images_and_settings(config, Blank()))
     policy_tables.cache_clear()
     load_policy.cache_clear()
     monkeypatch.setattr(policies, "DROP", replace(policies.DROP, product=policies.Plain.product))
     try:
-        assert cell_key(config) != before
+        assert differences(before, images_and_settings(config, Blank())) == ["the rule of smt.policy"]
     finally:
         policy_tables.cache_clear()
         load_policy.cache_clear()
