@@ -13,7 +13,7 @@ ARGS   ?=
 OVERRIDES = data=$(DATA) $(if $(ROOT),'data.root=$(ROOT)') $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 figure1 bench test lint types wheel clean distclean
+.PHONY: help table1 figure1 bench test mutate lint types wheel clean distclean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test: $(VENV)/.dev  ## lint, types, tests
 	$(MAKE) --no-print-directory lint types
 	$(PY) -m pytest
 
+mutate: $(VENV)/.dev  ## change the code one thing at a time and see whether a test notices (hours)
+	OMP_NUM_THREADS=1 nice -n 19 $(VENV)/bin/mutmut run --max-children 1
+	$(VENV)/bin/mutmut results
+
 lint: $(VENV)/.dev  ## style, format, and that imports point down
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -44,7 +48,7 @@ wheel: $(VENV)/.dev  ## build the wheel into dist/
 	$(PY) -m build --wheel
 
 clean:  ## remove the environment, builds and caches; results stay
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants
 
 distclean: clean  ## clean, and remove the results in outputs/ named by RESULTS='table1 runs ...'
 	@test -n "$(RESULTS)" || { echo "name the results to remove: make distclean RESULTS='table1 runs'; there are:" \
