@@ -13,22 +13,32 @@ PLACES = [("cpu", backend) for backend in (*INT8, "float32", "float64")]
 PLACES += [("cuda", backend) for backend in ("float32", "float64") if torch.cuda.is_available()]
 
 
+NO_CUDA = "" if torch.cuda.is_available() else "this machine has no usable CUDA device"
+NO_INT8 = "" if INT8 else "oneDNN's 8-bit convolution is not exact, or not there, on this processor"
+# every backend with what this machine lacks for it, so that tests can say that they were skipped
+ALL_PLACES = [("cpu", "onednn-int8", NO_INT8), ("cpu", "float32", ""), ("cpu", "float64", "")]
+ALL_PLACES += [("cuda", "float32", NO_CUDA), ("cuda", "float64", NO_CUDA)]
+
+
 def check_on_every_backend(layer: Layer, spec: SmtSpec) -> None:
-    x, w, geometry, groups = layer
-    golden = expected(layer, spec)
     for device, backend in PLACES:
         if backend == "onednn-int8" and not spec.saturate:
             continue
-        prepared = PreparedConv2d(
-            w,
-            spec,
-            stride=geometry["stride"],
-            padding=geometry["padding"],
-            dilation=geometry["dilation"],
-            groups=groups,
-            device=device,
-            backend=backend,
-        )
-        found = prepared.accumulate(x.to(device))
-        assert found.dtype == torch.int32
-        assert torch.equal(found.cpu(), golden), (device, backend)
+        check_on_backend(layer, spec, device, backend)
+
+
+def check_on_backend(layer: Layer, spec: SmtSpec, device: str, backend: str) -> None:
+    x, w, geometry, groups = layer
+    prepared = PreparedConv2d(
+        w,
+        spec,
+        stride=geometry["stride"],
+        padding=geometry["padding"],
+        dilation=geometry["dilation"],
+        groups=groups,
+        device=device,
+        backend=backend,
+    )
+    found = prepared.accumulate(x.to(device))
+    assert found.dtype == torch.int32
+    assert torch.equal(found.cpu(), expected(layer, spec)), (device, backend)
