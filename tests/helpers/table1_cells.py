@@ -10,7 +10,7 @@ from bnrecal.reports.rows import Row
 
 IMAGES = 1000
 TOPS = {"a8w8": 69.0, "a8w8_w": 69.1, "2t_wo": 68.0, "2t_w": 68.5, "4t_wo": 60.3, "4t_w": 66.2}
-ROWS = [Row("PyTorch", "ResNet-18", "resnet18"), Row("mine", "A<b>&_1%", "mine")]  # the paper has the first
+ROWS = [Row("PyTorch", "ResNet-18", "resnet18"), Row("my_own", "A<b>&_1%", "mine")]  # the paper has the first
 
 
 def layer(name: str, collide: float | None, error: float | None) -> dict[str, Any]:

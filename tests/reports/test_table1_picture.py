@@ -29,7 +29,7 @@ def test_the_picture_says_every_loss_once_and_draws_the_papers_where_it_has_the_
     paper = ["6.02", "1.86"]  # of ResNet-18, without and with
     lost = [f"{70 - TOPS[name]:.2f}" for name in ("4t_wo", "4t_w")]
     assert sorted(text.get_text() for text in four.texts) == sorted([*lost, *paper, *lost])
-    assert [text.get_text() for text in four.get_yticklabels()] == ["ResNet-18\nPyTorch", "A<b>&_1%\nmine"]
+    assert [text.get_text() for text in four.get_yticklabels()] == ["ResNet-18\nPyTorch", "A<b>&_1%\nmy_own"]
     assert len(figure.legends[0].get_texts()) == 4
 
 
@@ -50,7 +50,7 @@ def test_the_latex_table_has_the_papers_layout() -> None:
         r"PyTorch & ResNet-18 & 70.00 & 69.00 & 68.00 ($-2.00$) & 68.50 ($-1.50$) "
         r"& 60.30 ($-9.70$) & 66.20 ($-3.80$) \\"
     )
-    assert second.startswith(r"mine & A<b>\&\_1\% & 70.00")
+    assert second.startswith(r"my\_own & A<b>\&\_1\% & 70.00")
 
 
 @pytest.mark.parametrize(
