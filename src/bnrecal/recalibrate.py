@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.errors import BnrecalError
-from bnrecal.moments import Moments, batch_moments
+from bnrecal.nbsmt.moments import Moments, batch_moments
 from bnrecal.options import RECALIBRATION_METHODS
 
 
@@ -54,7 +54,7 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
         pooled: the mean and unbiased variance of all values of all batches together.
 
     As in PyTorch's training mode a batch is normalised with its biased variance, and its unbiased one enters the
-    estimate. All sums are float64 (`bnrecal.moments`), rounded to the buffers' float32 once, at the end.
+    estimate. All sums are float64 (`bnrecal.nbsmt.moments`), rounded to the buffers' float32 once, at the end.
 
     Args:
         network: on the batches' device; runs in eval mode, BatchNorm layers with each batch's statistics in the place
