@@ -1,10 +1,12 @@
 """What every command shares: configs composed from `key=value` arguments, and errors told in one line."""
 
+import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +22,7 @@ from bnrecal.commands.interrupt import ctrl_c_noted, raise_if_interrupted
 from bnrecal.commands.schemas import CommandConfig, register
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.provenance import cell_key
+from bnrecal.experiment.provenance import cell_key, content_hash
 
 J = TypeVar("J")
 S = TypeVar("S", bound=CommandConfig)
@@ -40,15 +42,28 @@ def register_all() -> None:
     OmegaConf.register_new_resolver("bnrecal.cell", _cell_name, replace=True)
 
 
+def parse_experiment(root: DictConfig) -> Config:
+    """The checked settings of the experiment in a composed config that holds Hydra's own keys too.
+
+    Raises:
+        BnrecalError: naming the first value out of range.
+        OmegaConfBaseException: for a value of another type.
+    """
+    typed = OmegaConf.merge(OmegaConf.structured(Config), _without_hydra(root))
+    assert isinstance(typed, DictConfig)
+    return parse(typed)
+
+
+def _without_hydra(root: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
+
+
 def _cell_name(*, _root_: DictConfig) -> str:
     """A readable, unique folder name for the experiment that a composed config describes."""
-    own = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(Config), own)
-        assert isinstance(typed, DictConfig)
-        config = parse(typed)
-    except (BnrecalError, OmegaConfBaseException):
-        return "invalid"  # the job itself tells what is wrong
+        config = parse_experiment(_root_)
+    except (BnrecalError, OmegaConfBaseException):  # the job itself tells what is wrong
+        return f"invalid-{content_hash(OmegaConf.to_container(_without_hydra(_root_), resolve=False))[:10]}"
     recal = "recal" if config.recal else "plain"
     return f"{config.model.name}-{config.data.name}-{config.smt.threads}T-{recal}-{cell_key(config)[:10]}"
 
@@ -132,27 +147,45 @@ def pass_errors_through() -> None:
         os.environ[_ONE_LINE] = os.environ[FULL_ERROR] = "1"
 
 
+def describe_error(error: BaseException) -> tuple[str, bool]:
+    """One line about an exception, and whether it is of a kind that a user can mend without a traceback."""
+    if isinstance(error, (BnrecalError, HydraException, OmegaConfBaseException)):
+        return one_line(error), True
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, True
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "), False
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """End the process with one line on stderr for anything the user can mend; Ctrl-C ends it with status 130.
 
     With HYDRA_FULL_ERROR=1 in the environment the exception passes instead.
     """
+    logging.raiseExceptions = False  # a log line that nobody can read any more is no reason for a traceback
     if tracebacks_wanted():
         yield
         return
     try:
         with ctrl_c_noted():
             yield
+            sys.stdout.flush()
     except (BnrecalError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"bnrecal: {one_line(error)}")
     except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"bnrecal: {error.filename}: {error.strerror}")
+        _forget_stdout()
+        if isinstance(error, BrokenPipeError):
+            sys.exit("bnrecal: nobody reads the output any more; what was finished is kept")
+        sys.exit(f"bnrecal: {describe_error(error)[0]}")
     except KeyboardInterrupt:
         sys.stderr.write("bnrecal: interrupted; what was finished is kept\n")
         sys.exit(130)
+
+
+def _forget_stdout() -> None:
+    """Send what is still buffered nowhere: Python would try to write it once more at the end, and complain."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def on_all_processes(gpus: int, work: Callable[[], J]) -> J | None:
@@ -165,7 +198,7 @@ def on_all_processes(gpus: int, work: Callable[[], J]) -> J | None:
 
 
 def attempt_all(jobs: Sequence[tuple[str, J]], what: str, unit: str, work: Callable[[J], None]) -> list[str]:
-    """`work` on every job behind a progress bar; one that fails is told at once and does not stop the others.
+    """`work` on every job behind a progress bar; one that fails, however, is told and does not stop the others.
 
     Args:
         jobs: each with the name that people know it by.
@@ -179,10 +212,14 @@ def attempt_all(jobs: Sequence[tuple[str, J]], what: str, unit: str, work: Calla
         bar.set_postfix_str(name)
         try:
             work(job)
-        except BnrecalError as error:
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is told, and the other jobs still run)
             raise_if_interrupted()
-            failed.append(f"{name}: {one_line(error)}")
-            tqdm.write(f"bnrecal: {failed[-1]}", file=sys.stderr)
+            line, known = describe_error(error)
+            failed.append(f"{name}: {line}")
+            details = "" if known else f"\n{''.join(traceback.format_exception(error)).rstrip()}"
+            tqdm.write(f"bnrecal: {failed[-1]}{details}", file=sys.stderr)
     return failed
 
 

@@ -1,34 +1,32 @@
 """`bnrecal key=value ...`: Hydra in, results out."""
 
-import logging
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from bnrecal.commands.common import (
     config_dir,
-    on_all_processes,
-    one_line,
+    describe_error,
     one_line_errors,
     pass_errors_through,
     quoted_paths,
     register_all,
     tracebacks_wanted,
 )
-from bnrecal.commands.interrupt import raise_if_interrupted
-from bnrecal.config import Config, parse
+from bnrecal.commands.job import run_composed
+from bnrecal.commands.launchers.base import failures
 from bnrecal.errors import BnrecalError
 
-log = logging.getLogger("bnrecal")
+_HYDRAS_OWN = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_OURS = "hydra_plugins.bnrecal_launchers.SerialLauncher"
 
-ERROR_FILE = "error.txt"
-_failures: list[str] = []
+_summaries: list[str] = []  # of single runs: printed when Hydra is through, which words the errors of its job itself
 
 
 def main() -> None:
@@ -38,53 +36,37 @@ def main() -> None:
         register_all()
         sys.argv[1:] = quoted_paths(sys.argv[1:])
         _hydra_main()
-    if _failures:
-        sys.exit("\n".join(f"bnrecal: {failure}" for failure in _failures))
+        for text in _summaries:
+            print(text)
+    if failures:
+        sys.exit("\n".join(f"bnrecal: {failure}" for failure in failures))
 
 
 @hydra.main(config_path=str(config_dir()), config_name="config", version_base="1.3")
 def _hydra_main(composed: DictConfig) -> float | None:
-    """One job. An error is noted, in a sweep beside its cell, so that the other cells still run."""
-    raise_if_interrupted()
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    sweeping = HydraConfig.get().mode == hydra.types.RunMode.MULTIRUN
-    (folder / ERROR_FILE).unlink(missing_ok=True)
+    """A single run. bnrecal's launchers call `run_composed` themselves."""
     try:
-        config = parse(composed)
-        return on_all_processes(config.gpus, lambda: run_into(config, folder))
-    except BnrecalError as error:
+        done = run_composed(composed)
+    except (BnrecalError, OSError, HydraException, OmegaConfBaseException) as error:
         if tracebacks_wanted():
             raise
-        if sweeping:
-            (folder / ERROR_FILE).write_text(f"{one_line(error)}\n")
-            log.error("%s: %s", folder.name, one_line(error))
-        else:
-            _failures.append(one_line(error))
+        failures.append(describe_error(error)[0])  # raised, Hydra would add lines of its own
         return None
-
-
-def run_into(config: Config, folder: Path) -> float:
-    """Run an experiment unless `folder` already holds its result; print the summary and return its top-1."""
-    # imported here, after the arguments were found good: torch and its company take seconds
-    from bnrecal.experiment import cell
-    from bnrecal.experiment.results import RESULT_FILE, summary
-
-    done = cell.finished(config, folder)
-    result = done or cell.run_into(config, folder)
-    print(f"{summary(result, folder / RESULT_FILE)}{' (finished earlier)' if done else ''}")
-    return float(result["top1"])
+    if done is None:  # of a process that only helps
+        return None
+    _summaries.append(done.text)
+    return done.top1
 
 
 class SweepReport(Callback):
-    """Says at the end of a sweep which cells failed, wherever their processes ran."""
+    """Puts bnrecal's launcher in the place of Hydra's default, and says at the end where the sweep is."""
 
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
-        """Note when the sweep began."""
-        self.started = time.time()
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Another launcher that the user chose stays."""
+        if config.hydra.launcher._target_ == _HYDRAS_OWN:
+            config.hydra.launcher._target_ = _OURS
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Collect the errors that cells left since."""
+        """Say how to go on."""
         folder = Path(config.hydra.sweep.dir)
-        errors = [path for path in sorted(folder.glob(f"**/{ERROR_FILE}")) if path.stat().st_mtime >= self.started - 1]
-        _failures.extend(f"{path.parent.name} failed: {path.read_text().strip()}" for path in errors)
         print(f"sweep in {folder}; merge it with: bnrecal merge {folder}")

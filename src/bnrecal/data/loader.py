@@ -1,6 +1,7 @@
 """Which images: seeded random choices, and the loaders that bring them."""
 
 import hashlib
+import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -118,7 +119,15 @@ class ImageLoader:
         # drawn batch by batch: there the parts would change it.
         part = batch_size if augment or not pinned else part_of(batch_size)
         generator = torch.Generator().manual_seed(seed)  # else the loader draws from the global one
-        loader = DataLoader(dataset, part, num_workers=self._workers(), pin_memory=pinned, generator=generator)
+        workers = self._workers()
+        loader = DataLoader(
+            dataset,
+            part,
+            num_workers=workers,
+            pin_memory=pinned,
+            generator=generator,
+            multiprocessing_context=_start_method() if workers else None,
+        )
         bar = tqdm(loader, desc=selection.role, unit="batch", leave=False, delay=1, disable=None)
         parts: Iterable[tuple[Tensor, Tensor]] = _unwrapped(bar)
         if pinned:
@@ -139,6 +148,17 @@ class ImageLoader:
         if self.source.in_memory:
             return 0
         return usual_workers(self.beside)
+
+
+def _start_method() -> str:
+    """How loading processes start: Python's way, unless it is one of joblib's processes that asks.
+
+    Those have a start method of their own, whose processes torch cannot make into loading ones.
+    """
+    usual = multiprocessing.get_start_method()
+    if usual in ("fork", "forkserver", "spawn"):
+        return usual
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def part_of(batch_size: int) -> int:
