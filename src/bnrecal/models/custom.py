@@ -11,8 +11,8 @@ from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.finish import arguments, finish, load_checkpoint, overridden
-from bnrecal.user_code import find as find_object
-from bnrecal.user_code import told
+from bnrecal.nbsmt.user_code import find as find_object
+from bnrecal.nbsmt.user_code import told
 
 
 def load_custom(config: ModelConfig, data: ImageSource) -> LoadedModel:

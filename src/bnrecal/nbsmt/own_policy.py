@@ -10,7 +10,7 @@ import numpy as np
 
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.tables import ACTIVATIONS, WEIGHTS, Factors, Integers, Product, check_factors, factor, product_tables
-from bnrecal.user_code import find
+from bnrecal.nbsmt.user_code import find
 
 MOST_THREADS = 4
 Term = tuple[Callable[[int, int], int], Callable[[int], int]]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bnrecal.errors import BnrecalError
-from bnrecal.user_code import told
+from bnrecal.nbsmt.user_code import told
 
 Integers = npt.NDArray[np.int64]
 Product = Callable[[int, int, int], int]
