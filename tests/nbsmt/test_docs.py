@@ -9,6 +9,7 @@ from bnrecal.nbsmt.conv import nbsmt_conv2d
 from bnrecal.nbsmt.expansion import expand_activations, expand_weights, plan_expansion
 from bnrecal.nbsmt.reference import dot
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.split import split_weights
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nbsmt.md").read_text()
 A = [100, 50, 20, 0]
@@ -43,3 +44,15 @@ def test_channels_of_each_policy(policy: str, two: int, four: int) -> None:
         assert plan_expansion(w.to(torch.int8), SmtSpec(threads, policy)).width == channels * 64
     row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{policy}` |"))
     assert row.endswith(f"| {two}C | {four}C |")
+
+
+@pytest.mark.parametrize(
+    ("policy", "two", "four"), [("A", "C", "2C"), ("Aw", "2C", "3C"), ("W", "2C", "2C"), ("aW", "2C", "2C")]
+)
+def test_dense_channels_of_each_policy(policy: str, two: str, four: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randint(-128, 128, (8, 64, 3, 3), generator=generator).to(torch.int8)
+    for threads, channels in ((2, two), (4, four)):
+        operands = split_weights(w, SmtSpec(threads, policy), paired=True).operands
+        assert channels == f"{len(operands)}C".removeprefix("1")
+    assert f"| `{policy}` | {two} | {four} |" in PAGE
