@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bnrecal.nbsmt.expansion import Expansion, expand_activations
-from bnrecal.nbsmt.operands import ACTIVATION, Operand, foldable_weight
+from bnrecal.nbsmt.operands import ACTIVATION, NOTHING, Operand, foldable_weight
 from bnrecal.nbsmt.policy import POLICIES, Value
 from bnrecal.nbsmt.spec import SmtSpec
-from bnrecal.nbsmt.split import Split, split_weights
+from bnrecal.nbsmt.split import Dense, Split, split_weights
 
 
 def send(x: Tensor, operand: Operand, spec: SmtSpec) -> Tensor:
@@ -42,8 +42,8 @@ def add_up(split: Split, x: Tensor, spec: SmtSpec, w: Tensor) -> Tensor:
 
 
 @settings(max_examples=150)
-@given(layers(), specs(), st.booleans(), st.booleans())
-def test_parts_add_up_to_the_golden_model(layer: Layer, spec: SmtSpec, paired: bool, dense: bool) -> None:
+@given(layers(), specs(), st.booleans(), st.sampled_from(Dense))
+def test_parts_add_up_to_the_golden_model(layer: Layer, spec: SmtSpec, paired: bool, dense: Dense) -> None:
     x, w, _, _ = layer
     spec = SmtSpec(spec.threads, spec.policy, spec.sparsity, spec.rounding)
     if w.shape[1] % spec.threads:
@@ -53,9 +53,9 @@ def test_parts_add_up_to_the_golden_model(layer: Layer, spec: SmtSpec, paired: b
     split = split_weights(w, spec, paired=paired, dense=dense)
     found = add_up(split, x, spec, w)
     assert torch.equal(found.to(torch.int32), expected((x, w, plain, 1), spec))
-    assert dense == bool(split.operands)
+    assert (dense is not Dense.NONE) == bool(split.operands)
     assert split.listed.weights.abs().max() <= 128 if len(split.listed) else True
-    if paired and dense:
+    if paired and split.operands:
         check_pairs(split, w.shape[1])
 
 
@@ -104,6 +104,17 @@ def test_one_thread_sends_the_activations(policy: str) -> None:
         assert split.plain
         assert split.weight is not None
         assert torch.equal(split.weight, random_weights(0.1))
+
+
+def test_zero_neighbours_leave_nothing_to_list() -> None:
+    w = random_weights(0.02)
+    assert len(split_weights(w, SmtSpec(1), paired=True).listed)
+    spread = split_weights(w, SmtSpec(1), paired=True, dense=Dense.ALL)
+    assert not len(spread.listed)
+    assert spread.operands == (ACTIVATION, NOTHING)
+    both = split_weights(w, SmtSpec(2), paired=True, dense=Dense.ALL)
+    assert len(both.operands) == 2
+    assert not len(both.listed)
 
 
 def test_operands_that_exclude_each_other() -> None:

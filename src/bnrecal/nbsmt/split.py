@@ -11,6 +11,7 @@ operands of a channel are such a pair, r(a) * b + r(a) * e(b) with b + e(b) = r(
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -75,35 +76,50 @@ class Split:
         return self.operands == (ACTIVATION,)
 
 
-def split_weights(w: Tensor, spec: SmtSpec, *, paired: bool, dense: bool = True) -> Split:
+class Dense(Enum):
+    """Which weights the dense channels hold."""
+
+    NONE = "none"  # all of them are listed
+    FULL = "full"  # those of the full pattern
+    ALL = "all"  # those of every pattern; for a single one, neighbours that are always zero leave pairs nothing to list
+
+
+def split_weights(w: Tensor, spec: SmtSpec, *, paired: bool, dense: Dense = Dense.FULL) -> Split:
     """Divide a layer's weights.
 
     Args:
         w: int8 (O, C, kh, kw) with C a multiple of spec.threads; C counts one group's channels.
         spec: with saturated operands: 256 and 128 do not fit.
         paired: the dense part adds pairs of channels in 16 bits.
-        dense: False lists everything.
+        dense: which weights are dense.
     """
     listing, patterns = _Listing(w, spec), weight_patterns(w, spec)
-    full = full_pattern(spec.threads)
+    present, full = torch.unique(patterns).tolist(), full_pattern(spec.threads)
+    held = {Dense.NONE: [], Dense.FULL: [full], Dense.ALL: sorted({full, *present}, reverse=True)}[dense]
     operands: tuple[Operand, ...] = ()
     weight = None
-    if dense:
-        operands, weight = _dense_part(w, spec, patterns == full)
+    if held:
+        operands, weight = _dense_part(w, spec, {pattern: patterns == pattern for pattern in held})
+        if dense is Dense.ALL and len(operands) == 1:
+            operands, weight = (*operands, NOTHING), torch.stack([weight, torch.zeros_like(weight)], 2).flatten(1, 2)
         if paired:
             listing.add_excess(operands, weight)
         weight = weight.to(torch.int8)
-    for pattern in torch.unique(patterns).tolist():
-        if not (dense and pattern == full):
+    for pattern in present:
+        if pattern not in held:
             listing.add_pattern(pattern, ((patterns == pattern) & (w != 0)).nonzero())
     return Split(operands, weight, listing.finish())
 
 
-def _dense_part(w: Tensor, spec: SmtSpec, where: Tensor) -> tuple[tuple[Operand, ...], Tensor]:
-    """The operands of the full pattern, and int16 (O, len * C, kh, kw) in their order."""
-    parts, met = weight_parts(w * where, spec), met_operands(full_pattern(spec.threads), spec)
-    weights = {operand: part_sum(parts, names) for operand, names in met.items()}
-    used = {operand: weight for operand, weight in weights.items() if weight.any()} or {ACTIVATION: parts["b"]}
+def _dense_part(w: Tensor, spec: SmtSpec, places: dict[int, Tensor]) -> tuple[tuple[Operand, ...], Tensor]:
+    """The operands of these patterns, and int16 (O, len * C, kh, kw) in their order; places: where each one holds."""
+    parts, weights = weight_parts(w, spec), dict[Operand, Tensor]()
+    for pattern, where in places.items():
+        for operand, names in met_operands(pattern, spec).items():
+            met = part_sum(parts, names) * where
+            weights[operand] = weights[operand] + met if operand in weights else met
+    used = {operand: weight for operand, weight in weights.items() if weight.any()}
+    used = used or {ACTIVATION: torch.zeros_like(parts["b"])}
     operands, together = tuple(used), list(used.values())
     blocks = [torch.stack(together[i : i + 2], 2).flatten(1, 2) for i in range(0, len(together), 2)]
     return operands, torch.cat(blocks, 1)

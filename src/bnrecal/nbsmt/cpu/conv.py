@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bnrecal.nbsmt.backends import Backend, FloatConv
 from bnrecal.nbsmt.cpu import listed, planes, quantize
+from bnrecal.nbsmt.cpu.choice import cheapest
 from bnrecal.nbsmt.cpu.list_conv import Inexact, ListConv
 from bnrecal.nbsmt.cpu.list_plan import Layer
 from bnrecal.nbsmt.cpu.onednn import (
@@ -45,7 +46,7 @@ class ListedConv:
         self.kernel = (weight.shape[2], weight.shape[3])
         self.exactness = onednn_exactness() if backend == "onednn-int8" else Exactness.NONE
         paired = self.exactness is Exactness.PAIRED
-        self.split = split_weights(weight.cpu(), spec, paired=paired)
+        self.split = split_weights(weight.cpu(), spec, paired=paired, dense=cheapest(weight, spec, paired))
         self.layer = Layer(spec.threads, weight.shape[1], weight.shape[0], geometry.groups)
         self.quantizer = Quantizer(self.split.operands, spec, weight.shape[1], geometry.groups)
         self._lists: OrderedDict[torch.Size, ListConv] = OrderedDict()
