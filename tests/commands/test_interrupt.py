@@ -3,8 +3,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from bnrecal.commands.common import attempt_all, one_line_errors
+from bnrecal.commands.common import one_line_errors
 from bnrecal.commands.interrupt import raise_if_interrupted
+from bnrecal.commands.jobs import attempt_all
 from bnrecal.errors import BnrecalError
 
 
@@ -66,7 +67,7 @@ def test_a_job_that_fails_because_of_ctrl_c_ends_the_others() -> None:
             raise BnrecalError("the weights cannot be read") from error
 
     with pytest.raises(SystemExit) as ended, one_line_errors():
-        attempt_all([("a", 1), ("b", 2)], "test", "job", work)
+        attempt_all([("a", 1), ("b", 2)], "test", "job", work, lambda _, __: None)
     assert ended.value.code == 130
     assert done == [1]
 

@@ -16,9 +16,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
-from bnrecal.commands.interrupt import ctrl_c_noted, raise_if_interrupted
+from bnrecal.commands.interrupt import ctrl_c_noted
 from bnrecal.commands.schemas import CommandConfig, register
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
@@ -195,32 +194,6 @@ def on_all_processes(gpus: int, work: Callable[[], J]) -> J | None:
     from bnrecal.evaluation.process_group import share  # (imports torch)
 
     return share(gpus, work)
-
-
-def attempt_all(jobs: Sequence[tuple[str, J]], what: str, unit: str, work: Callable[[J], None]) -> list[str]:
-    """`work` on every job behind a progress bar; one that fails, however, is told and does not stop the others.
-
-    Args:
-        jobs: each with the name that people know it by.
-
-    Returns:
-        What failed and why, for `raise_failed` once the rest is told.
-    """
-    failed = []
-    bar = tqdm(jobs, desc=what, unit=unit, disable=None)
-    for name, job in bar:
-        bar.set_postfix_str(name)
-        try:
-            work(job)
-        except BrokenPipeError:
-            raise
-        except Exception as error:  # noqa: BLE001 (whatever it is, it is told, and the other jobs still run)
-            raise_if_interrupted()
-            line, known = describe_error(error)
-            failed.append(f"{name}: {line}")
-            details = "" if known else f"\n{''.join(traceback.format_exception(error)).rstrip()}"
-            tqdm.write(f"bnrecal: {failed[-1]}{details}", file=sys.stderr)
-    return failed
 
 
 def raise_failed(failed: Sequence[str], jobs: int, units: str) -> None:

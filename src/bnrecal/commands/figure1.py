@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import attempt_all, raise_failed, read_config, refuse
+from bnrecal.commands.common import raise_failed, read_config, refuse
+from bnrecal.commands.jobs import attempt_all, side_by_side
 from bnrecal.commands.schemas import Figure1Config, Network
 from bnrecal.config import experiment_part
 from bnrecal.device import describe_device
@@ -23,16 +24,25 @@ def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
     """Measure whatever is missing, network by network, and draw the figure after each."""
     refuse(overrides, "figure1", ("smt.threads", "smt.layers", "smt.plan", "recal"), "varies it")
     out = Path(figure.out)
-    points: list[dict[str, Any]] = []
-    networks = [(n.label, n) for n in figure.networks if not _left_out(n, figure)]
+    networks = [n for n in figure.networks if not _left_out(n, figure)]
+    jobs = [(network.label, number) for number, network in enumerate(networks)]
+    measured: dict[int, list[dict[str, Any]]] = {}
 
-    def measure(network: Network) -> None:
+    def measure(number: int) -> list[dict[str, Any]]:
+        network = networks[number]
         config = _own(read_config(Figure1Config, [*overrides, f"model={network.model}"]), network)
-        points.extend(measure_network(config, network, out / "cells"))
-        write_figure(points, out)
-        write_figure1_page(points, out)
+        return measure_network(config, network, out / "cells")
 
-    failed = attempt_all(networks, "figure1", "network", measure)
+    def ordered() -> list[dict[str, Any]]:
+        return [point for number in range(len(networks)) for point in measured.get(number, [])]
+
+    def take(number: int, points: list[dict[str, Any]]) -> None:
+        measured[number] = points
+        write_figure(ordered(), out)
+        write_figure1_page(ordered(), out)
+
+    failed = attempt_all(jobs, "figure1", "network", measure, take, side_by_side(figure, figure.jobs, len(jobs)))
+    points = ordered()
     if points:
         print(f"written to {out}/figure1.csv, figure1.png, figure1.svg; report.html there shows it in a browser")
     raise_failed(failed, len(networks), "networks")

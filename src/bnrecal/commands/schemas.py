@@ -30,6 +30,9 @@ class Table1Config(Config):
     command: ClassVar[str] = "table1"
 
     seeds: int = setting(1, "so many choices of calibration images: mean, spread, a test over seeds and images")
+    jobs: int | None = setting(
+        None, "models measured at a time, each in a process; null: one per core for glyphs, else 1"
+    )
     rows: list[Row] = setting([], "which rows: configs/table1.yaml lists them")
     out: str = setting("outputs/table1", "the folder that the table goes to")
 
@@ -37,6 +40,7 @@ class Table1Config(Config):
         """Raise BnrecalError at the first value out of range."""
         check_experiment(self)
         at_least("seeds", self.seeds, 1)
+        at_least("jobs", 1 if self.jobs is None else self.jobs, 1)
         if not self.rows:
             raise BnrecalError("rows=[]: give at least one row, as configs/table1.yaml lists them")
         if self.smt.plan or self.smt.layers:
@@ -74,6 +78,9 @@ class Figure1Config(Config):
     points: int = setting(9, "operating points per curve")
     glyph_images: int = setting(10_000, "validation images of the embedded data set; data.val_images wins over it")
     p40: str | None = setting(None, "checkpoint of the pruned ResNet-18, for data sets that none is shipped for")
+    jobs: int | None = setting(
+        None, "networks measured at a time, each in a process; null: one per core for glyphs, else 1"
+    )
     networks: list[Network] = setting([], "which networks in which panel: configs/figure1.yaml lists them")
     search: SearchConfig = field(default_factory=SearchConfig)
     out: str = setting("outputs/figure1", "the folder that the figure goes to")
@@ -83,6 +90,7 @@ class Figure1Config(Config):
         check_experiment(self)
         check_search(self.search)
         at_least("points", self.points, 2)
+        at_least("jobs", 1 if self.jobs is None else self.jobs, 1)
         if not self.networks:
             raise BnrecalError("networks=[]: give at least one network, as configs/figure1.yaml lists them")
         for network in self.networks:

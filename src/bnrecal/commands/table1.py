@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import attempt_all, raise_failed, read_config, refuse
+from bnrecal.commands.common import raise_failed, read_config, refuse
+from bnrecal.commands.jobs import attempt_all, side_by_side
 from bnrecal.commands.schemas import Table1Config
 from bnrecal.config import Config, experiment_part
 from bnrecal.evaluation.packed import pack
@@ -40,20 +41,27 @@ def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
     """Measure whatever is missing, model by model and seed by seed, and write the table after each."""
     refuse(overrides, "table1", OWN, "measures its own cells of it")
     out = Path(table.out)
-    cells: list[dict[str, Any]] = []
     seeds = range(table.seed, table.seed + table.seeds)
     jobs = [(f"{model} (seed {seed})", (seed, model)) for seed in seeds for model in _models(table.rows)]
+    measured: dict[tuple[int, str], list[dict[str, Any]]] = {}
 
-    def measure(job: tuple[int, str]) -> None:
+    def measure(job: tuple[int, str]) -> list[dict[str, Any]]:
         seed, model = job
         rows = [row for row in table.rows if row.model == model]
         config = read_config(Table1Config, [*overrides, f"model={model}", f"seed={seed}"])
-        cells.extend(measure_model(config, rows, out / "cells"))
-        write_report(cells, table.rows, out)
-        write_layers(cells, out)
-        write_table1_page(cells, table.rows, out)
+        return measure_model(config, rows, out / "cells")
 
-    failed = attempt_all(jobs, "table1", "model", measure)
+    def ordered() -> list[dict[str, Any]]:
+        return [cell for _, job in jobs for cell in measured.get(job, [])]
+
+    def take(job: tuple[int, str], cells: list[dict[str, Any]]) -> None:
+        measured[job] = cells
+        write_report(ordered(), table.rows, out)
+        write_layers(ordered(), out)
+        write_table1_page(ordered(), table.rows, out)
+
+    failed = attempt_all(jobs, "table1", "model", measure, take, side_by_side(table, table.jobs, len(jobs)))
+    cells = ordered()
     if cells:
         write_table1_pictures(cells, table.rows, out)
         print_markdown((out / "table1.md").read_text())
