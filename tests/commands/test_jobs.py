@@ -10,7 +10,13 @@ from bnrecal.commands.jobs import attempt_all, side_by_side
 from bnrecal.commands.pool import cores
 from bnrecal.errors import BnrecalError
 
-JOBS: list[tuple[str, int | str]] = [("one", 1), ("refused", "refused"), ("broken", "broken"), ("two", 2), ("untakeable", 3)]
+JOBS: list[tuple[str, int | str]] = [
+    ("one", 1),
+    ("refused", "refused"),
+    ("broken", "broken"),
+    ("two", 2),
+    ("untakeable", 3),
+]
 
 
 def work(job: int | str) -> int:
