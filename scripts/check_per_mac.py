@@ -61,7 +61,8 @@ def padded(k: Ints, threads: int) -> Ints:
 def per_mac(layer: NBSMTConv2d, call: ConvCall) -> Tensor:
     """The layer's answer, one product at a time; float32 (N, O, H', W')."""
     least, most = (-128, 127) if layer.signed else (0, 255)
-    levels = torch.clamp(torch.round(call.x / layer.input_scale), least, most)
+    # by the rounded reciprocal, as the specification says: a division would round a few ties the other way
+    levels = torch.clamp(torch.round(call.x * np.float32(1 / layer.input_scale).item()), least, most)
     size = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, p, d, k, s in zip(

@@ -22,6 +22,7 @@ def test_the_network_answers_mostly_right() -> None:
         "smt.sparsity=false",
         "smt.rounding=floor",
         "smt.saturate=false",
+        "smt.reorder=activity",
         "smt.layers={model.5.4: 2}",
         "quant.act_range=max",
         "quant.skip=[model.5.4]",
