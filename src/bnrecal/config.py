@@ -15,6 +15,7 @@ from bnrecal.checks import at_least, mapping, one_of, sane_values
 from bnrecal.errors import BnrecalError
 from bnrecal.options import (
     ACT_RANGES,
+    BITS,
     FAMILIES,
     INTERPOLATIONS,
     POLICIES,
@@ -91,6 +92,7 @@ class SmtConfig:
     threads: int = setting(4, "threads of every convolution that can run several: 1 | 2 | 4")
     policy: str = setting("A", f"what gives way when two threads collide: {' | '.join(POLICIES)} | module:POLICY")
     sparsity: bool = setting(True, "a thread with a zero operand leaves the multiplier to the others")
+    bits: int = setting(4, "of a reduced operand: 3 | 4 | 5")
     rounding: str = setting("half_even", f"of reduced operands: {' | '.join(ROUNDINGS)}")
     saturate: bool = setting(True, "keep reduced operands within 240 and 112, what 4 bits can hold")
     layers: Any = setting(None, "threads of single layers, by name or glob: {layer4.*: 2}")
@@ -199,6 +201,13 @@ def check(config: Config) -> None:
         one_of(f"smt.layers[{name}]", threads, THREADS)
     if ":" not in config.smt.policy:  # else a policy of the user's own, which is loaded later
         one_of("smt.policy", config.smt.policy, (*POLICIES, "module:POLICY"))
+    one_of("smt.bits", config.smt.bits, BITS)
+    own = (config.smt.policy not in POLICIES, config.smt.rounding != "half_even", not config.smt.saturate)
+    if config.smt.bits != 4 and any(own):
+        raise BnrecalError(
+            f"smt.bits={config.smt.bits} goes with smt.policy={'|'.join(POLICIES)}, smt.rounding=half_even and "
+            "smt.saturate=true: leave the others out, or write the rule as a policy of your own"
+        )
     one_of("smt.rounding", config.smt.rounding, ROUNDINGS)
     one_of("smt.reorder", config.smt.reorder, REORDERS)
     at_least("smt.array.rows", config.smt.array.rows, 1)

@@ -2,6 +2,7 @@
 
 THREADS = (1, 2, 4)
 POLICIES = ("A", "Aw", "W", "aW")
+BITS = (3, 4, 5)
 ROUNDINGS = ("half_even", "floor")
 REORDERS = ("none", "activity", "bits")
 ACT_RANGES = ("mean_max", "max")

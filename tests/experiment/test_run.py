@@ -137,6 +137,10 @@ def test_threaded_networks_share_parameters_and_leave_the_original_alone() -> No
         ),
         (["model.factory=helpers.nets:no_batchnorm", "recal=true"], "no BatchNorm layer"),
         (["smt.layers={nothere: 2}"], "smt.layers names nothere"),
+        (["smt.bits=6"], "smt.bits=6: choose one of 3, 4, 5"),
+        (["smt.bits=3", "smt.rounding=floor"], "smt.bits=3 goes with .* leave the others out"),
+        (["smt.policy=helpers.policies:INEXACT"], r"product\(a=1, b=-127, active=1\) is -128: one active thread"),
+        (["smt.reorder=random"], "smt.reorder=random: choose one of none, activity, bits"),
     ],
 )
 def test_bad_input_is_named(overrides: list[str], message: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bnrecal.config import Config
+from bnrecal.config import Config, SmtConfig
 from bnrecal.data import build_source
 from bnrecal.data.base import ImageSource
 from bnrecal.data.loader import ImageLoader, Selection, check_batch, choose, derive_seed
@@ -21,6 +21,7 @@ from bnrecal.models.base import LoadedModel
 from bnrecal.nbsmt.own_policy import check_policy
 from bnrecal.nbsmt.self_check import check_exact
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.widths import named
 from bnrecal.quantization.calibrate import ConvInfo, calibrate
 from bnrecal.quantization.convert import quantize_layers, threaded_copy
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, check_names, matches_any, plan_threads, threads_by_layer
@@ -141,7 +142,7 @@ def prepare(config: Config) -> Setup:
 
 def load(config: Config) -> Setup:
     """The images, the float network and the device."""
-    check_policy(config.smt.policy)
+    check_policy(machine(config.smt).policy)
     device = choose_device(config.device, tf32=config.tf32)
     if device.type == "cuda":
         check_exact(device)
@@ -233,8 +234,13 @@ def planned_layers(setup: Setup, variant: Variant) -> tuple[list[LayerPlan], dic
     """The thread plan of a variant and its quantized convolutions."""
     smt, quant = setup.config.smt, setup.config.quant
     plans = plan_threads(setup.convs, variant.threads, dict(variant.layers), quant.skip)
-    spec = SmtSpec(variant.threads, smt.policy, smt.sparsity, smt.rounding, smt.saturate)
-    return plans, setup.layer_cache.layers(plans, spec, quant.act_range, partial(channel_orders, setup))
+    orders = partial(channel_orders, setup)
+    return plans, setup.layer_cache.layers(plans, machine(smt), quant.act_range, orders)
+
+
+def machine(smt: SmtConfig) -> SmtSpec:
+    """What the settings emulate; each layer runs the threads of its plan."""
+    return SmtSpec(smt.threads, named(smt.policy, smt.bits), smt.sparsity, smt.rounding, smt.saturate)
 
 
 def channel_orders(setup: Setup, plans: Sequence[LayerPlan]) -> dict[str, Tensor]:

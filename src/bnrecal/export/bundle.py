@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.setup import Prepared, Setup
+from bnrecal.experiment.setup import Prepared, Setup, machine
 from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.config import VectorsConfig
 from bnrecal.export.fold import Folding, find_folds, see_convolutions
@@ -24,7 +24,6 @@ from bnrecal.export.plan_file import plan_content
 from bnrecal.export.tensors import exported_tensors, folded_state
 from bnrecal.export.vector_files import check_against_golden_model, corner_vectors, read_hex, write_hex, write_layer
 from bnrecal.export.vectors import layer_vectors
-from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.convert import threaded_copy
 from bnrecal.quantization.layer_plan import matches_any
 from bnrecal.recalibrate import load_statistics, statistics
@@ -69,15 +68,11 @@ def export(setup: Setup, prepared: Prepared, wanted: VectorsConfig, out: Path) -
         agreements = compare(pairs, setup.loader.batches(setup.validation, setup.batch_size), setup.model.label_offset)
         for name, agreement in agreements.items():
             check_agreement(name, agreement)
-        plan = plan_content(prepared.plans, folding, _machine(setup), setup.config.smt.array, _folders(vectors))
+        smt = setup.config.smt
+        plan = plan_content(prepared.plans, folding, machine(smt), smt.array, _folders(vectors))
         plan = {"made_by": "bnrecal export", "model": setup.model.name, "data": setup.source.name, **plan}
         (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
     return Export(out, folding, agreements, vectors, plan)
-
-
-def _machine(setup: Setup) -> SmtSpec:
-    smt = setup.config.smt
-    return SmtSpec(smt.threads, smt.policy, smt.sparsity, smt.rounding, smt.saturate)
 
 
 def _folders(vectors: dict[str, int]) -> dict[str, str]:
@@ -89,7 +84,7 @@ def _read_back(
 ) -> tuple[nn.Module, dict[str, FoldedConv2d]]:
     """The folded quantized network from the file that was written."""
     tensors = load_file(folder / MODEL)
-    return folded_network(setup.model.network, tensors, prepared.plans, folding, _machine(setup))
+    return folded_network(setup.model.network, tensors, prepared.plans, folding, machine(setup.config.smt))
 
 
 def _float_pair(setup: Setup, prepared: Prepared, folder: Path) -> tuple[nn.Module, nn.Module]:
