@@ -21,10 +21,12 @@ from bnrecal.config import parse
 
 RUN = ["data.val_images=60", "calibration.images=40", "recalibration.images=32", "recalibration.batch_size=16"]
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.heldout_images=32", "search.rounds=0"]
+# a network of two layers that can run threads: the search measures every layer many times
+TINY = ["model=custom", "model.factory=helpers.nets:glyph_net"]
 SMALL = {
     "table1": [*RUN, "rows=[{source: PyTorch, label: ResNet-18, model: resnet18}]"],
-    "figure1": [*RUN, *SEARCH, "points=2", "networks=[{panel: a, label: ResNet-18, model: resnet18, plan: false}]"],
-    "plan": [*RUN, *SEARCH],
+    "figure1": [*RUN, *SEARCH, *TINY, "points=2", "networks=[{panel: a, label: Tiny, model: custom}]"],
+    "plan": [*RUN, *SEARCH, *TINY, "speedup=2.0"],
     "prune": [*RUN, "prune.epochs=0"],
     "export": [*RUN, "vectors.outputs=1"],
     "bench": ["models=[resnet18]", "batch=1", "repeats=1", "size=32"],
