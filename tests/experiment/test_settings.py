@@ -26,7 +26,6 @@ def test_the_network_answers_mostly_right() -> None:
         "smt.reorder=activity",
         "smt.reorder=bits",
         "smt.saturate=false",
-        "smt.reorder=activity",
         "smt.layers={model.5.4: 2}",
         "quant.act_range=max",
         "quant.skip=[model.5.4]",
