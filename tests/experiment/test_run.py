@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def test_layers_and_batchnorms_are_described(recalibrated: Result, tmp_path: Pat
     layers = pd.read_csv(tmp_path / "layers.csv").set_index("name")
     assert list(layers.index) == ["stem", "conv2", "depthwise", "dilated"]
     assert layers.loc["conv2", "threads"] == 4
+    assert re.fullmatch(r"[\w-]+: .*dense.*", layers.loc["conv2", "execution"])
     shares = layers.loc["conv2", [f"active_{p}" for p in range(5)]].astype(float)
     assert shares.sum() == pytest.approx(1)
     assert layers.loc["depthwise", "mse"] == 0  # one thread is exact

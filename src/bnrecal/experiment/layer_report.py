@@ -23,6 +23,7 @@ def describe_layers(setup: Setup, without: Prepared, own: Prepared, images: int 
     """One row per convolution, in calling order; measured columns come from the first `images` calibration images.
 
     Columns: name, input and output shape (CxHxW), kernel, groups, macs and cycles (one image), threads, reason,
+    execution (what did the sums, and how it held the weights: dense channels and a share in a list),
     scale, range, weight_sparsity, activation_sparsity, steps (processing-element steps on all images),
     active_0..active_4 (share of steps with so many active threads), reduced_activations and reduced_weights
     (share of active operands that lost bits), mse and relative_mse of the output against the exact 8-bit
@@ -48,6 +49,7 @@ def describe_layers(setup: Setup, without: Prepared, own: Prepared, images: int 
                 "cycles": layer_cycles(seen, max(plan.threads, 1), array.rows, array.columns),
                 "threads": plan.threads,
                 "reason": plan.reason,
+                "execution": layer.execution if layer else None,
                 "scale": layer.input_scale if layer else None,
                 "range": layer.range if layer else None,
                 "input_range_wo": ranges_wo.get(plan.name),

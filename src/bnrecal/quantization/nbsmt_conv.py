@@ -69,6 +69,12 @@ class NBSMTConv2d:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_prepared": {}}
 
+    @property
+    def execution(self) -> str:
+        """What did the sums in the calls so far, and how it holds the weights."""
+        ways = {f"{prepared.backend}: {prepared.layout}" for prepared, _ in self._prepared.values()}
+        return ", ".join(sorted(ways))
+
     def _prepare(self, call: ConvCall) -> tuple[PreparedConv2d, Tensor]:
         geometry = (call.x.device, call.stride, call.padding, call.dilation, call.groups)
         if geometry not in self._prepared:
