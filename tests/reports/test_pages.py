@@ -16,9 +16,9 @@ from bnrecal.reports.table1_layers import layer_charts, write_layers
 
 
 def table1(out: Path, cells: list[dict[str, Any]]) -> Path:
-    write_report(cells, ROWS, out)
+    tables = write_report(cells, ROWS, out)
     write_layers(cells, out)
-    write_table1_page(cells, ROWS, out)
+    write_table1_page(tables, cells, out)
     return out / "report.html"
 
 
@@ -83,11 +83,11 @@ def test_a_page_that_cannot_be_written_is_one_warning_and_loses_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cells = both_rows()
-    write_report(cells, ROWS, tmp_path)
+    tables = write_report(cells, ROWS, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for cell in cells:
         del cell["seconds"]  # as if another version had written it
-    write_table1_page(cells, ROWS, tmp_path)
+    write_table1_page(tables, cells, tmp_path)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "report.html was not written (KeyError: 'seconds')" in record.getMessage()
@@ -160,7 +160,6 @@ def test_times_for_people(seconds: float, text: str) -> None:
 
 def test_the_paper_is_absent_without_its_rows(tmp_path: Path) -> None:
     cells = cells_of(ROWS[1], TOPS)
-    write_report(cells, ROWS, tmp_path)
-    write_table1_page(cells, ROWS, tmp_path)
+    write_table1_page(write_report(cells, ROWS, tmp_path), cells, tmp_path)
     page = read_page(tmp_path / "report.html")
     assert "the paper's" not in page.text.split("What was run")[0]

@@ -8,21 +8,21 @@ from bnrecal.reports.table1 import make_tables
 from bnrecal.reports.table1_html import by_row
 from bnrecal.reports.table1_picture import draw, escaped, tex, write_table1_pictures
 
-CELLS = [cell for row in ROWS for cell in cells_of(row)]
+WIDE = make_tables([cell for row in ROWS for cell in cells_of(row)], ROWS).wide
 
 
 def test_all_three_files_are_written_and_the_png_is_the_same_every_time(tmp_path: Path) -> None:
-    write_table1_pictures(CELLS, ROWS, tmp_path)
+    write_table1_pictures(WIDE, tmp_path)
     png = (tmp_path / "table1.png").read_bytes()
     assert png.startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "table1.svg").read_bytes()
-    write_table1_pictures(CELLS, ROWS, tmp_path)
+    write_table1_pictures(WIDE, tmp_path)
     assert (tmp_path / "table1.png").read_bytes() == png
     assert {path.name for path in tmp_path.iterdir()} == {"table1.png", "table1.svg", "table1.tex"}
 
 
 def test_the_picture_says_every_loss_once_and_draws_the_papers_where_it_has_the_row() -> None:
-    figure = draw(by_row(make_tables(CELLS, ROWS).wide), by_row(paper_table()))
+    figure = draw(by_row(WIDE), by_row(paper_table()))
     four = figure.axes[0]
     assert [axis.get_title() for axis in figure.axes] == ["Four threads", "Two threads"]
     assert all("percentage points" in axis.get_xlabel() for axis in figure.axes)
@@ -41,7 +41,7 @@ def test_equal_losses_are_told_once() -> None:
 
 
 def test_the_latex_table_has_the_papers_layout() -> None:
-    lines = tex(by_row(make_tables(CELLS, ROWS).wide)).splitlines()
+    lines = tex(by_row(WIDE)).splitlines()
     assert lines[1] == r"\begin{tabular}{llrrrrrr}"
     assert lines[-1] == r"\end{tabular}"
     assert all(sum(rule in line for line in lines) == 1 for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
@@ -62,6 +62,6 @@ def test_names_are_made_harmless_to_latex(text: str, shown: str) -> None:
 
 def test_a_picture_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    write_table1_pictures(CELLS, ROWS, tmp_path / "file")
+    write_table1_pictures(WIDE, tmp_path / "file")
     (record,) = caplog.records
     assert "table1.png was not written" in record.getMessage()

@@ -16,7 +16,7 @@ from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import A8W8, Setup, Variant, identify, prepare
 from bnrecal.experiment.store import Store
 from bnrecal.reports.rows import Row
-from bnrecal.reports.table1 import write_report
+from bnrecal.reports.table1 import long_table, wide_table, write_report
 from bnrecal.reports.table1_html import write_table1_page
 from bnrecal.reports.table1_layers import layer_records, write_layers
 from bnrecal.reports.table1_picture import write_table1_pictures
@@ -56,14 +56,14 @@ def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
 
     def take(job: tuple[int, str], cells: list[dict[str, Any]]) -> None:
         measured[job] = cells
-        write_report(ordered(), table.rows, out)
+        tables = write_report(ordered(), table.rows, out)
         write_layers(ordered(), out)
-        write_table1_page(ordered(), table.rows, out)
+        write_table1_page(tables, ordered(), out)
 
     failed = attempt_all(jobs, "table1", "model", measure, take, side_by_side(table, table.jobs, len(jobs)))
     cells = ordered()
     if cells:
-        write_table1_pictures(cells, table.rows, out)
+        write_table1_pictures(wide_table(long_table(cells), table.rows), out)
         print_markdown((out / "table1.md").read_text())
         print(f"written to {out}/; report.html there shows it in a browser")
     raise_failed(failed, len(jobs), "models")

@@ -27,8 +27,8 @@ KEPT = ["threads", "recal", "seed", "images", "top1", "top5", "stderr", "fp32_to
 KEPT += ["gain_p", "control_gain", "loss_p", "recovered", "speedup", "cycles", "restricted_top1", "skipped"]
 
 
-def write_report(cells: Sequence[dict[str, Any]], rows: Sequence[Row], out: Path) -> None:
-    """Write the files; rows whose model is not measured yet are left out.
+def write_report(cells: Sequence[dict[str, Any]], rows: Sequence[Row], out: Path) -> Tables:
+    """Write the files, and return what they say; rows whose model is not measured yet are left out.
 
     Args:
         cells: what `experiment.results.Result.to_json` gives, and besides `source`, `label`, `cell` (the column), and
@@ -45,6 +45,7 @@ def write_report(cells: Sequence[dict[str, Any]], rows: Sequence[Row], out: Path
             table.assign(**scientific).to_csv(path, index=False, float_format="%.4f")
     with atomic_path(out / "table1.md") as path:
         path.write_text(markdown(tables))
+    return tables
 
 
 def make_tables(cells: Sequence[dict[str, Any]], rows: Sequence[Row]) -> Tables:

@@ -9,10 +9,9 @@ import pandas as pd
 
 from bnrecal.reports.page import Axis, flat, never_fatal, number, p_value, raw_table, write_page
 from bnrecal.reports.paper import paper_table
-from bnrecal.reports.rows import Row
-from bnrecal.reports.table1 import COLUMNS, LOSS_P, make_tables
+from bnrecal.reports.table1 import COLUMNS, LOSS_P
 from bnrecal.reports.table1_layers import layer_charts
-from bnrecal.reports.table1_markdown import LABELS
+from bnrecal.reports.table1_markdown import LABELS, Tables
 
 PAGE = "report.html"
 FILES = ("table1", "table1_gains", "table1_paper", "table1_layers", "table1_long")  # those that there are
@@ -23,15 +22,18 @@ FAR = 1.6  # a paper's value so many times beyond everything else is shown as an
 Wide = dict[tuple[str, str], dict[str, float]]
 
 
-def write_table1_page(cells: Sequence[dict[str, Any]], rows: Sequence[Row], out: Path) -> None:
-    """Write `report.html` into `out`, where the table's CSV files are already; a failure is told in one line."""
+def write_table1_page(tables: Tables, cells: Sequence[dict[str, Any]], out: Path) -> None:
+    """Write `report.html` into `out`, where the table's CSV files are already; a failure is told in one line.
+
+    Args:
+        tables: what `reports.table1.write_report` returned for these cells.
+    """
     with never_fatal(out / PAGE):
-        write_page(out / PAGE, "table1.html.j2", **page_content(cells, rows, out))
+        write_page(out / PAGE, "table1.html.j2", **page_content(tables, cells, out))
 
 
-def page_content(cells: Sequence[dict[str, Any]], rows: Sequence[Row], out: Path) -> dict[str, Any]:
+def page_content(tables: Tables, cells: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
     """What the template shows."""
-    tables = make_tables(cells, rows)
     long, ours, paper = tables.long, by_row(tables.wide), by_row(paper_table())
     return {
         "data": str(long["data"].iloc[0]),

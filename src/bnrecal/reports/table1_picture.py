@@ -1,9 +1,8 @@
 """Table 1 for a paper or a slide: `table1.png`, `table1.svg`, and `table1.tex` for LaTeX with booktabs."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -11,9 +10,7 @@ from matplotlib.patheffects import withStroke
 from bnrecal.files import atomic_path
 from bnrecal.reports.page import Axis, never_fatal
 from bnrecal.reports.paper import paper_table
-from bnrecal.reports.rows import Row
 from bnrecal.reports.style import Look, drawing, save
-from bnrecal.reports.table1 import make_tables
 from bnrecal.reports.table1_html import PANELS, Wide, by_row, loss_axis, losses
 
 WITHOUT, WITH = Look("#D55E00", "o", "", filled=False), Look("#0072B2", "o", "")
@@ -37,10 +34,10 @@ TEX_SIGNS |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\text
 TEX_SIGNS |= {"†": r"\textsuperscript{\dag}", "‡": r"\textsuperscript{\ddag}"}
 
 
-def write_table1_pictures(cells: Sequence[dict[str, Any]], rows: Sequence[Row], out: Path) -> None:
-    """Write the picture and the LaTeX table into `out`; a failure is told in one line."""
+def write_table1_pictures(wide: pd.DataFrame, out: Path) -> None:
+    """Write `reports.table1.wide_table` as picture and LaTeX table into `out`; a failure is told in one line."""
     with never_fatal(out / "table1.png"):
-        ours, paper = by_row(make_tables(cells, rows).wide), by_row(paper_table())
+        ours, paper = by_row(wide), by_row(paper_table())
         with atomic_path(out / "table1.tex") as path:
             path.write_text(tex(ours))
         with drawing():
