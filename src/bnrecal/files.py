@@ -40,6 +40,17 @@ def cache_dir(*parts: str) -> Path:
     return path
 
 
+def check_writable(out: Path) -> None:
+    """Raise BnrecalError if nothing can be written where `out` is, or will be made. Makes nothing itself."""
+    try:
+        found = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+        folder = found.parent if found == out.absolute() and not found.is_dir() else found
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise BnrecalError(f"cannot write {out} ({error.strerror}): choose another folder") from error
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that replaces it when the block ends well and is removed when it does not.

@@ -10,6 +10,7 @@ from typing import Any
 from bnrecal.commands.common import on_all_processes, read_config
 from bnrecal.commands.keys import describe_keys
 from bnrecal.commands.schemas import SCHEMAS
+from bnrecal.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class SettingsCommand:
             print(describe_keys(self.name, f"bnrecal {self.name} [key=value ...]"))
             return
         config = read_config(SCHEMAS[self.name], arguments)
+        check_writable(Path(config.out))  # before anything is measured
         on_all_processes(getattr(config, "gpus", 1), lambda: _load(self.work)(config, arguments))
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from hydra.core.config_store import ConfigStore
 
-from bnrecal.checks import at_least, sane_values
+from bnrecal.checks import at_least, one_of, sane_values
 from bnrecal.config import Config, setting
 from bnrecal.config import check as check_experiment
 from bnrecal.errors import BnrecalError
@@ -192,6 +192,7 @@ class BenchConfig:
     def check(self) -> None:
         """Raise BnrecalError at the first value out of range."""
         sane_values(self)
+        one_of("device", self.device, ("cpu", "cuda"))
         if self.batch < 1 or self.repeats < 1 or self.size < 32:
             raise BnrecalError(
                 f"batch={self.batch} and repeats={self.repeats} must be at least 1, size={self.size} at least 32"

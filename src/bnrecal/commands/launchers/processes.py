@@ -16,6 +16,7 @@ from bnrecal.commands.launchers.cells import Cell, Outcome, Runner, failed, run_
 from bnrecal.errors import BnrecalError
 
 _LOOK_AT_PARENT = 1.0  # seconds
+_PATIENCE = 60.0  # seconds
 
 
 def in_processes(n_jobs: int) -> Runner:
@@ -72,9 +73,16 @@ class _Place:
         return self.executor.submit(run_cell, cell, singletons)
 
     def close(self, *, kill: bool) -> None:
-        if self.executor is not None:
-            self.executor.shutdown(wait=True, kill_workers=kill)
-            self.executor = None
+        """End the process; one that does not end by itself within `_PATIENCE` has no more results to lose."""
+        if self.executor is None:
+            return
+        closing = threading.Thread(target=self.executor.shutdown, kwargs={"wait": True}, daemon=True)
+        if not kill:
+            closing.start()
+            closing.join(_PATIENCE)
+        if kill or closing.is_alive():
+            self.executor.shutdown(wait=True, kill_workers=True)
+        self.executor = None
 
 
 def _share_of_cores(processes: int) -> dict[str, str]:
