@@ -2,8 +2,8 @@
 
     python -m helpers.many_commands FILE
 
-FILE holds two JSON lists of lists of arguments; before the second, torch is loaded for all. A JSON list of [exit status,
-stderr, whether torch was loaded] is printed.
+FILE holds two JSON lists of lists of arguments; before the second, torch is loaded for all. A JSON list of
+[exit status, stderr, whether torch was loaded] is printed.
 """
 
 import json
