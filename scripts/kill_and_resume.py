@@ -102,11 +102,14 @@ def check(case: Case, kills: int, work: Path, rng: random.Random) -> None:
         while True:
             # the last time is left alone, so that every round ends
             moment = rng.uniform(0, seconds) if count < kills else 10 * seconds + 600
+            started = time.monotonic()
             ended = not killed(case.command(folder), moment)
             now = case.finished(folder)
             for path, stamp in seen.items():
                 if now.get(path) != stamp:
                     sys.exit(f"{case.name}: {path} was finished, and was made again or lost")
+            if ended and not seen:  # undisturbed, and faster than was thought: on a machine that others use as well
+                seconds = min(seconds, time.monotonic() - started)
             kept = max(kept, len(seen))
             seen = now
             if ended:
