@@ -94,9 +94,11 @@ def test_a_killed_sweep_ends_like_one_that_was_not(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         _wait_for(lambda: len(results(killed)) >= 1, process)
         process.send_signal(signal.SIGKILL)
-    finished = len(results(killed))
-    assert 1 <= finished < 4
-    assert bnrecal(*sweep, folder=killed).count("(finished earlier)") == finished
+    measured = {path: path.stat().st_mtime_ns for path in killed.rglob("result.json")}
+    assert 1 <= len(measured) < 4
+    bnrecal(*sweep, folder=killed)
+    # at most the per-layer tables of the cell that was killed were still missing: no accuracy is measured again
+    assert {path: path.stat().st_mtime_ns for path in measured} == measured
     bnrecal(*sweep, folder=whole)
     for one, other in zip(results(killed), results(whole), strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}

@@ -15,6 +15,7 @@ from bnrecal.errors import BnrecalError
 from bnrecal.experiment.results import Result, read_result, summary, write_result
 from bnrecal.experiment.run import run, run_variants
 from bnrecal.experiment.setup import A8W8, Variant, prepare, prepare_variants
+from bnrecal.nbsmt.processor import describe_backend
 from bnrecal.recalibrate import recalibrate_
 
 
@@ -37,7 +38,9 @@ def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) 
     assert source["images"]["calibration"]["images"] == 40
     assert {"torch", "bnrecal", "source", "python"} <= source["versions"].keys()
     assert len(source["weights_hash"]) == 64
-    assert "gain" in summary(result, path)
+    told = summary(result, path)
+    assert "gain" in told
+    assert describe_backend(torch.device("cpu")) in told
 
 
 def test_layers_and_batchnorms_are_described(recalibrated: Result, tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def summary(result: dict[str, Any], where: Path) -> str:
     if result["skipped"]:
         lines.append(f"  {result['skipped']} unreadable images were skipped")
     lines.append(f"  speedup    {result['speedup']:6.2f} x, {result['cycles']:,} array cycles per image")
+    lines.append(f"  sums by {result['provenance']['backend']}, {result['provenance']['device']}")
     return "\n".join([*lines, *_exceptions(result), f"  written to {where}"])
 
 

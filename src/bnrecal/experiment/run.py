@@ -28,6 +28,7 @@ from bnrecal.experiment.setup import (
     prepare_variants,
     variant_identity,
 )
+from bnrecal.nbsmt.processor import describe_backend
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import network_cycles
 from bnrecal.recalibrate import statistics
@@ -162,6 +163,7 @@ def result_provenance(setup: Setup, variant: Variant) -> dict[str, Any]:
         "config": resolved(variant.apply(setup.config)),
         "versions": versions(),
         "device": describe_device(setup.device),
+        "backend": describe_backend(setup.device),
         "weights": setup.model.weights,
         "weights_hash": setup.model.weights_hash,
         "images": {selection.role: selection.provenance(setup.source) for selection in selections},
