@@ -10,6 +10,7 @@ from bnrecal.commands.jobs import attempt_all, side_by_side
 from bnrecal.commands.schemas import Table1Config
 from bnrecal.config import Config, experiment_part
 from bnrecal.evaluation.packed import pack
+from bnrecal.experiment.identity import Identity
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
@@ -74,28 +75,47 @@ def _models(rows: Sequence[Row]) -> list[str]:
 
 
 def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
-    """The cells of all rows of one model: measured in one pass, or read if they were finished earlier."""
+    """The cells of all rows of one model: rows that were finished earlier are read, the others measured in one pass."""
     experiment = replace(experiment_part(config), recal=True)  # half of the cells are, so the images must suffice
-    own = {"rows": [vars(row) for row in rows]}
-    name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
-    store = Store(folder)
-    kept = store.get(name, {**identify(experiment), **own}, lambda: _measure(experiment, rows), resume=config.resume)
-    results: list[dict[str, Any]] = kept["results"]
-    return results
+    store, identity = Store(folder), identify(experiment)
+
+    def piece(row: Row) -> tuple[str, Identity]:
+        """Name and identity of what is kept of a row, whatever the row is called."""
+        own = {"spare_worst": row.spare_worst}
+        name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
+        return name, {**identity, **own}
+
+    found = {row.spare_worst: store.find(*piece(row)) for row in rows} if config.resume else {}
+    kept = {spare_worst: content for spare_worst, content in found.items() if content is not None}
+    missing = [row for row in rows if row.spare_worst not in kept]
+    for row, content in zip(missing, _measure(experiment, missing), strict=True):
+        store.keep(*piece(row), content)
+        kept[row.spare_worst] = content
+    return [{**cell, **_names(row)} for row in rows for cell in kept[row.spare_worst]["results"]]
 
 
-def _measure(config: Config, rows: Sequence[Row]) -> dict[str, Any]:
+def _measure(config: Config, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What is kept of each row; all rows are of one model."""
+    if not rows:
+        return []
     setup = prepare(config)
-    cells = [cell for row in rows for cell in _row_variants(setup, row)]
-    variants = [variant for _, _, variant in cells]
+    cells = [_row_variants(setup, row) for row in rows]
+    variants = [variant for row_cells in cells for variant in row_cells.values()]
     described = {CELLS["4t_w"]} & set(variants)
-    results = run_variants(setup, variants, describe=described, layer_images=LAYER_IMAGES)
-    return {
-        "results": [
-            {"source": row.source, "label": row.label, "cell": name, **result.to_json(), **_beside(name, result)}
-            for (row, name, _), result in zip(cells, results, strict=True)
-        ]
-    }
+    measured = run_variants(setup, variants, describe=described, layer_images=LAYER_IMAGES)
+    results = dict(zip(variants, measured, strict=True))
+    return [
+        {"results": [_cell(row, name, results[variant]) for name, variant in row_cells.items()]}
+        for row, row_cells in zip(rows, cells, strict=True)
+    ]
+
+
+def _cell(row: Row, name: str, result: Result) -> dict[str, Any]:
+    return {**_names(row), "cell": name, **result.to_json(), **_beside(name, result)}
+
+
+def _names(row: Row) -> dict[str, str]:
+    return {"source": row.source, "label": row.label}
 
 
 def _beside(cell: str, result: Result) -> dict[str, Any]:
@@ -112,11 +132,11 @@ def _right(cell: str, result: Result) -> dict[str, str]:
     return {**own, "fp32_right": pack(result.fp32_outcome.top1)} if cell == "a8w8" else own
 
 
-def _row_variants(setup: Setup, row: Row) -> list[tuple[Row, str, Variant]]:
+def _row_variants(setup: Setup, row: Row) -> dict[str, Variant]:
+    """The cells of a row by the name of their column."""
     if not row.spare_worst:
-        return [(row, name, variant) for name, variant in CELLS.items()]
+        return CELLS
     spared = ((at_four_threads(setup).order[0], 1),)
-    return [
-        (row, name, variant if variant.threads == 1 else Variant(variant.threads, variant.recal, spared))
-        for name, variant in CELLS.items()
-    ]
+    return {
+        name: variant if variant.threads == 1 else replace(variant, layers=spared) for name, variant in CELLS.items()
+    }

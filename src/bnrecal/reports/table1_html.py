@@ -1,6 +1,7 @@
 """Table 1 as a page: `report.html` beside `table1.csv`."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -162,9 +163,11 @@ def _tested(one: pd.Series, name: str) -> dict[str, Any]:
 def what_was_run(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Settings, versions, images and times."""
     first = cells[0]["provenance"]
-    times: dict[tuple[str, int], float] = {}
+    # rows of one model may have been measured at different times; cells of one time carry its whole duration
+    durations: dict[tuple[str, int], set[float]] = defaultdict(set)
     for cell in cells:
-        times[str(cell["model"]), int(cell["seed"])] = float(cell["seconds"])
+        durations[str(cell["model"]), int(cell["seed"])].add(float(cell["seconds"]))
+    times = {measured: math.fsum(each) for measured, each in durations.items()}
     config = {key: value for key, value in first["config"].items() if key not in ("model", "seed", "recal")}
     sets = [(role, f"{s['images']} of {s['split']}, {s['fingerprint']}") for role, s in first["images"].items()]
     return {
