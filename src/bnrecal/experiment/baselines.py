@@ -1,4 +1,4 @@
-"""Float32 and A8W8 outcomes, kept so that a sweep over thread counts measures them once per model.
+"""Float32, A8W8 and control outcomes, kept so that a sweep over thread counts measures them once per model.
 
 An outcome is found again only if everything it depends on is the same, the processor or GPU included.
 """
@@ -9,7 +9,7 @@ from bnrecal.device import describe_kind
 from bnrecal.evaluation.accuracy import Correctness
 from bnrecal.evaluation.packed import pack, unpack
 from bnrecal.experiment.identity import Identity, identity_key
-from bnrecal.experiment.setup import A8W8, Setup, Variant
+from bnrecal.experiment.setup import A8W8, CONTROL, Setup, Variant
 from bnrecal.experiment.store import Store
 from bnrecal.files import cache_path
 
@@ -51,7 +51,14 @@ def _identities(setup: Setup) -> dict[Baseline, Identity]:
         "images": {**float32["images"], "calibration": images["calibration"]},
         "settings": {**float32["settings"], "quant": quant},
     }
-    return {None: float32, A8W8: a8w8}
+    if not setup.config.recal:  # then nothing says what the control would be recalibrated on
+        return {None: float32, A8W8: a8w8}
+    control = {
+        **a8w8,
+        "images": {**a8w8["images"], "recalibration": images["recalibration"]},
+        "settings": {**a8w8["settings"], **{key: whole["settings"][key] for key in ("recalibration", "seed")}},
+    }
+    return {None: float32, A8W8: a8w8, CONTROL: control}
 
 
 def _content(outcome: Correctness) -> dict[str, Any]:

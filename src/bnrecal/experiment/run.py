@@ -67,9 +67,10 @@ def run_variants(
         A result for each variant, in their order.
     """
     started = time.perf_counter()
-    controls = [CONTROL] if any(variant.recal for variant in variants) else []
+    known = baselines.load(setup)
+    controls = [CONTROL] if any(variant.recal for variant in variants) and CONTROL not in known else []
     prepared = prepare_variants(setup, [*(v.without_recal for v in variants), *variants, *controls])
-    outcomes = measure(setup, prepared)
+    outcomes = measure(setup, prepared, known)
     seconds = round(time.perf_counter() - started, 2)
     results = {variant: make_result(setup, prepared, outcomes, variant, seconds) for variant in variants}
     if measured is not None:
@@ -99,11 +100,12 @@ def details(
     }
 
 
-def measure(setup: Setup, prepared: dict[Variant, Prepared]) -> dict[Variant | None, Correctness]:
-    """Which validation images float32 (None) and every variant get right, in one pass; known baselines are read."""
+def measure(
+    setup: Setup, prepared: dict[Variant, Prepared], known: dict[Variant | None, Correctness]
+) -> dict[Variant | None, Correctness]:
+    """Which validation images float32 (None) and every variant get right; those not known are measured in one pass."""
     networks: dict[Variant | None, nn.Module] = {None: setup.model.network}
     networks |= {variant: p.network for variant, p in prepared.items()}
-    known = baselines.load(setup)
     unknown = {key: network for key, network in networks.items() if key not in known}
     judging: dict[str, Any] = {
         "label_offset": setup.model.label_offset,
