@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bnrecal.commands.common import on_all_processes, read_config
 from bnrecal.commands.keys import describe_keys
 from bnrecal.commands.schemas import SCHEMAS
+from bnrecal.errors import BnrecalError
 from bnrecal.files import check_writable
 
 
@@ -54,10 +55,17 @@ class FilesCommand:
 
     def __call__(self, arguments: Sequence[str]) -> None:
         """Run with these command-line arguments."""
-        parser = argparse.ArgumentParser(prog=f"bnrecal {self.name}", description=self.summary)
+        parser = _Parser(prog=f"bnrecal {self.name}", description=self.summary)
         self.add_arguments(parser)
         parsed = parser.parse_args(arguments)
         _load(self.work)(parsed)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong argument in one line, as every other command does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BnrecalError(f"{message} ({self.prog} --help explains the arguments)")
 
 
 def _load(work: str) -> Callable[..., Any]:
