@@ -72,8 +72,8 @@ def _outcomes(jobs: Sequence[J], work: Callable[[J], R], processes: int) -> Iter
         for number, job in enumerate(jobs):
             yield number, _attempt(work, job)
         return
-    for number, done, error in in_processes(lambda number: _attempt(work, jobs[number]), range(len(jobs)), processes):
-        yield number, f"{error}" if done is None else done
+    for number, done in in_processes(lambda number: _attempt(work, jobs[number]), range(len(jobs)), processes):
+        yield number, f"{done}" if isinstance(done, Exception) else done
 
 
 def _attempt(work: Callable[[J], R], job: J) -> tuple[R] | str:

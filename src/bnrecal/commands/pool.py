@@ -18,6 +18,7 @@ from bnrecal.errors import BnrecalError
 J = TypeVar("J")
 R = TypeVar("R")
 _LOOK_AT_PARENT = 1.0  # seconds
+_PATIENCE = 60.0  # seconds
 
 
 def cores() -> int:
@@ -25,17 +26,15 @@ def cores() -> int:
     return int(loky.cpu_count())
 
 
-def in_processes(
-    work: Callable[[J], R], jobs: Sequence[J], processes: int
-) -> Iterator[tuple[J, R | None, Exception | None]]:
-    """`work` on every job, `processes` at a time; yields (job, result, None) or (job, None, error), as they finish.
+def in_processes(work: Callable[[J], R], jobs: Sequence[J], processes: int) -> Iterator[tuple[J, R | Exception]]:
+    """`work` on every job, `processes` at a time; yields each job with its result, or what it raised, as they finish.
 
     A process runs one job after the other. One that dies takes its own job with it and is replaced. All end with this
-    process, however that ends. Each gets an equal share of the cores.
+    process, however that ends. Each gets an equal share of the cores, unless OMP_NUM_THREADS says something else.
     """
     waiting = deque(jobs)
     count = min(processes, len(jobs))
-    places = [_Place(max(1, cores() // count)) for _ in range(count)]
+    places = [_Place(_environment(count)) for _ in range(count)]
     idle = list(places)
     busy: dict[Any, tuple[_Place, J]] = {}
     try:
@@ -48,7 +47,7 @@ def in_processes(
                 place, job = busy.pop(future)
                 idle.append(place)
                 error = place.error(future)
-                yield job, None if error else future.result(), error
+                yield job, future.result() if error is None else error
         for place in places:
             place.close(kill=False)
     finally:
@@ -60,15 +59,13 @@ def in_processes(
 class _Place:
     """One process, made when the first job comes."""
 
-    workers: int
+    env: dict[str, str]
     executor: Any = field(default=None)
 
     def submit(self, work: Callable[[J], R], job: J) -> Any:
         if self.executor is None:
-            # idle OpenMP workers that spin would take the cores from the other processes
-            own = {"OMP_NUM_THREADS": str(self.workers), "OMP_WAIT_POLICY": "passive"}
             self.executor = loky.ProcessPoolExecutor(
-                max_workers=1, timeout=None, initializer=_prepare_process, initargs=(os.getpid(),), env=own
+                max_workers=1, timeout=None, initializer=_prepare_process, initargs=(os.getpid(),), env=self.env
             )
         return self.executor.submit(work, job)
 
@@ -83,9 +80,22 @@ class _Place:
         return error if isinstance(error, Exception) else BnrecalError(repr(error))
 
     def close(self, *, kill: bool) -> None:
-        if self.executor is not None:
-            self.executor.shutdown(wait=True, kill_workers=kill)
-            self.executor = None
+        """End the process; one that does not end by itself within `_PATIENCE` has no more results to lose."""
+        if self.executor is None:
+            return
+        closing = threading.Thread(target=self.executor.shutdown, kwargs={"wait": True}, daemon=True)
+        if not kill:
+            closing.start()
+            closing.join(_PATIENCE)
+        if kill or closing.is_alive():
+            self.executor.shutdown(wait=True, kill_workers=True)
+        self.executor = None
+
+
+def _environment(processes: int) -> dict[str, str]:
+    # idle OpenMP workers that spin would take the cores from the other processes
+    own = {"OMP_NUM_THREADS": str(max(1, cores() // processes)), "OMP_WAIT_POLICY": "passive"}
+    return {name: os.environ.get(name, value) for name, value in own.items()}
 
 
 class _NoTerminal(io.TextIOWrapper):
