@@ -98,4 +98,4 @@ def _drop_float_weights(network: nn.Module, layers: dict[str, NBSMTConv2d]) -> N
 
 
 def _backends(layers: dict[str, NBSMTConv2d]) -> set[str]:
-    return {prepared.backend for layer in layers.values() for prepared, _ in layer._prepared.values()}
+    return {prepared.backend for layer in layers.values() for prepared in layer.packed.forms()}

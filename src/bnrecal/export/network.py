@@ -11,10 +11,10 @@ from bnrecal.errors import BnrecalError
 from bnrecal.export.fold import Folding
 from bnrecal.export.tensors import Tensors, entry
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
-from bnrecal.quantization.intercept import ConvCall, Handler, Pair, attach
+from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
+from bnrecal.quantization.nbsmt_conv import PackedWeight
 from bnrecal.recalibrate import batchnorms
 
 
@@ -57,7 +57,7 @@ class FoldedConv2d:
         if self.order is not None:
             self.weight = self.weight.index_select(1, self.order)
         self.spec, self.signed = spec, signed
-        self._prepared: dict[tuple[torch.device, Pair, Pair, Pair, int], PreparedConv2d] = {}
+        self.packed = PackedWeight(name, self.weight, spec)
 
     def __call__(self, call: ConvCall) -> Tensor:
         """Answer one `conv2d` call."""
@@ -71,18 +71,7 @@ class FoldedConv2d:
 
     def accumulate(self, call: ConvCall, levels: Tensor) -> Tensor:
         """int32 (N, O, H', W')."""
-        geometry = (call.x.device, call.stride, call.padding, call.dilation, call.groups)
-        if geometry not in self._prepared:
-            self._prepared[geometry] = PreparedConv2d(
-                self.weight,
-                self.spec,
-                stride=call.stride,
-                padding=call.padding,
-                dilation=call.dilation,
-                groups=call.groups,
-                device=call.x.device,
-            )
-        return self._prepared[geometry].accumulate(levels)
+        return self.packed.for_call(call).accumulate(levels)
 
 
 def folded_network(

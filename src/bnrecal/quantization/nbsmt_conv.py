@@ -18,11 +18,56 @@ from bnrecal.quantization.qparams import activation_scale, quantize_weight
 Geometry = tuple[torch.device, Pair, Pair, Pair, int]
 
 
+class PackedWeight:
+    """A weight expanded and packed once for each device and geometry it is called with, nearly always one.
+
+    Pickling leaves the packed form behind.
+
+    Args:
+        name: the convolution's, for messages.
+        weight: int8 (O, C/groups, kh, kw).
+    """
+
+    def __init__(self, name: str, weight: Tensor, spec: SmtSpec) -> None:
+        self.name, self.weight, self.spec = name, weight, spec
+        self._packed: dict[Geometry, PreparedConv2d] = {}
+
+    def for_call(self, call: ConvCall) -> PreparedConv2d:
+        """The convolution of this weight for a call's input and geometry.
+
+        Raises:
+            BnrecalError: if the call's own weight has another shape.
+        """
+        geometry = (call.x.device, call.stride, call.padding, call.dilation, call.groups)
+        if geometry not in self._packed:
+            if call.weight.shape != self.weight.shape:
+                raise BnrecalError(
+                    f"the convolution {self.name} is called with a weight of shape {tuple(call.weight.shape)}, "
+                    f"calibrated with {tuple(self.weight.shape)}: leave it in float32 with quant.skip=[{self.name}]"
+                )
+            self._packed[geometry] = PreparedConv2d(
+                self.weight,
+                self.spec,
+                stride=call.stride,
+                padding=call.padding,
+                dilation=call.dilation,
+                groups=call.groups,
+                device=call.x.device,
+            )
+        return self._packed[geometry]
+
+    def forms(self) -> list[PreparedConv2d]:
+        """What the calls so far needed."""
+        return list(self._packed.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_packed": {}}
+
+
 class NBSMTConv2d:
     """scale_x * scale_w[o] * NB-SMT(q(x), q(w)) + bias[o], float32 in and out.
 
-    Weights are quantized on the CPU, for the same levels on every device, then expanded and packed once for each
-    device and geometry it is called with (nearly always one). Pickling leaves the packed form behind.
+    Weights are quantized on the CPU, for the same levels on every device.
 
     Attributes:
         weight: int8 (O, C/groups, kh, kw), on the CPU.
@@ -31,6 +76,7 @@ class NBSMTConv2d:
         signed: whether the input levels are -128..127 instead of 0..255.
         order: int64 (C,), position i is taken by input channel order[i], so that other channels become partners; None:
             as they come. For convolutions of one group.
+        packed: the weight in that order, as the engine holds it.
         statistics: collected over the calls while `collecting`, else None.
     """
 
@@ -46,18 +92,29 @@ class NBSMTConv2d:
         self.weight, self.weight_scale = quantize_weight(observed.weight.cpu())
         self.statistics: Statistics | None = None
         self.collecting = False
-        self._prepared: dict[Geometry, tuple[PreparedConv2d, Tensor]] = {}
+        ordered = self.weight if order is None else self.weight.index_select(1, order)
+        self.packed = PackedWeight(self.name, ordered, spec)
+        self._scales: dict[torch.device, Tensor] = {}
 
     def __call__(self, call: ConvCall) -> Tensor:
         """Answer one `conv2d` call."""
-        prepared, weight_scale = self._prepare(call)
+        prepared = self.packed.for_call(call)
         if self.order is not None:
             call = replace(call, x=call.x.index_select(1, self.order.to(call.x.device)))
         if self.collecting and not self.signed:
             levels = quantize_activation(call.x, self.input_scale)
             more = conv_statistics(prepared, levels)
             self.statistics = more if self.statistics is None else self.statistics + more
-        return prepared(call.x, self.input_scale, weight_scale, call.bias, signed=self.signed)
+        return prepared(call.x, self.input_scale, self._scale_on(call.x.device), call.bias, signed=self.signed)
+
+    def _scale_on(self, device: torch.device) -> Tensor:
+        """The weight's scale: copied once, for a copy to a GPU waits for everything that runs there."""
+        if device not in self._scales:
+            self._scales[device] = self.weight_scale.to(device)
+        return self._scales[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_scales": {}}
 
     def describe(self) -> str:
         """For the `print` of a network."""
@@ -66,31 +123,8 @@ class NBSMTConv2d:
         policy = f", policy={self.spec.policy}" if self.spec.threads > 1 else ""
         return f"8-bit, threads={self.spec.threads}{policy}, scale={self.input_scale:.3g}"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_prepared": {}}
-
     @property
     def execution(self) -> str:
         """What did the sums in the calls so far, and how it holds the weights."""
-        ways = {f"{prepared.backend}: {prepared.layout}" for prepared, _ in self._prepared.values()}
+        ways = {f"{prepared.backend}: {prepared.layout}" for prepared in self.packed.forms()}
         return ", ".join(sorted(ways))
-
-    def _prepare(self, call: ConvCall) -> tuple[PreparedConv2d, Tensor]:
-        geometry = (call.x.device, call.stride, call.padding, call.dilation, call.groups)
-        if geometry not in self._prepared:
-            if call.weight.shape != self.weight.shape:
-                raise BnrecalError(
-                    f"the convolution {self.name} is called with a weight of shape {tuple(call.weight.shape)}, "
-                    f"calibrated with {tuple(self.weight.shape)}: leave it in float32 with quant.skip=[{self.name}]"
-                )
-            prepared = PreparedConv2d(
-                self.weight if self.order is None else self.weight.index_select(1, self.order),
-                self.spec,
-                stride=call.stride,
-                padding=call.padding,
-                dilation=call.dilation,
-                groups=call.groups,
-                device=call.x.device,
-            )
-            self._prepared[geometry] = (prepared, self.weight_scale.to(call.x.device))
-        return self._prepared[geometry]
