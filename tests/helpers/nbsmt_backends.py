@@ -27,7 +27,7 @@ def check_on_every_backend(layer: Layer, spec: SmtSpec) -> None:
         check_on_backend(layer, spec, device, backend)
 
 
-def check_on_backend(layer: Layer, spec: SmtSpec, device: str, backend: str) -> None:
+def check_on_backend(layer: Layer, spec: SmtSpec, device: str, backend: str | None) -> None:
     x, w, geometry, groups = layer
     prepared = PreparedConv2d(
         w,

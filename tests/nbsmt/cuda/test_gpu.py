@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.nbsmt_backends import check_on_backend
 from helpers.smt_cases import Layer, expected, layers, specs
 from hypothesis import given, settings
 
@@ -27,21 +28,11 @@ def test_the_check_at_the_start_passes() -> None:
 @settings(max_examples=200)
 @given(layers(), specs())
 def test_equals_golden_model(layer: Layer, spec: SmtSpec) -> None:
-    x, w, geometry, groups = layer
+    _, w, _, groups = layer
     for backend in (None, *choose.CUDA_BACKENDS):
         if backend and not choose.can_run(backend, w, spec, groups, CUDA):
             continue
-        prepared = PreparedConv2d(
-            w,
-            spec,
-            stride=geometry["stride"],
-            padding=geometry["padding"],
-            dilation=geometry["dilation"],
-            groups=groups,
-            device=CUDA,
-            backend=backend,
-        )
-        assert torch.equal(prepared.accumulate(x.to(CUDA)).cpu(), expected(layer, spec)), backend
+        check_on_backend(layer, spec, "cuda", backend)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
