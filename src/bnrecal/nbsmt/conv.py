@@ -9,6 +9,7 @@ from torch import Tensor
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.backends import FloatConv
 from bnrecal.nbsmt.cpu.conv import ListedConv, kernels_compile
+from bnrecal.nbsmt.cpu.depthwise_conv import DepthwiseConv
 from bnrecal.nbsmt.cpu.onednn import Exactness, onednn_exactness
 from bnrecal.nbsmt.cuda.choose import CUDA_BACKENDS, WholeConv, can_run, choose_cuda, make
 from bnrecal.nbsmt.expanded import ExpandedConv
@@ -18,7 +19,7 @@ from bnrecal.nbsmt.own_policy import is_own, policy_factors
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.table_conv import TableConv
 
-BACKENDS = ("onednn-int8", *CUDA_BACKENDS, "float32", "float64")
+BACKENDS = ("onednn-int8", "depthwise", *CUDA_BACKENDS, "float32", "float64")
 
 
 class Form(Protocol):
@@ -172,11 +173,14 @@ class PreparedConv2d:
         if is_own(self.spec.policy):
             return self._by_table(weight, backend)
         kernels = self.device.type == "cpu" and kernels_compile()
+        in_one_pass = kernels and DepthwiseConv.fits(weight, self.spec, self._inner.groups)
+        if in_one_pass and backend in (None, "depthwise"):
+            return DepthwiseConv(weight, self._inner)
         # Rounding up to 256 and 128 leaves the 8-bit operands of the kernels.
         bytes_do = self.spec.saturate or self.spec.threads == 1
         eight_bit = kernels and bytes_do and onednn_exactness() is not Exactness.NONE
-        if backend == "onednn-int8" and not eight_bit:
-            raise ValueError(f"backend 'onednn-int8' cannot run {self.spec} exactly on this {self.device.type}")
+        if backend == "depthwise" or (backend == "onednn-int8" and not eight_bit):
+            raise ValueError(f"backend {backend!r} cannot run {self.spec} exactly on this {self.device.type}")
         if backend == "float64" or not (kernels and bytes_do):
             return ExpandedConv(weight, self.spec, self._inner, backend, self.device)
         if backend == "float32" and not FloatConv.fits(weight, 255):
@@ -184,8 +188,8 @@ class PreparedConv2d:
         return ListedConv(weight, self.spec, self._inner, backend or ("onednn-int8" if eight_bit else "float32"))
 
     def _by_table(self, weight: Tensor, backend: str | None) -> Form:
-        if backend == "onednn-int8":
-            raise ValueError(f"backend 'onednn-int8' cannot run {self.spec}: choose 'float32' or 'float64'")
+        if backend in ("onednn-int8", "depthwise"):
+            raise ValueError(f"backend {backend!r} cannot run {self.spec}: choose 'float32' or 'float64'")
         factors = policy_factors(self.spec.policy, self.spec.threads)
         return TableConv(weight, self.spec, factors, self._inner, backend, self.device)
 

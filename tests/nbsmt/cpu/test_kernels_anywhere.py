@@ -26,7 +26,7 @@ from bnrecal.nbsmt.cpu.onednn import Exactness, onednn_exactness
 from bnrecal.nbsmt.spec import SmtSpec
 backends = ["float32"] + ["onednn-int8"] * (onednn_exactness() is not Exactness.NONE)
 for case in torch.load(sys.argv[1]):
-    for backend in backends:
+    for backend in [*backends, None]:
         options = {name: case[name] for name in ("stride", "padding", "dilation", "groups")}
         with torch.backends.mkldnn.flags(enabled=backend != "float32"):
             prepared = PreparedConv2d(case["w"], SmtSpec(*case["spec"]), backend=backend, **options)
@@ -67,6 +67,7 @@ def cases(path: Path) -> Path:
         for shape, kernel, options in (
             ((16, 16, 6, 6), (20, 16, 3, 3), {"stride": 1, "padding": 1, "dilation": 1, "groups": 1}),
             ((2, 24, 7, 7), (6, 8, 3, 2), {"stride": 2, "padding": 1, "dilation": 2, "groups": 3}),
+            ((3, 20, 9, 8), (20, 1, 3, 3), {"stride": 1, "padding": 1, "dilation": 1, "groups": 20}),
         ):
             x = torch.randint(0, 256, shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.7)
             w = torch.randint(-128, 128, kernel, generator=generator)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.backends import Backend, FloatConv
-from bnrecal.nbsmt.cpu import listed, planes, quantize
+from bnrecal.nbsmt.cpu import depthwise, listed, planes, quantize
 from bnrecal.nbsmt.cpu.choice import cheapest
 from bnrecal.nbsmt.cpu.list_conv import Inexact, ListConv
 from bnrecal.nbsmt.cpu.list_plan import Layer
@@ -30,7 +30,7 @@ PIECE_BYTES = 4 * 2**20
 
 def kernels_compile() -> bool:
     """Whether numba compiles the kernels here."""
-    return all(module.kernel() is not None for module in (quantize, planes, listed))
+    return all(module.kernel() is not None for module in (quantize, planes, listed, depthwise))
 
 
 class ListedConv:

@@ -71,6 +71,17 @@ def store_at(builder: Any, address: Any, value: Any, offset: int = 0, align: int
     builder.store(value, builder.inttoptr(moved, value.type.as_pointer()), align=align)
 
 
+def levels(builder: Any, x: Any, inverse: Any, lowest: Any, highest: Any) -> Any:
+    """clamp(round_half_even(x * inverse), lowest, highest) of vectors of float32; NaN counts as 0."""
+    vector = x.type
+    signature = ir.FunctionType(vector, [vector])
+    rint = builder.module.declare_intrinsic(f"llvm.rint.v{vector.count}f32", (), signature)
+    x = builder.call(rint, [builder.fmul(x, inverse)])
+    x = builder.select(builder.fcmp_ordered("ord", x, x), x, splat(0.0, vector))
+    x = builder.select(builder.fcmp_ordered("olt", x, lowest), lowest, x)
+    return builder.select(builder.fcmp_ordered("ogt", x, highest), highest, x)
+
+
 @intrinsic
 def load(_context: Any, address: Any) -> Any:
     """The 64 bytes at an address."""
@@ -112,12 +123,7 @@ def quantize(_context: Any, address: Any, inverse: Any, lowest: Any, highest: An
 
     def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
         inverse, lowest, highest, offset = (broadcast(builder, value, _FLOATS) for value in args[1:])
-        x = builder.fmul(load_at(builder, args[0], _FLOATS, align=4), inverse)
-        rint = builder.module.declare_intrinsic(f"llvm.rint.v{LANES}f32", (), ir.FunctionType(_FLOATS, [_FLOATS]))
-        x = builder.call(rint, [x])
-        x = builder.select(builder.fcmp_ordered("ord", x, x), x, splat(0.0, _FLOATS))
-        x = builder.select(builder.fcmp_ordered("olt", x, lowest), lowest, x)
-        x = builder.select(builder.fcmp_ordered("ogt", x, highest), highest, x)
+        x = levels(builder, load_at(builder, args[0], _FLOATS, align=4), inverse, lowest, highest)
         return builder.trunc(builder.fptosi(builder.fadd(x, offset), _INTS), _BYTES)
 
     return bytes_type(types.uint64, *(types.float32,) * 4), code

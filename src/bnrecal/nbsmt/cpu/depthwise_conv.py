@@ -1,0 +1,144 @@
+"""Depthwise convolutions on one thread: quantized, summed and scaled in one pass."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnrecal.nbsmt.arithmetic import inverse_scale
+from bnrecal.nbsmt.backends import FloatConv
+from bnrecal.nbsmt.cpu.depthwise import JOB, POSITIONS, VECTOR, kernel
+from bnrecal.nbsmt.cpu.floats import LANES
+from bnrecal.nbsmt.cpu.jobs import Record, run, scratch
+from bnrecal.nbsmt.cpu.sums import SUMS_BYTES
+from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.spec import SmtSpec
+
+RING_BYTES = 384 * 1024  # of levels that a worker holds: they are to stay in its second-level cache
+UNITS = 4  # for each worker, so that none waits long for the last
+
+
+class DepthwiseConv:
+    """One layer with fixed weights, each filter with an input channel of its own.
+
+    Attributes:
+        backend: "depthwise".
+        layout: for reports.
+    """
+
+    backend = "depthwise"
+    layout = "quantized and summed in one pass"
+
+    @staticmethod
+    def fits(weight: Tensor, spec: SmtSpec, groups: int) -> bool:
+        """Whether a layer is one, and its sums are exact in float32."""
+        own = weight.shape[1] == 1 and weight.shape[0] == groups
+        return own and spec.threads == 1 and FloatConv.fits(weight, 255)
+
+    def __init__(self, weight: Tensor, geometry: Geometry) -> None:
+        """Of int8 weights (C, 1, kh, kw)."""
+        self.geometry, self.kernel = geometry, (weight.shape[2], weight.shape[3])
+        self.filters, self.channels = len(weight), max(len(weight), LANES)
+        starts = torch.arange(0, self.channels, LANES).clamp(max=self.channels - LANES)
+        lanes = starts[:, None] + torch.arange(LANES)  # (blocks, 16), the channels of each block
+        rows = self._wide(weight.detach().cpu().float().flatten(1))
+        self.weights = rows[lanes].transpose(1, 2).contiguous()  # (blocks, taps, 16)
+        self.zeros = torch.zeros(self.filters)
+        down, right = (np.arange(self.kernel[d], dtype=np.uint64) * np.uint64(geometry.dilation[d]) for d in range(2))
+        self.tap_rows = np.repeat(down, self.kernel[1])
+        self.tap_bytes = np.tile(right * np.uint64(VECTOR), self.kernel[0])
+        self.span, self.reach = int(down[-1]) + 1, int(right[-1]) + 1
+        self.job = self._layer_job()
+        self._shaped: tuple[tuple[torch.Size, int], Record] | None = None  # of the last call
+
+    def _layer_job(self) -> Record:
+        """What depends on the layer alone."""
+        g, taps = self.geometry, self.weights.shape[1]
+        return _filled(
+            np.zeros((), JOB),
+            blocks=len(self.weights),
+            channels=self.channels,
+            stride_rows=g.stride[0],
+            stride_columns=g.stride[1],
+            padding_rows=g.padding[0],
+            padding_columns=g.padding[1],
+            taps=taps,
+            tap_rows=self.tap_rows.ctypes.data,
+            tap_bytes=self.tap_bytes.ctypes.data,
+            span=self.span,
+            weights=self.weights.data_ptr(),
+            places_bytes=-(-8 * taps // VECTOR) * VECTOR,
+        )
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """int32 sums (N, C, H', W') of uint8 or int8 levels."""
+        sums = self.convolve(x.float(), 1.0, torch.ones(self.filters), None, x.dtype == torch.int8)
+        return sums.to(torch.int32)
+
+    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
+        """sums * scale + bias of float32 activations, float32 (N, C, H', W'), channels-last."""
+        if self.channels > self.filters:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.channels - self.filters))
+        x = x.contiguous(memory_format=torch.channels_last)
+        out = self.geometry.output_size((x.shape[2], x.shape[3]), self.kernel)
+        y = torch.empty((len(x), self.channels, *out), memory_format=torch.channels_last)
+        scale, bias = (
+            self._wide(values.float()).contiguous() for values in (scale, self.zeros if bias is None else bias)
+        )
+        lowest, highest = (-128.0, 127.0) if signed else (0.0, 255.0)
+        job = _filled(
+            self._shaped_job(x.shape, y.shape, torch.get_num_threads()).copy(),
+            source=x.data_ptr(),
+            target=y.data_ptr(),
+            scale=scale.data_ptr(),
+            bias=bias.data_ptr(),
+            inverse=inverse_scale(x_scale),
+            lowest=lowest,
+            highest=highest,
+        )
+        job["scratch"] = scratch("depthwise", int(job["scratch_bytes"]))
+        run(kernel(), job, int(job["units"]))
+        return y[:, : self.filters]
+
+    def _wide(self, values: Tensor) -> Tensor:
+        """(filters, ...) with zeros behind, up to the channels that the kernel sees."""
+        missing = self.channels - self.filters
+        return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values
+
+    def _shaped_job(self, shape: torch.Size, out: torch.Size, workers: int) -> Record:
+        """The layer's job, divided into units for these shapes of input and output."""
+        if self._shaped is not None and self._shaped[0] == (shape, workers):
+            return self._shaped[1]
+        g, blocks = self.geometry, len(self.weights)
+        (images, _, rows, columns), (out_rows, out_columns) = shape, out[2:]
+        needed = (max(out_columns, POSITIONS) - 1) * g.stride[1] + self.reach
+        pitch = VECTOR * max(needed, columns + 2 * g.padding[1])
+        chunk = min(blocks, max(1, RING_BYTES // (pitch * self.span)))
+        chunks = -(-blocks // chunk)
+        wanted = -(-UNITS * workers // (images * chunks))
+        # Rows that two bands share are quantized twice.
+        band = min(out_rows, max(2 * self.span, -(-out_rows // wanted)))
+        bands = -(-out_rows // band)
+        used = VECTOR * POSITIONS + int(self.job["places_bytes"]) + (self.span + 1) * chunk * pitch
+        job = _filled(
+            self.job.copy(),
+            units=images * bands * chunks,
+            bands=bands,
+            band=band,
+            chunks=chunks,
+            chunk=chunk,
+            rows=rows,
+            columns=columns,
+            out_rows=out_rows,
+            out_columns=out_columns,
+            pitch=pitch,
+            scratch_bytes=-(-used // SUMS_BYTES) * SUMS_BYTES,
+        )
+        self._shaped = (shape, workers), job
+        return job
+
+
+def _filled(job: Record, **values: float) -> Record:
+    for name, value in values.items():
+        job[name] = value
+    return job
