@@ -5,8 +5,13 @@ import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.cpu.choice import cheapest
+from bnrecal.nbsmt.cpu.onednn import Exactness
+from bnrecal.nbsmt.geometry import Geometry, pointwise
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.split import Dense
+
+PLAIN = pointwise(1)
+FULL, PAIRED, NONE = Exactness.FULL, Exactness.PAIRED, Exactness.NONE
 
 
 def weights(channels: int, taps: int, zeros: float) -> Tensor:
@@ -16,17 +21,30 @@ def weights(channels: int, taps: int, zeros: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("threads", "channels", "taps", "zeros", "paired", "chosen"),
+    ("threads", "channels", "taps", "zeros", "exactness", "chosen"),
     [
-        (1, 16, 1, 0.02, True, Dense.ALL),  # a list's pass over the output costs more than so few products
-        (1, 64, 3, 0.02, True, Dense.FULL),
-        (1, 64, 3, 0.02, False, Dense.FULL),
-        (1, 1, 3, 0.02, True, Dense.FULL),  # depthwise: no pairs
-        (2, 16, 1, 0.02, True, Dense.ALL),
-        (2, 64, 3, 0.02, True, Dense.FULL),
-        (4, 64, 3, 0.02, True, Dense.FULL),
-        (4, 64, 3, 0.4, True, Dense.NONE),  # pruned: three weights of four lack a partner
+        (1, 16, 1, 0.02, PAIRED, Dense.ALL),  # what a list costs before its first weight is more than so few products
+        (1, 96, 1, 0.02, PAIRED, Dense.ALL),
+        (1, 64, 3, 0.02, PAIRED, Dense.FULL),
+        (1, 64, 3, 0.02, FULL, Dense.FULL),  # all weights fit, there is no list
+        (1, 16, 1, 0.02, NONE, Dense.FULL),
+        (1, 1, 3, 0.02, PAIRED, Dense.FULL),  # no pairs
+        (2, 16, 1, 0.02, PAIRED, Dense.ALL),
+        (2, 64, 3, 0.02, PAIRED, Dense.FULL),
+        (4, 64, 3, 0.02, PAIRED, Dense.FULL),
+        (4, 64, 3, 0.02, FULL, Dense.FULL),
+        (4, 64, 3, 0.02, NONE, Dense.FULL),
+        (4, 64, 3, 0.4, PAIRED, Dense.NONE),  # pruned: three weights of four lack a partner
+        (4, 64, 3, 0.4, NONE, Dense.NONE),
+        (4, 64, 3, 0.4, FULL, Dense.ALL),  # so cheap is a dense weight that twelve cost less than half a listed one
     ],
 )
-def test_choices(threads: int, channels: int, taps: int, zeros: float, paired: bool, chosen: Dense) -> None:
-    assert cheapest(weights(channels, taps, zeros), SmtSpec(threads), paired) is chosen
+def test_choices(threads: int, channels: int, taps: int, zeros: float, exactness: Exactness, chosen: Dense) -> None:
+    assert cheapest(weights(channels, taps, zeros), SmtSpec(threads), PLAIN, exactness) is chosen
+
+
+def test_many_inputs_for_few_outputs_make_a_list_dear() -> None:
+    w = weights(256, 1, 0.02)
+    assert cheapest(w, SmtSpec(1), PLAIN, PAIRED) is Dense.ALL
+    assert cheapest(w.repeat(20, 1, 1, 1), SmtSpec(1), PLAIN, PAIRED) is Dense.FULL
+    assert cheapest(w.repeat(20, 1, 1, 1), SmtSpec(1), Geometry((2, 2), (0, 0), (1, 1), 10), PAIRED) is Dense.ALL

@@ -1,29 +1,39 @@
-"""Which weights are worth dense channels: a model of what a layer costs."""
+"""Which weights are worth dense channels: a model of what a layer costs.
+
+Nothing is timed at run time, so that the choice, which `layers.csv` reports, is the same in every run. The unit is what
+one listed weight costs an output: the list kernel is the same everywhere, 32 bytes an instruction at most.
+`bnrecal bench costs=true` measures the figures.
+"""
 
 from torch import Tensor
 
+from bnrecal.nbsmt.cpu.onednn import Exactness
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.operands import full_pattern, met_operands
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.split import Dense
 
-# Cycles of one core per output, measured on a Zen 3 (AVX2): of one dense weight, of one listed weight, and of the
-# list's pass over the output. Only their ratios count.
-DENSE, LISTED, PASS = 0.028, 0.125, 2.0
+# One weight in the dense convolution.
+DENSE = {
+    # Not measured yet. VNNI adds four products with one instruction where pairs need three: a third of PAIRED, and of
+    # AVX-512 a sixth.
+    Exactness.FULL: 0.04,
+    Exactness.PAIRED: 0.115,  # AMD Zen 3: 0.11 to 0.13
+    Exactness.NONE: 0.28,  # AMD Zen 3, float32: 0.22 to 0.36
+}
+# What the list costs before its first weight: planes for every input value, and the way back for every output.
+PLANES, FINISH = 4.0, 18.0  # AMD Zen 3: 2.0 to 7.6 and 14 to 30, the larger ones at 14 x 14
 EXCESS = 0.02  # of the weights: what pairs of channels usually leave
 
 
-def cheapest(weight: Tensor, spec: SmtSpec, paired: bool) -> Dense:
-    """For int8 weights (O, C / groups, kh, kw).
-
-    Args:
-        paired: the dense part adds pairs of channels in 16 bits.
-    """
-    costs = {dense: cost(dense, weight, spec, paired) for dense in (Dense.FULL, Dense.ALL, Dense.NONE)}
+def cheapest(weight: Tensor, spec: SmtSpec, geometry: Geometry, exactness: Exactness) -> Dense:
+    """For int8 weights (O, C / groups, kh, kw), and a dense part of this exactness; NONE: its sums are float32."""
+    costs = {dense: cost(dense, weight, spec, geometry, exactness) for dense in (Dense.FULL, Dense.ALL, Dense.NONE)}
     return min(costs, key=lambda dense: costs[dense])
 
 
-def cost(dense: Dense, weight: Tensor, spec: SmtSpec, paired: bool) -> float:
-    """Cycles per output."""
+def cost(dense: Dense, weight: Tensor, spec: SmtSpec, geometry: Geometry, exactness: Exactness) -> float:
+    """Of one output."""
     size, kept = weight[0].numel(), 1 - float((weight == 0).float().mean())
     full = full_pattern(spec.threads)
     patterns = {Dense.NONE: [], Dense.FULL: [full], Dense.ALL: list(range(full + 1)) if spec.sparsity else [full]}[
@@ -33,9 +43,11 @@ def cost(dense: Dense, weight: Tensor, spec: SmtSpec, paired: bool) -> float:
     in_full = kept ** (spec.threads - 1) if spec.sparsity else 1.0
     listed = {Dense.NONE: kept, Dense.FULL: kept * (1 - in_full), Dense.ALL: 0.0}[dense]
     width = len(operands)
-    if width % 2 and paired and weight.shape[1] > 1:
+    if width % 2 and exactness is Exactness.PAIRED and weight.shape[1] > 1:
         if dense is Dense.ALL:
             width += 1
         else:
             listed += EXCESS * (width > 0)
-    return width * size * DENSE + (PASS + listed * size * LISTED if listed else 0.0)
+    inputs = geometry.groups * weight.shape[1] * geometry.stride[0] * geometry.stride[1] / len(weight)  # for an output
+    in_list = PLANES * inputs + FINISH + listed * size if listed else 0.0
+    return width * size * DENSE[exactness] + in_list

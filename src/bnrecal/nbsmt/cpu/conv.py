@@ -45,8 +45,8 @@ class ListedConv:
         self.spec, self.geometry, self.backend = spec, geometry, backend
         self.kernel = (weight.shape[2], weight.shape[3])
         self.exactness = onednn_exactness() if backend == "onednn-int8" else Exactness.NONE
-        paired = self.exactness is Exactness.PAIRED
-        self.split = split_weights(weight.cpu(), spec, paired=paired, dense=cheapest(weight, spec, paired))
+        paired, dense = self.exactness is Exactness.PAIRED, cheapest(weight, spec, geometry, self.exactness)
+        self.split = split_weights(weight.cpu(), spec, paired=paired, dense=dense)
         self.layer = Layer(spec.threads, weight.shape[1], weight.shape[0], geometry.groups)
         self.quantizer = Quantizer(self.split.operands, spec, weight.shape[1], geometry.groups)
         self._lists: OrderedDict[torch.Size, ListConv] = OrderedDict()
