@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnrecal.benchmark.bench import run
+from bnrecal.benchmark.costs import describe_costs
 from bnrecal.benchmark.imagenet_time import describe_estimates
 from bnrecal.commands.schemas import BenchConfig
 
 
 def run_bench(config: BenchConfig, overrides: Sequence[str]) -> None:  # noqa: ARG001
     """Check, time, print and write."""
+    if config.costs:
+        print(describe_costs(config.repeats))
+        return
     rows = run(config.device, config.models, config.batch, config.repeats, config.size, Path(config.out))
     if config.imagenet_time:
         print(f"\n{describe_estimates(rows, beside=config.device.startswith('cuda'))}")
