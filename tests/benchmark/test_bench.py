@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnrecal.benchmark import bench, networks
+from bnrecal.benchmark import bench, compiled, costs, networks
 from bnrecal.benchmark.broadcast import broadcast_conv2d
 from bnrecal.commands.bench import run_bench
 from bnrecal.commands.common import read_config
@@ -15,6 +15,7 @@ from bnrecal.device import choose_device
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.conv import nbsmt_conv2d
+from bnrecal.nbsmt.cpu.onednn import Exactness, onednn_exactness
 from bnrecal.nbsmt.geometry import Geometry
 
 
@@ -26,7 +27,7 @@ def test_rows_of_a_small_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "_measured_apart", lambda *_: 2.0)
-    monkeypatch.setattr(bench, "_time_compiled", lambda *_: 0.5)
+    monkeypatch.setattr(bench, "time_compiled", lambda *_: {"float32": 0.5, "float32 compiled": 0.25})
     monkeypatch.setattr(bench, "broadcast_conv2d", lambda x, w, *_: nbsmt_conv2d(x, w, threads=4, padding=1))
     out = tmp_path / "deep" / "bench.json"
     made(["models=[resnet18]", "batch=1", "repeats=1", "size=32", f"out={out}"])
@@ -37,6 +38,7 @@ def test_rows_of_a_small_run(
     assert [round(row["zero_weights"], 2) for row in rows[1:5]] == [0.02, 0.02, 0.02, 0.4]
     assert all(row["isa"] for row in rows)
     assert rows[0]["ratio"] == rows[0]["memory_ratio"] == 1.0
+    assert (rows[5]["ratio"], rows[5]["images_per_s"]) == (0.5, 4.0)
     assert all(row["ratio"] > 0 and row["images_per_s"] > 0 for row in rows)
     printed = capsys.readouterr().out
     assert "resnet18" in printed
@@ -94,12 +96,41 @@ def test_the_emulation_it_is_compared_with_is_right(threads: int) -> None:
     assert torch.equal(found.long(), reference.conv2d(x, w, threads=threads, stride=(2, 1), padding=(1, 0)).long())
 
 
-def test_without_a_compiler_the_compiled_row_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    def failing() -> None:
+@pytest.mark.parametrize(
+    ("name", "limit_s", "said"),
+    [("resnet18", 0.1, "not within 0 s"), ("resnet17", 300.0, "its process ended without an answer")],
+)
+def test_why_there_is_no_compiled_row(
+    name: str, limit_s: float, said: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "LIMIT_S", limit_s)
+    assert bench._compiled_row(name, "cpu", 1, 1, 32) == []
+    assert f"{name} float32 compiled: left out, {said}" in capfd.readouterr().out
+
+
+def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
         raise RuntimeError("no C++ compiler")
 
-    assert bench._time_compiled(failing, 1) is None
-    assert "left out" in capsys.readouterr().out
+    monkeypatch.setattr(compiled, "build", lambda *_: networks.Built(torch.nn.Identity(), "torch", None))
+    monkeypatch.setattr(compiled, "interleaved", failing)
+    assert compiled._times("resnet18", "cpu", 1, 1, 32) == "torch.compile failed with RuntimeError"
+
+
+def test_costs_of_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "LAYERS", ((16, 6),))
+    workers, out = torch.get_num_threads(), tmp_path / "bench.json"
+    made(["costs=true", "repeats=1", f"out={out}"])
+    printed = capsys.readouterr().out.splitlines()
+    assert "in units of one listed weight" in printed[0]
+    assert "  16 x 6 x 6 " in printed[2]
+    assert "none " in printed[2]
+    assert (onednn_exactness() is not Exactness.NONE) == (f"{onednn_exactness().value} " in printed[2].split("none")[1])
+    assert torch.get_num_threads() == workers
+    assert not out.exists()
+    monkeypatch.setattr(costs, "kernels_compile", lambda: False)
+    with pytest.raises(BnrecalError, match="costs=true: numba"):
+        made(["costs=true"])
 
 
 def test_the_tf32_row_computes_in_tf32_and_the_others_do_not() -> None:

@@ -2,9 +2,7 @@
 
 import json
 import multiprocessing
-import statistics
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnrecal.benchmark.broadcast import broadcast_conv2d
+from bnrecal.benchmark.compiled import time_compiled
 from bnrecal.benchmark.memory import peak_memory
 from bnrecal.benchmark.networks import COMPILED, VARIANTS, build, random_images
+from bnrecal.benchmark.timing import interleaved
 from bnrecal.device import choose_device
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
@@ -25,7 +25,7 @@ from bnrecal.nbsmt.processor import describe_backend, instruction_set, processor
 from bnrecal.nbsmt.self_check import check_exact
 from bnrecal.nbsmt.spec import SmtSpec
 
-COMPILED_MODELS = ("resnet18",)  # compiling takes a minute
+COMPILED_MODELS = ("resnet18",)  # compiling takes minutes
 MEASURED = ("float32", "1T", "2T", "4T")  # whose memory is
 LAYER = "resnet18 layer1.0.conv1"
 
@@ -91,13 +91,8 @@ def time_network(name: str, device: str, batch: int, repeats: int, size: int) ->
         built = {"float32": built["float32"], "TF32": built["float32"], **built}
         calls["TF32"] = _in_tf32(calls["float32"])
     times = interleaved(calls, repeats)
-    if name in COMPILED_MODELS:
-        compiled = build(name, VARIANTS[COMPILED], images)
-        seconds = _time_compiled(_call(compiled.network, images), repeats)
-        if seconds is not None:
-            built[COMPILED], times[COMPILED] = compiled, seconds
     peaks = {label: _measured_apart(name, label, device, batch, size) for label in MEASURED}
-    return [
+    rows = [
         Row(
             name,
             label,
@@ -110,17 +105,17 @@ def time_network(name: str, device: str, batch: int, repeats: int, size: int) ->
         )
         for label, found in built.items()
     ]
+    return rows + (_compiled_row(name, device, batch, repeats, size) if name in COMPILED_MODELS else [])
 
 
-def _time_compiled(call: Callable[[], object], repeats: int) -> float | None:
-    """Median seconds, None where torch.compile finds no compiler."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return interleaved({COMPILED: call}, repeats)[COMPILED]
-    except (RuntimeError, OSError) as error:
-        print(f"float32 compiled: left out, torch.compile failed with {type(error).__name__}")
-        return None
+def _compiled_row(name: str, device: str, batch: int, repeats: int, size: int) -> list[Row]:
+    """float32 by torch.compile, against float32 in the same process; none where it cannot compile, or not in time."""
+    found = time_compiled(name, device, batch, repeats, size)
+    if isinstance(found, str):
+        print(f"{name} {COMPILED}: left out, {found}")
+        return []
+    ratio = found[COMPILED] / found["float32"]
+    return [Row(name, COMPILED, ratio, batch / found[COMPILED], None, "torch.compile", None, instruction_set())]
 
 
 def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> list[Row]:
@@ -147,21 +142,6 @@ def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> l
         Row(LAYER, v, t / times["float32"], batch / t, None, backends[v], None if v == "float32" else zeros, isa)
         for v, t in times.items()
     ]
-
-
-def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, taken in turns so that a busy moment hits all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.inference_mode():
-        for repeat in range(repeats + 1):  # the first is for packing and warm caches
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call()
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                if repeat:
-                    seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def _call(network: nn.Module, images: Tensor) -> Callable[[], object]:
