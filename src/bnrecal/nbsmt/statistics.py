@@ -5,15 +5,16 @@ over (channel, tap) of how often the one holds times how often the other does. C
 follow from those of "all partners of a subset active" by inclusion and exclusion.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import combinations
 from math import comb
 
 import torch
 from torch import Tensor
 
-from bnrecal.nbsmt.arithmetic import LARGEST_NARROW_ACTIVATION, is_narrow_weight, reduce_activation, reduce_weight
+from bnrecal.nbsmt.arithmetic import LARGEST_NARROW_ACTIVATION, is_lossy_activation, is_narrow_weight, reduce_weight
 from bnrecal.nbsmt.conv import PreparedConv2d
+from bnrecal.nbsmt.cpu.squares import squared_sums
 from bnrecal.nbsmt.geometry import Pair, im2col, pad, pointwise
 from bnrecal.nbsmt.operands import foldable_weight
 from bnrecal.nbsmt.own_policy import is_own
@@ -114,7 +115,7 @@ def conv_statistics(prepared: PreparedConv2d, x: Tensor) -> Statistics:
 def _of_piece(prepared: PreparedConv2d, x: Tensor) -> Statistics:
     found = prepared.accumulate(x)
     exact = prepared.one_thread().accumulate(x) if prepared.spec.threads > 1 else found
-    error = (found - exact).double().square().sum((0, 2, 3))
+    squared_error, squared_output = squared_sums(found, exact).cpu()
     counts = _Counts(prepared, x, (found.shape[2], found.shape[3]))
     steps = -(-prepared.weight[0].numel() // prepared.spec.threads) * found.numel()
     active = counts.by_partners("active", "active")
@@ -131,8 +132,8 @@ def _of_piece(prepared: PreparedConv2d, x: Tensor) -> Statistics:
         weights=prepared.weight.numel(),
         zero_weights=prepared.weight.numel() - int(prepared.weight.count_nonzero()),
         outputs=found.numel(),
-        squared_error=error.cpu(),
-        squared_output=exact.double().square().sum((0, 2, 3)).cpu(),
+        squared_error=squared_error,
+        squared_output=squared_output,
     )
 
 
@@ -167,55 +168,68 @@ class _Counts:
         b = foldable_weight(prepared.weight, spec.threads).to(x.device)
         b = b.reshape(g.groups, b.shape[0] // g.groups, *b.shape[1:])
         zeros = not spec.sparsity  # then they count as active too
-        self.activations = {
-            "active": a.clamp(max=1) | zeros,
-            "wide": (a > LARGEST_NARROW_ACTIVATION).byte(),
-            "lossy": (reduce_activation(a, spec.rounding, spec.saturate) != a).byte(),
-        }
-        self.weights = {
-            "active": (b != 0).byte() | zeros,
-            "wide": (~is_narrow_weight(b)).byte(),
-            "lossy": (reduce_weight(b, spec.rounding, spec.saturate) != b).byte(),
+        self._marks: dict[tuple[str, str], Callable[[], Tensor]] = {
+            ("a", "active"): lambda: (a != 0) | zeros,
+            ("a", "wide"): lambda: a > LARGEST_NARROW_ACTIVATION,
+            ("a", "lossy"): lambda: is_lossy_activation(a),
+            ("b", "active"): lambda: (b != 0) | zeros,
+            ("b", "wide"): lambda: ~is_narrow_weight(b),
+            ("b", "lossy"): lambda: reduce_weight(b, spec.rounding, spec.saturate) != b,
         }
         self.rows, self.columns = (
             _window(a.shape[3 + d], kernel[d], g.stride[d], g.dilation[d], output[d]).to(x.device) for d in range(2)
         )
-        self._often: dict[tuple[str, str, tuple[int, ...]], Tensor] = {}
+        # Without sparsity all partners are active always.
+        partners = range(1, spec.threads) if spec.sparsity else range(0)
+        self._partners = {
+            side: [_rolled(self._marked(side, "active"), r, spec.threads) for r in partners] for side in "ab"
+        }
+        self._often: dict[tuple[str, str], Tensor] = {}
 
     def by_partners(self, activation: str, weight: str) -> list[int]:
         """Active pairs whose operands carry these marks, by their number of active partners: 0, ..., T - 1."""
         threads = self.spec.threads
+        met = (self._counted("a", activation) * self._counted("b", weight)).flatten(1).sum(1).tolist()
         if not self.spec.sparsity:
-            return [0] * (threads - 1) + [self._pairs(activation, weight, ())]
-        at_least = [
-            sum(self._pairs(activation, weight, partners) for partners in combinations(range(1, threads), size))
-            for size in range(threads)
-        ]
+            return [0] * (threads - 1) + met
+        at_least = [sum(n for s, n in enumerate(met) if s.bit_count() == size) for size in range(threads)]
         return [
             sum((-1) ** (size - q) * comb(size, q) * at_least[size] for size in range(q, threads))
             for q in range(threads)
         ]
 
-    def _pairs(self, activation: str, weight: str, partners: tuple[int, ...]) -> int:
-        """Over all outputs, how often such an activation meets such a weight while these partners are active."""
-        key = ("activation", activation, partners)
-        if key not in self._often:
-            marks = _with_partners(self.activations, activation, partners, self.spec.threads)
-            seen = _add_up(marks).double()  # (G, C, H, W), exact: far below 2^53
-            self._often[key] = self.rows @ (seen @ self.columns.T)
-        other = ("weight", weight, partners)
-        if other not in self._often:
-            marks = _with_partners(self.weights, weight, partners, self.spec.threads)
-            self._often[other] = marks.sum(1, dtype=torch.int64)
-        return int((self._often[key].long() * self._often[other]).sum())
+    def _counted(self, side: str, mark: str) -> Tensor:
+        """int64 (subsets, G, C, kh, kw): how often operands carry a mark while the partners of a subset are active.
+
+        Bit r - 1 of a subset is partner r; without sparsity there is the empty one alone. Activations are counted over
+        the positions that a tap sees, weights over filters.
+        """
+        if (side, mark) not in self._often:
+            add_up = self._over_positions if side == "a" else _over_filters
+            subsets = [self._marked(side, mark)]
+            for partner in self._partners[side]:
+                subsets += [found & partner for found in subsets]
+            self._often[side, mark] = torch.stack([add_up(found) for found in subsets])
+        return self._often[side, mark]
+
+    def _marked(self, side: str, mark: str) -> Tensor:
+        """uint8, shaped as the operands of a side."""
+        return self._marks[side, mark]().view(torch.uint8)
+
+    def _over_positions(self, marks: Tensor) -> Tensor:
+        """(N, G, C, H, W) to int64 (G, C, kh, kw)."""
+        seen = _add_up(marks).double()  # exact: far below 2^53
+        return (self.rows @ (seen @ self.columns.T)).long()
 
 
-def _with_partners(marks: dict[str, Tensor], own: str, partners: tuple[int, ...], threads: int) -> Tensor:
-    """Where `own` holds and the partners are active; channels in dimension 2."""
-    found = marks[own]
-    for r in partners:
-        found = found & marks["active"].roll(-r * (found.shape[2] // threads), 2)
-    return found
+def _over_filters(marks: Tensor) -> Tensor:
+    """(G, O / G, C, kh, kw) to int64 (G, C, kh, kw)."""
+    return marks.sum(1, dtype=torch.int64)
+
+
+def _rolled(marks: Tensor, partner: int, threads: int) -> Tensor:
+    """Those of a partner in an operand's place; channels in dimension 2."""
+    return marks.roll(-partner * (marks.shape[2] // threads), 2)
 
 
 def _add_up(marks: Tensor) -> Tensor:
