@@ -98,7 +98,8 @@ class SmtConfig:
     layers: Any = setting(None, "threads of single layers, by name or glob: {layer4.*: 2}")
     plan: str | None = setting(None, "threads per layer from a file that bnrecal plan wrote; smt.layers wins over it")
     reorder: str = setting(
-        "none", "partners among input channels: none | activity (collide seldom) | bits (lose few bits)"
+        "none",
+        "partners among input channels: none | activity (collide seldom) | bits (lose few bits) | random:N (by chance)",
     )
     array: ArrayConfig = field(default_factory=ArrayConfig)
 
@@ -209,7 +210,8 @@ def check(config: Config) -> None:
             "smt.saturate=true: leave the others out, or write the rule as a policy of your own"
         )
     one_of("smt.rounding", config.smt.rounding, ROUNDINGS)
-    one_of("smt.reorder", config.smt.reorder, REORDERS)
+    if not re.fullmatch("random:[0-9]{1,9}", config.smt.reorder):
+        one_of("smt.reorder", config.smt.reorder, (*REORDERS, "random:N with a whole number N"))
     at_least("smt.array.rows", config.smt.array.rows, 1)
     at_least("smt.array.columns", config.smt.array.columns, 1)
     one_of("quant.act_range", config.quant.act_range, ACT_RANGES)

@@ -109,6 +109,20 @@ def test_equal_threads_by_layer_are_the_whole_network_setting() -> None:
     assert [p.threads for p in prepared[whole].plans] == [p.threads for p in prepared[by_layer].plans]
 
 
+def test_a_variant_with_an_order_of_its_own_is_the_network_that_the_setting_gives() -> None:
+    setup = prepare(config())
+    images = torch.cat(list(setup.loader.images(setup.validation, 30)))
+    plain = Variant(4, False)
+    answers = [prepare_variants(setup, [plain])[plain].network(images)]
+    for how in ("activity", "bits", "random:0", "random:1"):
+        own, by_setting = Variant(4, False, reorder=how), prepare(config(f"smt.reorder={how}"))
+        answers.append(prepare_variants(setup, [own])[own].network(images))
+        assert torch.equal(answers[-1], prepare_variants(by_setting, [plain])[plain].network(images))
+        assert own.apply(setup.config).smt.reorder == how
+    for place, one in enumerate(answers):
+        assert not any(torch.equal(one, other) for other in answers[:place])
+
+
 def test_recalibration_is_the_plain_library_call_on_the_threaded_network() -> None:
     setup = prepare(config("recalibration.augment=false"))
     prepared = prepare_variants(setup, [Variant(4, False), Variant(4, True)])
@@ -145,7 +159,7 @@ def test_threaded_networks_share_parameters_and_leave_the_original_alone() -> No
         (["smt.bits=6"], "smt.bits=6: choose one of 3, 4, 5"),
         (["smt.bits=3", "smt.rounding=floor"], "smt.bits=3 goes with .* leave the others out"),
         (["smt.policy=helpers.policies:INEXACT"], r"product\(a=1, b=-127, active=1\) is -128: one active thread"),
-        (["smt.reorder=random"], "smt.reorder=random: choose one of none, activity, bits"),
+        (["smt.reorder=random"], "smt.reorder=random: choose one of none, activity, bits, random:N"),
     ],
 )
 def test_bad_input_is_named(overrides: list[str], message: str) -> None:

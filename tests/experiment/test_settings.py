@@ -4,6 +4,8 @@ import pytest
 import torch
 from helpers import shipped
 
+from bnrecal.options import POLICIES
+
 PLAIN = ("smt.threads=4",)
 RECALIBRATED = ("smt.threads=4", "recal=true")
 
@@ -25,6 +27,7 @@ def test_the_network_answers_mostly_right() -> None:
         "smt.bits=5",
         "smt.reorder=activity",
         "smt.reorder=bits",
+        "smt.reorder=random:1",
         "smt.saturate=false",
         "smt.layers={model.5.4: 2}",
         "quant.act_range=max",
@@ -39,7 +42,7 @@ def test_a_setting_changes_the_answers(override: str) -> None:
 
 
 def test_each_policy_gives_answers_of_its_own() -> None:
-    answers = [shipped.logits("smt.threads=2", f"smt.policy={policy}") for policy in ("A", "Aw", "W", "aW")]
+    answers = [shipped.logits("smt.threads=2", f"smt.policy={policy}") for policy in POLICIES]
     for place, one in enumerate(answers):
         for other in answers[place + 1 :]:
             assert not torch.equal(one, other)

@@ -15,7 +15,7 @@ from bnrecal.quantization.calibrate import ConvInfo, calibrate
 from bnrecal.quantization.intercept import ConvCall
 from bnrecal.quantization.layer_plan import LayerPlan
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
-from bnrecal.quantization.reorder import COSTS, Marks, can_reorder, channel_order, gather_activity
+from bnrecal.quantization.reorder import COSTS, Marks, can_reorder, channel_order, gather_activity, random_order
 
 
 def observed() -> tuple[nn.Module, ConvInfo]:
@@ -85,6 +85,13 @@ def test_channels_that_exclude_each_other_become_partners(threads: int) -> None:
     assert cost_of(active, order.tolist(), threads, "bits") == 0
     found = {frozenset(column) for column in order.reshape(threads, sets).T.tolist()}
     assert found == {frozenset(members) for members in names.tolist()}
+
+
+def test_a_random_order_follows_from_its_number() -> None:
+    order = random_order(16, 3)
+    assert sorted(order.tolist()) == list(range(16))
+    assert torch.equal(order, random_order(16, 3))
+    assert not torch.equal(order, random_order(16, 4))
 
 
 def test_activity_is_that_of_the_quantized_inputs() -> None:

@@ -26,7 +26,7 @@ from bnrecal.quantization.calibrate import ConvInfo, calibrate
 from bnrecal.quantization.convert import quantize_layers, threaded_copy
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, check_names, matches_any, plan_threads, threads_by_layer
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
-from bnrecal.quantization.reorder import REORDER_IMAGES, can_reorder, channel_order, gather_activity
+from bnrecal.quantization.reorder import REORDER_IMAGES, can_reorder, channel_order, gather_activity, random_order
 from bnrecal.recalibrate import recalibrate_
 
 
@@ -38,11 +38,13 @@ class Variant:
         threads: of every layer that can and is not in `layers`; 1 is plain A8W8.
         recal: whether BatchNorm statistics are re-estimated.
         layers: (name or glob, threads) pairs over `threads`.
+        reorder: what decides which input channels are partners, in place of `smt.reorder`; None: `smt.reorder`.
     """
 
     threads: int
     recal: bool
     layers: tuple[tuple[str, int], ...] = ()
+    reorder: str | None = None
 
     @staticmethod
     def of(config: Config) -> "Variant":
@@ -54,9 +56,9 @@ class Variant:
         """The configuration that asks for this cell alone."""
         if self == Variant.of(config):
             return config
-        return replace(
-            config, recal=self.recal, smt=replace(config.smt, threads=self.threads, layers=dict(self.layers), plan=None)
-        )
+        how = self.reorder or config.smt.reorder
+        smt = replace(config.smt, threads=self.threads, layers=dict(self.layers), plan=None, reorder=how)
+        return replace(config, recal=self.recal, smt=smt)
 
     @property
     def without_recal(self) -> "Variant":
@@ -65,7 +67,8 @@ class Variant:
 
     def __str__(self) -> str:
         mixed = f", {len(self.layers)} layers set" if self.layers else ""
-        return f"{self.threads}T {'w/' if self.recal else 'w/o'} recalibration{mixed}"
+        order = f", reorder={self.reorder}" if self.reorder else ""
+        return f"{self.threads}T {'w/' if self.recal else 'w/o'} recalibration{mixed}{order}"
 
 
 Orders = Callable[[Sequence[LayerPlan]], Mapping[str, Tensor]]  # of the input channels, by the name of the convolution
@@ -75,19 +78,24 @@ CONTROL = Variant(1, True)  # what recalibration gains without NB-SMT
 
 
 class LayerCache:
-    """Quantized convolutions by name and threads: variants share those that run alike."""
+    """Quantized convolutions by name, threads and order of channels: variants share those that run alike."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, int], NBSMTConv2d] = {}
+        self._made: dict[tuple[str, int, str], NBSMTConv2d] = {}
 
     def layers(
-        self, plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str, orders: Orders
+        self, plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str, how: str, orders: Orders
     ) -> dict[str, NBSMTConv2d]:
-        """The quantized convolutions of these plans by name; those that are missing are made."""
-        missing = [plan for plan in plans if (plan.name, plan.threads) not in self._made]
+        """The quantized convolutions of these plans by name; those that are missing are made.
+
+        Args:
+            how: the `smt.reorder` that `orders` follows.
+        """
+        keys = {plan.name: (plan.name, plan.threads, how if can_reorder(plan) else "none") for plan in plans}
+        missing = [plan for plan in plans if keys[plan.name] not in self._made]
         made = quantize_layers(missing, spec, act_range, orders(missing))
-        self._made |= {(name, layer.spec.threads): layer for name, layer in made.items()}
-        return {plan.name: self._made[plan.name, plan.threads] for plan in plans if plan.threads != FLOAT}
+        self._made |= {keys[name]: layer for name, layer in made.items()}
+        return {plan.name: self._made[keys[plan.name]] for plan in plans if plan.threads != FLOAT}
 
 
 @dataclass(frozen=True)
@@ -234,8 +242,9 @@ def planned_layers(setup: Setup, variant: Variant) -> tuple[list[LayerPlan], dic
     """The thread plan of a variant and its quantized convolutions."""
     smt, quant = setup.config.smt, setup.config.quant
     plans = plan_threads(setup.convs, variant.threads, dict(variant.layers), quant.skip)
-    orders = partial(channel_orders, setup)
-    return plans, setup.layer_cache.layers(plans, machine(smt), quant.act_range, orders)
+    how = variant.reorder or smt.reorder
+    orders = partial(channel_orders, setup, how)
+    return plans, setup.layer_cache.layers(plans, machine(smt), quant.act_range, how, orders)
 
 
 def machine(smt: SmtConfig) -> SmtSpec:
@@ -243,12 +252,15 @@ def machine(smt: SmtConfig) -> SmtSpec:
     return SmtSpec(smt.threads, named(smt.policy, smt.bits), smt.sparsity, smt.rounding, smt.saturate)
 
 
-def channel_orders(setup: Setup, plans: Sequence[LayerPlan]) -> dict[str, Tensor]:
-    """Orders of the input channels that `smt.reorder` asks for, found on calibration images; by convolution."""
-    how = setup.config.smt.reorder
+def channel_orders(setup: Setup, how: str, plans: Sequence[LayerPlan]) -> dict[str, Tensor]:
+    """Orders of the input channels, found on calibration images or drawn from a number; by convolution.
+
+    Args:
+        how: a value of `smt.reorder`.
+    """
     chosen = [] if how == "none" else [plan for plan in plans if can_reorder(plan)]
-    if not chosen:
-        return {}
+    if not chosen or how.startswith("random"):
+        return {p.name: random_order(p.conv.weight.shape[1], derive_seed(0, how, p.name)) for p in chosen}
     few = replace(setup.calibration, indices=setup.calibration.indices[:REORDER_IMAGES], role="reordering")
     images = setup.loader.images(few, min(setup.batch_size, REORDER_IMAGES))
     act_range = setup.config.quant.act_range

@@ -3,7 +3,7 @@
 Thread t owns positions [t*C/T, (t+1)*C/T) of the order, so position j of every thread's part makes one set of T
 partners. The sum over all products does not depend on the order; which threads collide does. Choosing it is cutting
 the channels into C/T sets so that the cost of the sets, counted on calibration images, is small. A local search swaps
-channels between sets as long as that helps.
+channels between sets as long as that helps. Orders drawn at random are what it is to be compared with.
 """
 
 from collections.abc import Iterable
@@ -85,6 +85,11 @@ def channel_order(active: Marks, threads: int, how: str) -> Tensor:
             break
     order = np.argsort(search.sets, kind="stable").reshape(-1, threads).T
     return torch.from_numpy(order.ravel().copy())
+
+
+def random_order(channels: int, seed: int) -> Tensor:
+    """An order drawn by chance, int64 (channels,)."""
+    return torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
 
 
 class _Search:

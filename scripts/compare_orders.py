@@ -1,0 +1,95 @@
+"""Compare orders of input channels at four threads: as they come, found on calibration images, and drawn by chance.
+
+    python scripts/compare_orders.py ORDERS key=value ...
+
+takes so many random orders (2 or more) and the settings of `bnrecal`, and prints two Markdown tables, over the networks
+of Table 1 or (with model=NAME) for one of them: top-1 without and with recalibration, and how often threads collide.
+The number behind ± of a mean over random orders is the standard error over the orders; behind ± of a difference it is
+that of the difference on the same images, over the orders too where they are part of it. A star stands where its
+p-value is below 0.05.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from bnrecal.commands.common import compose_config, one_line_errors, read_config
+from bnrecal.commands.schemas import Table1Config
+from bnrecal.config import parse
+from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.accuracy import Bools
+from bnrecal.evaluation.significance import over_seeds
+from bnrecal.experiment.layer_report import gather_statistics
+from bnrecal.experiment.run import measure
+from bnrecal.experiment.setup import Prepared, Setup, Variant, prepare, prepare_variants
+
+FOUND = ("none", "activity", "bits")
+HEADER = ("network", "recalibration", *FOUND, "random")
+DIFFERENCES = ("activity - none", "bits - none", "random - none", "activity - random", "bits - random")
+
+Rights = Mapping[str, Sequence[Bools]]  # by kind of order, for each order which images were right
+
+
+def main() -> None:
+    """Measure network by network, and print its rows as soon as they are known."""
+    if len(sys.argv) < 2 or not sys.argv[1].isdigit() or int(sys.argv[1]) < 2:
+        raise BnrecalError("give the number of random orders, 2 or more, then key=value settings")
+    orders = {how: [how] for how in FOUND} | {"random": [f"random:{n}" for n in range(int(sys.argv[1]))]}
+    overrides = sys.argv[2:]
+    one = [override.partition("=")[2] for override in overrides if override.startswith("model=")]
+    models = one or list(dict.fromkeys(row.model for row in read_config(Table1Config, []).rows))
+    counts = []
+    print(_line([*HEADER, *DIFFERENCES]), _line(["---"] * (len(HEADER) + len(DIFFERENCES))), sep="\n", flush=True)
+    for model in models:
+        setup = prepare(parse(compose_config("config", [*overrides, f"model={model}", "recal=true"])))
+        variants = {how: [Variant(4, False, reorder=one) for one in given] for how, given in orders.items()}
+        prepared = prepare_variants(setup, [v for vs in variants.values() for w in vs for v in (w, _recal(w))])
+        outcomes = measure(setup, prepared)
+        for recal in (False, True):
+            right = {how: [outcomes[_recal(v) if recal else v].top1 for v in given] for how, given in variants.items()}
+            print(_line([model, "with" if recal else "without", *levels(right), *differences(right)]), flush=True)
+        seen = {how: np.mean([steps(setup, prepared[v]) for v in given], 0) for how, given in variants.items()}
+        counts.append([model, *(f"{100 * s[0]:.1f} %" for s in seen.values()), *(f"{s[1]:.2f}" for s in seen.values())])
+    names = [f"{what}: {how}" for what in ("colliding steps", "lost operands per step") for how in orders]
+    print("", _line(["network", *names]), _line(["---"] * (1 + len(names))), *map(_line, counts), sep="\n")
+
+
+def levels(right: Rights) -> list[str]:
+    """Top-1 in %; of random orders the mean with its standard error over the orders."""
+    tops = [100 * float(one.mean()) for one in right["random"]]
+    spread = float(np.std(tops, ddof=1) / np.sqrt(len(tops)))
+    return [*(f"{100 * right[how][0].mean():.2f}" for how in FOUND), f"{np.mean(tops):.2f} ± {spread:.2f}"]
+
+
+def differences(right: Rights) -> list[str]:
+    """Of top-1 on the same images, in points."""
+    told = []
+    for pair in DIFFERENCES:
+        one, other = (np.array(right[how], dtype=np.float64) for how in pair.split(" - "))
+        found = over_seeds(one - other)
+        told.append(f"{found.points:+.2f} ± {found.stderr:.2f}{' *' if found.significant else ''}")
+    return told
+
+
+def steps(setup: Setup, prepared: Prepared) -> npt.NDArray[np.float64]:
+    """On calibration images: the share of colliding steps, and how many operands lose bits per step."""
+    threaded = [s for name, s in gather_statistics(setup, prepared).items() if prepared.layers[name].spec.threads > 1]
+    colliding = sum(sum(s.steps_by_active[2:]) for s in threaded)
+    reduced = [count for s in threaded for count in (s.reduced_activations, s.reduced_weights)]
+    lost = np.nan if None in reduced else sum(count or 0 for count in reduced)  # a policy from outside does not say
+    return np.array([colliding, lost], np.float64) / sum(s.steps for s in threaded)
+
+
+def _recal(variant: Variant) -> Variant:
+    return Variant(variant.threads, True, variant.layers, variant.reorder)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
