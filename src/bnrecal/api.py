@@ -181,9 +181,9 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
         One row per quantized convolution, in the order of the network's modules: name, threads, range (of the input,
         in activation units), scale (of one level), weight_sparsity, activation_sparsity, steps (of processing
         elements), active_0..active_4 (share of steps with so many active threads), collisions (share with two or
-        more), reduced_activations and reduced_weights (share of active operands that lost bits), mse and relative_mse
-        (of the output against the exact 8-bit convolution). Counts are missing where the input is signed: it runs one
-        thread.
+        more), reduced_activations and reduced_weights (share of active operands that lost bits; empty for
+        a policy of your own), mse and relative_mse (of the output against the exact 8-bit convolution). Counts are
+        missing where the input is signed: it runs one thread.
 
     Raises:
         BnrecalError: for a model that `quantize` did not make, or without images.

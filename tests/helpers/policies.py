@@ -1,6 +1,7 @@
 """Policies as a user writes them, good and bad."""
 
 from bnrecal.nbsmt.own_policy import OwnPolicy
+from bnrecal.nbsmt.policy import POLICIES
 from bnrecal.nbsmt.reference import reduced_activation, reduced_weight
 
 
@@ -16,24 +17,20 @@ def built_in(name: str) -> OwnPolicy:
 
     def product(a: int, b: int, active: int) -> int:
         ra, rb = reduced_activation(a, "half_even", True), reduced_weight(b, "half_even", True)
-        if active == 1:
-            return a * b
-        if active > 2:
-            return ra * rb
-        chosen = {
-            "A": ra * b,
-            "Aw": a * b if -8 <= b <= 7 else ra * b,
-            "W": a * rb,
-            "aW": a * b if a <= 15 else a * rb,
-        }
-        return chosen[name]
+        return a * b if active == 1 else ra * rb if active > 2 else POLICIES[name].collide(a, b, ra, rb)
 
     return OwnPolicy(name, product)
 
 
+class _BuiltIn:
+    """All of them, as attributes."""
+
+    def __init__(self) -> None:
+        vars(self).update({name: built_in(name) for name in POLICIES})
+
+
 DROP = OwnPolicy("drop", drop_bits)
-A, AW, W, WA = (built_in(name) for name in ("A", "Aw", "W", "aW"))
-BUILT_IN = {"A": "A", "Aw": "AW", "W": "W", "aW": "WA"}
+BUILT_IN = _BuiltIn()
 
 
 class Plain:

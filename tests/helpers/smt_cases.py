@@ -6,6 +6,7 @@ from torch import Tensor
 
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.options import POLICIES
 
 
 def integers(shape: tuple[int, ...], low: int, high: int, zeros: float, narrow: float, seed: int) -> Tensor:
@@ -24,7 +25,7 @@ def specs(draw: st.DrawFn) -> SmtSpec:
     """Every machine."""
     return SmtSpec(
         draw(st.sampled_from([1, 2, 4])),
-        draw(st.sampled_from(["A", "Aw", "W", "aW"])),
+        draw(st.sampled_from(POLICIES)),
         draw(st.booleans()),
         draw(st.sampled_from(["half_even", "floor"])),
         draw(st.booleans()),

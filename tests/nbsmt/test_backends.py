@@ -8,6 +8,7 @@ from helpers.smt_cases import integers
 from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.expanded import ExpandedConv
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.options import POLICIES
 
 
 def test_kernels_too_large_for_float32_sums(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,7 +26,7 @@ def test_kernels_too_large_for_float32_sums(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.02, 0.4, 0.95])
-@pytest.mark.parametrize("policy", ["A", "Aw", "W", "aW"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_any_share_of_zeros_equals_the_golden_model(policy: str, zeros: float) -> None:
     x = integers((1, 64, 3, 4), 0, 256, 0.3, 0.3, 11).to(torch.uint8)
     w = integers((9, 64, 2, 2), -128, 128, zeros, 0.3, 12).to(torch.int8)

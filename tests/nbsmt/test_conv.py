@@ -15,6 +15,7 @@ from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.conv import PreparedConv2d, nbsmt_conv2d
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.options import POLICIES
 
 
 @settings(max_examples=120)
@@ -26,7 +27,7 @@ def test_equals_golden_model_on_every_backend(layer: Layer, spec: SmtSpec, block
         check_on_every_backend(layer, spec)
 
 
-@pytest.mark.parametrize("policy", ["A", "Aw", "W", "aW"])
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(("channels", "groups"), [(64, 1), (64, 3), (80, 2), (256, 1)])
 def test_equals_golden_model_where_channels_are_picked(policy: str, channels: int, groups: int) -> None:
     x = integers((2, groups * channels, 3, 3), 0, 256, 0.4, 0.3, 8).to(torch.uint8)
@@ -68,7 +69,7 @@ def test_function_equals_golden_model(layer: Layer, spec: SmtSpec, device: str) 
 
 
 @pytest.mark.parametrize("partner", [(0, 0), (0, 77), (200, 0), (13, -5), (255, -128)])
-@pytest.mark.parametrize("policy", ["A", "Aw", "W", "aW"])
+@pytest.mark.parametrize("policy", POLICIES)
 def test_every_operand_pair_with_the_partner_idle_and_active(policy: str, partner: tuple[int, int]) -> None:
     # 256 images of one pixel, 256 filters: output (a, b) is the step of (a, b) and the partner.
     x = torch.stack([torch.arange(256), torch.full((256,), partner[0])], 1).to(torch.uint8)

@@ -26,9 +26,10 @@ def describe_layers(setup: Setup, without: Prepared, own: Prepared, images: int 
     execution (what did the sums, and how it held the weights: dense channels and a share in a list),
     scale, range, weight_sparsity, activation_sparsity, steps (processing-element steps on all images),
     active_0..active_4 (share of steps with so many active threads), reduced_activations and reduced_weights
-    (share of active operands that lost bits), mse and relative_mse of the output against the exact 8-bit
-    convolution of the same input, and input_range (mean over images of the largest input, as calibration measures
-    the range), before (`_wo`) and after recalibration. All columns but those in `_wo` are those of the cell itself.
+    (share of active operands that lost bits; empty for a policy of the user's own), mse and relative_mse of the
+    output against the exact 8-bit convolution of the same input, and input_range (mean over images of the largest
+    input, as calibration measures the range), before (`_wo`) and after recalibration. All columns but those in `_wo`
+    are those of the cell itself.
     """
     ranges_wo = input_ranges(setup, without, images)
     ranges = input_ranges(setup, own, images) if own.variant.recal else ranges_wo
@@ -150,11 +151,15 @@ def measured_columns(layer: NBSMTConv2d, seen: Statistics) -> dict[str, Any]:
         "activation_sparsity": seen.zero_activation_share,
         "steps": seen.steps,
         **{f"active_{p}": shares.get(f"active_{p}", 0.0) for p in range(5)},
-        "reduced_activations": seen.reduced_activations / max(seen.active_operands, 1),
-        "reduced_weights": seen.reduced_weights / max(seen.active_operands, 1),
+        "reduced_activations": _share(seen.reduced_activations, seen.active_operands),
+        "reduced_weights": _share(seen.reduced_weights, seen.active_operands),
         "mse": mse,
         "relative_mse": relative_mse,
     }
+
+
+def _share(count: int | None, operands: int) -> float | None:
+    return None if count is None else count / max(operands, 1)
 
 
 def _shape(sizes: tuple[int, ...]) -> str:

@@ -18,6 +18,7 @@ from bnrecal.nbsmt.cpu.squares import squared_sums
 from bnrecal.nbsmt.geometry import Pair, im2col, pad, pointwise
 from bnrecal.nbsmt.operands import foldable_weight
 from bnrecal.nbsmt.own_policy import is_own
+from bnrecal.nbsmt.policy import POLICIES
 from bnrecal.nbsmt.spec import SmtSpec
 
 
@@ -27,8 +28,9 @@ class Statistics:
 
     Attributes:
         steps_by_active: processing-element steps with 0, 1, ..., T active threads. Without sparsity all T are active.
-        reduced_activations: operands a that r(a) replaced and changed.
-        reduced_weights: operands b that r(b) replaced and changed.
+        reduced_activations: operands a that r(a) replaced and changed; None for a policy of the user's own, whose rule
+            does not say which operand it reduces.
+        reduced_weights: operands b that r(b) replaced and changed; None likewise.
         activations, zero_activations: elements of the layer's input, and those that are 0.
         weights, zero_weights: elements of its weight, and those that are 0, once for every input added.
         outputs: accumulators.
@@ -38,8 +40,8 @@ class Statistics:
     """
 
     steps_by_active: tuple[int, ...]
-    reduced_activations: int
-    reduced_weights: int
+    reduced_activations: int | None
+    reduced_weights: int | None
     activations: int
     zero_activations: int
     weights: int
@@ -55,8 +57,8 @@ class Statistics:
         steps = zip(self.steps_by_active, other.steps_by_active, strict=True)
         return Statistics(
             tuple(mine + theirs for mine, theirs in steps),
-            self.reduced_activations + other.reduced_activations,
-            self.reduced_weights + other.reduced_weights,
+            _added(self.reduced_activations, other.reduced_activations),
+            _added(self.reduced_weights, other.reduced_weights),
             self.activations + other.activations,
             self.zero_activations + other.zero_activations,
             self.weights + other.weights,
@@ -88,6 +90,10 @@ class Statistics:
     def mse(self) -> float:
         """Mean squared error of the accumulators, in squared integer units."""
         return float(self.squared_error.sum()) / self.outputs if self.outputs else 0.0
+
+
+def _added(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 # Inputs and outputs of a layer that are counted at a time: each takes some 40 bytes meanwhile.
@@ -137,21 +143,19 @@ def _of_piece(prepared: PreparedConv2d, x: Tensor) -> Statistics:
     )
 
 
-def _reduced(counts: "_Counts", spec: SmtSpec) -> tuple[int, int]:
-    """How many activations and how many weights lose bits, from what happens at one partner and at more.
-
-    0 for a policy of the user's own, which does not say which operand it reduces.
-    """
-    if spec.threads == 1 or is_own(spec.policy):
+def _reduced(counts: "_Counts", spec: SmtSpec) -> tuple[int | None, int | None]:
+    """How many activations and how many weights lose bits, from what happens at one partner and at more."""
+    if spec.threads == 1:
         return 0, 0
-    weight_of_a = {"A": "active", "Aw": "wide"}.get(spec.policy)
-    activation_of_b = {"W": "active", "aW": "wide"}.get(spec.policy)
+    if is_own(spec.policy):
+        return None, None
+    policy = POLICIES[spec.policy]
     a = sum(counts.by_partners("lossy", "active")[2:])
     b = sum(counts.by_partners("active", "lossy")[2:])
-    if weight_of_a:
-        a += counts.by_partners("lossy", weight_of_a)[1]
-    if activation_of_b:
-        b += counts.by_partners(activation_of_b, "lossy")[1]
+    if policy.activation_reduced:
+        a += counts.by_partners("lossy", policy.activation_reduced)[1]
+    if policy.weight_reduced:
+        b += counts.by_partners(policy.weight_reduced, "lossy")[1]
     return a, b
 
 

@@ -5,7 +5,7 @@ multiple of 2^(8-k), half to even, that k bits and a shift can hold. For k = 4 t
 """
 
 from bnrecal.nbsmt.own_policy import OwnPolicy
-from bnrecal.options import POLICIES
+from bnrecal.nbsmt.policy import POLICIES
 
 
 def reduced_activation(a: int, bits: int) -> int:
@@ -29,15 +29,13 @@ def fits_weight(b: int, bits: int) -> bool:
 def policy_of_width(name: str, bits: int) -> OwnPolicy:
     """One of POLICIES with reduced operands of `bits` bits."""
 
+    policy = POLICIES[name]
+
     def product(a: int, b: int, active: int) -> int:
-        if active == 1:
-            return a * b
-        ra, rb = reduced_activation(a, bits), reduced_weight(b, bits)
-        if active > 2:
-            return ra * rb
-        if name in ("A", "Aw"):
-            return a * b if name == "Aw" and fits_weight(b, bits) else ra * b
-        return a * b if name == "aW" and a < 2**bits else a * rb
+        gives_way = {None: (False, False), "active": (True, True), "wide": (not fits_weight(b, bits), a >= 2**bits)}
+        reduce_a = active > 2 or (active == 2 and gives_way[policy.activation_reduced][0])
+        reduce_b = active > 2 or (active == 2 and gives_way[policy.weight_reduced][1])
+        return (reduced_activation(a, bits) if reduce_a else a) * (reduced_weight(b, bits) if reduce_b else b)
 
     return OwnPolicy(f"{name} with {bits} bits", product)
 

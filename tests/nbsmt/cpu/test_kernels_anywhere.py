@@ -15,6 +15,7 @@ import bnrecal
 from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.cpu.conv import kernels_compile
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.options import POLICIES
 
 PACKAGE = Path(bnrecal.__file__).parent
 # Every thread count and policy with every backend there is, on layers that golden results came with.
@@ -63,7 +64,7 @@ def run(arguments: list[str], environment: dict[str, str], package: Path = PACKA
 def cases(path: Path) -> Path:
     """Layers with their golden sums: some by the plain form, which other tests compare with the golden model."""
     generator, found = torch.Generator().manual_seed(0), []
-    for spec in [(1,), (2,), (4,), *((threads, policy) for threads in (2, 4) for policy in ("Aw", "W", "aW"))]:
+    for spec in [(1,), (2,), (4,), *((threads, policy) for threads in (2, 4) for policy in POLICIES[1:])]:
         for shape, kernel, options in (
             ((16, 16, 6, 6), (20, 16, 3, 3), {"stride": 1, "padding": 1, "dilation": 1, "groups": 1}),
             ((2, 24, 7, 7), (6, 8, 3, 2), {"stride": 2, "padding": 1, "dilation": 2, "groups": 3}),

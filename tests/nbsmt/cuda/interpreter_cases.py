@@ -19,6 +19,7 @@ from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.cuda import conv
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.options import POLICIES
 
 BACKEND = "triton-int8"
 ONE = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
@@ -41,7 +42,7 @@ def test_equals_golden_model(layer: Layer, spec: SmtSpec) -> None:
     assert torch.equal(found, expected(layer, spec))
 
 
-@pytest.mark.parametrize("policy", ["A", "Aw", "W", "aW"])
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(("channels", "groups"), [(64, 1), (80, 2)])
 def test_equals_golden_model_where_channels_are_picked(policy: str, channels: int, groups: int) -> None:
     x = integers((2, groups * channels, 3, 3), 0, 256, 0.4, 0.3, 8).to(torch.uint8)
