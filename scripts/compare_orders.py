@@ -21,6 +21,7 @@ from bnrecal.config import parse
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.significance import over_seeds
+from bnrecal.experiment import baselines
 from bnrecal.experiment.layer_report import gather_statistics
 from bnrecal.experiment.run import measure
 from bnrecal.experiment.setup import Prepared, Setup, Variant, prepare, prepare_variants
@@ -46,7 +47,7 @@ def main() -> None:
         setup = prepare(parse(compose_config("config", [*overrides, f"model={model}", "recal=true"])))
         variants = {how: [Variant(4, False, reorder=one) for one in given] for how, given in orders.items()}
         prepared = prepare_variants(setup, [v for vs in variants.values() for w in vs for v in (w, _recal(w))])
-        outcomes = measure(setup, prepared)
+        outcomes = measure(setup, prepared, baselines.load(setup))
         for recal in (False, True):
             right = {how: [outcomes[_recal(v) if recal else v].top1 for v in given] for how, given in variants.items()}
             print(_line([model, "with" if recal else "without", *levels(right), *differences(right)]), flush=True)

@@ -2,10 +2,12 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from helpers.figure1_points import points
 from helpers.pages import numbers_of, read_page
-from helpers.table1_cells import LAYERS, ROWS, TOPS, cells_of
+from helpers.table1_cells import LAYERS, REORDERED, ROWS, TOPS, cells_of
 
 from bnrecal.reports.figure1 import CURVES, write_figure
 from bnrecal.reports.figure1_html import write_figure1_page
@@ -47,6 +49,27 @@ def test_the_table_shows_the_papers_values_only_where_it_has_the_row(tmp_path: P
     assert "66.20" in mine
     assert "paper" not in mine
     assert "Compare directions, not levels" in page.text
+
+
+def test_reordered_channels_stand_beside_the_rest_with_what_they_gain(tmp_path: Path) -> None:
+    cells = [cell for row in ROWS for cell in cells_of(row, REORDERED)]
+    page = read_page(table1(tmp_path, cells))
+    told = " ".join(page.text.split())
+    assert "4T r. w/o 4T r. w/" in told
+    main, rest = told.split("The table")[1].split("What reordering channels gains")
+    assert "61.30 −8.70 66.10 −3.90" in main  # the paper has no such columns
+    # 613 of 1,000 images instead of 603, and 661 instead of 662
+    assert "smt.reorder=bits" in rest
+    assert "ResNet-18 PyTorch +1.00 p = 0.002 −0.10 p = 1" in rest
+    assert "Four threads, channels reordered" in told
+    assert "2 min 43 s in all" in told  # of each row 71.5 s, and 10 s for the reordered cells
+    table = pd.read_csv(tmp_path / "table1_reordered.csv")
+    assert table[["gain_wo", "gain_w"]].to_numpy() == pytest.approx(np.array([[1.0, -0.1]] * 2))
+    text = (tmp_path / "table1.md").read_text()
+    assert "| PyTorch | ResNet-18 | +1.00 (p = 0.002) | -0.10 (p = 1) |" in text
+    assert "| 61.30 (-8.70) | 66.10 (-3.90) |" in text
+    table1(tmp_path, both_rows())
+    assert not (tmp_path / "table1_reordered.csv").exists()
 
 
 def test_what_was_run_and_how_long_is_told(tmp_path: Path) -> None:
@@ -105,11 +128,23 @@ def test_the_figures_page_holds_every_point(tmp_path: Path) -> None:
     assert page.source.count('<g class="mark" tabindex="0">') == len(made)
     for name, _ in CURVES.values():
         assert name in page.text
-    assert "12 min 30 s" in page.text
+    assert "25 min 00 s" in page.text  # two pieces: reordered channels are measured apart
     told = " ".join(page.text.split())
     assert "found by the search: better at 12 of 12 operating points, worse at 0, too close to tell at 0." in told
     assert "as many evaluations: better at 0 of 12 operating points, worse at 0, too close to tell at 12." in told
+    assert "every layer reordered: better at 0 of 12 operating points, worse at 0, too close to tell at 12." in told
+    assert "smt.reorder=bits" in told
     assert "(c) GoogLeNet: 4T with some 1T" in page.text
+
+
+def test_a_figure_without_reordered_channels_says_nothing_of_them(tmp_path: Path) -> None:
+    made = [point for point in points() if point["method"] != "reordered"]
+    write_figure(made, tmp_path)
+    write_figure1_page(made, tmp_path)
+    told = read_page(tmp_path / "report.html").text.split("The curves")[1]
+    assert "reordered" not in told
+    assert "smt.reorder" not in told
+    assert "12 min 30 s" in told
 
 
 def test_a_figure_of_older_cells_says_that_their_time_is_not_known(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnrecal.commands.interrupt import ctrl_c_noted
-from bnrecal.commands.schemas import CommandConfig, register
+from bnrecal.commands.schemas import CommandConfig, Figure1Config, Table1Config, register
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.provenance import cell_key, content_hash
+from bnrecal.options import USUAL_ORDER
 
 J = TypeVar("J")
 S = TypeVar("S", bound=CommandConfig)
@@ -103,6 +105,24 @@ def refuse(overrides: Sequence[str], command: str, keys: Sequence[str], why: str
         key = override.lstrip("+~").partition("=")[0]
         if key in keys or any(key.startswith(f"{one}.") for one in keys):
             raise BnrecalError(f"{override}: {command} {why}; leave it out")
+
+
+def shown_order(config: Table1Config | Figure1Config, overrides: Sequence[str]) -> str | None:
+    """The order of channels that `reorder=true` shows beside the usual one; None without it.
+
+    Raises:
+        BnrecalError: where it is to show none.
+    """
+    if not config.reorder:
+        return None
+    if "smt.reorder=none" in overrides:
+        raise BnrecalError("smt.reorder=none: reorder=true shows an order, choose activity, bits or random:N")
+    return USUAL_ORDER if config.smt.reorder == "none" else config.smt.reorder
+
+
+def in_usual_order(config: Config) -> Config:
+    """The experiment with channels as they come."""
+    return replace(config, smt=replace(config.smt, reorder="none"))
 
 
 def read_config(schema: type[S], overrides: Sequence[str]) -> S:

@@ -1,29 +1,29 @@
 """`bnrecal figure1`: Figure 1 of the paper, network by network."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import raise_failed, read_config, refuse
+from bnrecal.commands.common import in_usual_order, raise_failed, read_config, refuse, shown_order
 from bnrecal.commands.jobs import attempt_all, side_by_side
 from bnrecal.commands.schemas import Figure1Config, Network
-from bnrecal.config import experiment_part
+from bnrecal.config import Config, experiment_part
 from bnrecal.device import describe_device
 from bnrecal.experiment.provenance import cell_key, content_hash
-from bnrecal.experiment.setup import identify, prepare
+from bnrecal.experiment.setup import Setup, identify, prepare
 from bnrecal.experiment.store import Store
 from bnrecal.models.table1 import PRUNED
 from bnrecal.reports.figure1 import write_figure
 from bnrecal.reports.figure1_html import write_figure1_page
-from bnrecal.search.curves import measure_curves
+from bnrecal.search.curves import measure_curves, measure_reordered
 
 
 def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
     """Measure whatever is missing, network by network, and draw the figure after each."""
     refuse(overrides, "figure1", ("smt.threads", "smt.layers", "smt.plan", "recal"), "varies it")
-    out = Path(figure.out)
+    out, how = Path(figure.out), shown_order(figure, overrides)
     networks = [n for n in figure.networks if not _left_out(n, figure)]
     jobs = [(network.label, number) for number, network in enumerate(networks)]
     measured: dict[int, list[dict[str, Any]]] = {}
@@ -31,10 +31,11 @@ def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
     def measure(number: int) -> list[dict[str, Any]]:
         network = networks[number]
         config = _own(read_config(Figure1Config, [*overrides, f"model={network.model}"]), network)
-        return measure_network(config, network, out / "cells")
+        return measure_network(config, network, out / "cells", how)
 
     def ordered() -> list[dict[str, Any]]:
-        return [point for number in range(len(networks)) for point in measured.get(number, [])]
+        points = (point for number in range(len(networks)) for point in measured.get(number, []))
+        return [{key: value for key, value in point.items() if key != "right"} for point in points]
 
     def take(number: int, points: list[dict[str, Any]]) -> None:
         measured[number] = points
@@ -66,20 +67,48 @@ def _own(figure: Figure1Config, network: Network) -> Figure1Config:
     return replace(figure, model=model, data=data)
 
 
-def measure_network(config: Figure1Config, network: Network, folder: Path) -> list[dict[str, Any]]:
-    """The points of one network's curves: measured, or read if they were finished earlier."""
+def measure_network(
+    config: Figure1Config, network: Network, folder: Path, how: str | None = None
+) -> list[dict[str, Any]]:
+    """The points of one network's curves: measured, or read if they were finished earlier.
+
+    Args:
+        how: also the curve with channels in this order. It is a piece of its own: a figure that is finished without it
+            is measured no second time.
+    """
     experiment = replace(experiment_part(config), recal=True)  # some of the cells are, so the images must suffice
+    if how is not None:
+        experiment = in_usual_order(experiment)
     own = {"network": asdict(network), "points": config.points, "search": asdict(config.search)}
-    name = f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
+
+    def curves(setup: Setup) -> list[dict[str, Any]]:
+        return measure_curves(setup, config.points, network.slow, config.search if network.plan else None, folder)
+
+    points = _kept(experiment, network, folder, own, curves)
+    if how is None:
+        return points
+    own = {"network": asdict(network), "points": config.points, "reordered": how}
+    return points + _kept(experiment, network, folder, own, lambda setup: measure_reordered(setup, points, how))
+
+
+def _kept(
+    experiment: Config,
+    network: Network,
+    folder: Path,
+    own: dict[str, Any],
+    curves: Callable[[Setup], list[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """The points of one piece; `own` tells it from other pieces of the same network."""
+    name = f"{network.model}-{experiment.data.name}-seed{experiment.seed}-{content_hash([cell_key(experiment), own])}"
 
     def measure() -> dict[str, Any]:
         started = time.perf_counter()
         setup = prepare(experiment)
-        records = measure_curves(setup, config.points, network.slow, config.search if network.plan else None, folder)
-        own = {"panel": network.panel, "label": network.label, "slow_threads": network.slow}
+        records = curves(setup)
+        about = {"panel": network.panel, "label": network.label, "slow_threads": network.slow}
         run = {"seconds": round(time.perf_counter() - started, 2), "device": describe_device(setup.device)}
-        return {"points": [{**own, **record, **run} for record in records]}
+        return {"points": [{**about, **record, **run} for record in records]}
 
-    kept = Store(folder).get(name, {**identify(experiment), **own}, measure, resume=config.resume)
+    kept = Store(folder).get(name, {**identify(experiment), **own}, measure, resume=experiment.resume)
     points: list[dict[str, Any]] = kept["points"]
     return points

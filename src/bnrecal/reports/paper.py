@@ -48,7 +48,7 @@ def compare(cells: Sequence[dict[str, Any]], wide: pd.DataFrame, gains: pd.DataF
         own = wide[(wide["source"] == key[0]) & (wide["model"] == key[1])]
         if own.empty:
             continue  # not measured
-        for name in wide.columns.drop(["source", "model"]):
+        for name in printed.index.drop(["source", "model"]):
             stderr = over_seeds(np.array(right[key][name], dtype=np.float64)).stderr
             records.append(
                 _record(key, name, own[name].item(), stderr, printed[name], _paper_gain(printed, name), whole)

@@ -10,14 +10,21 @@ import pandas as pd
 
 from bnrecal.reports.page import Axis, flat, never_fatal, number, p_value, raw_table, write_page
 from bnrecal.reports.paper import paper_table
-from bnrecal.reports.table1 import COLUMNS, LOSS_P
+from bnrecal.reports.table1 import LOSS_P
 from bnrecal.reports.table1_layers import layer_charts
-from bnrecal.reports.table1_markdown import LABELS, Tables
+from bnrecal.reports.table1_markdown import Tables
 
 PAGE = "report.html"
-FILES = ("table1", "table1_gains", "table1_paper", "table1_layers", "table1_long")  # those that there are
+FILES = (
+    "table1",
+    "table1_gains",
+    "table1_reordered",
+    "table1_paper",
+    "table1_layers",
+    "table1_long",
+)
 BASES = ("fp32", "a8w8")  # columns that are compared with, and get no difference of their own
-PANELS = (("4t", "Four threads"), ("2t", "Two threads"))
+PANELS = (("4t", "Four threads"), ("2t", "Two threads"), ("4t_r", "Four threads, channels reordered"))
 FAR = 1.6  # a paper's value so many times beyond everything else is shown as an arrow at the edge, with its number
 
 Wide = dict[tuple[str, str], dict[str, float]]
@@ -36,16 +43,18 @@ def write_table1_page(tables: Tables, cells: Sequence[dict[str, Any]], out: Path
 def page_content(tables: Tables, cells: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
     """What the template shows."""
     long, ours, paper = tables.long, by_row(tables.wide), by_row(paper_table())
+    panels = panels_of(ours)
     return {
         "data": str(long["data"].iloc[0]),
         "images": int(long["images"].max()),
         "seeds": int(long["seed"].nunique()),
         "stderr": float(long["stderr"].max()),
-        "labels": [LABELS[name] for name in COLUMNS],
-        "rows": [table_row(key, ours[key], paper.get(key)) for key in ours],
-        "averages": averages(ours, paper),
-        "panels": [panel(prefix, title, ours, paper) for prefix, title in PANELS],
+        "labels": list(tables.labels.values()),
+        "rows": [table_row(key, ours[key], paper.get(key), tables.labels) for key in ours],
+        "averages": [average(prefix, title, ours, paper) for prefix, title in panels],
+        "panels": [panel(prefix, title, ours, paper) for prefix, title in panels],
         "gains": [gain_row(key, tables.gains, paper.get(key)) for key in ours],
+        "orders": order_rows(tables.orders),
         "significant": LOSS_P,
         "layers": layer_charts(cells),
         "run": what_was_run(cells),
@@ -55,15 +64,29 @@ def page_content(tables: Tables, cells: Sequence[dict[str, Any]], out: Path) -> 
 
 def by_row(table: pd.DataFrame) -> Wide:
     """{(source, model): {column: top-1}}."""
-    return {(row["source"], row["model"]): {name: float(row[name]) for name in COLUMNS} for _, row in table.iterrows()}
+    columns = table.columns.drop(["source", "model"])
+    return {(row["source"], row["model"]): {name: float(row[name]) for name in columns} for _, row in table.iterrows()}
 
 
-def table_row(key: tuple[str, str], own: dict[str, float], paper: dict[str, float] | None) -> dict[str, Any]:
+def panels_of(rows: Wide) -> list[tuple[str, str]]:
+    """Prefix and title of the pairs of columns that there are."""
+    return [(prefix, title) for prefix, title in PANELS if all(f"{prefix}_w" in row for row in rows.values())]
+
+
+def published_in(paper: Wide, ours: Wide, prefix: str) -> Wide:
+    """The paper's rows that stand beside ours and have this pair of columns."""
+    return {key: paper[key] for key in ours if key in paper and f"{prefix}_w" in paper[key]}
+
+
+def table_row(
+    key: tuple[str, str], own: dict[str, float], paper: dict[str, float] | None, labels: dict[str, str]
+) -> dict[str, Any]:
     """A row of the main table: value and difference to FP32 in each cell, ours and the paper's."""
     cells = []
-    for name in COLUMNS:
-        cell = {"label": LABELS[name], "value": number(own[name]), "difference": difference(own, name)}
-        cells.append({**cell, "paper": paper and number(paper[name]), "paper_difference": difference(paper, name)})
+    for name, label in labels.items():
+        beside = paper if paper and name in paper else None
+        cell = {"label": label, "value": number(own[name]), "difference": difference(own, name)}
+        cells.append({**cell, "paper": beside and number(beside[name]), "paper_difference": difference(beside, name)})
     return {"source": key[0], "model": key[1], "cells": cells}
 
 
@@ -72,14 +95,11 @@ def difference(row: dict[str, float] | None, name: str) -> str | None:
     return None if row is None or name in BASES else number(row[name] - row["fp32"], signed=True)
 
 
-def averages(ours: Wide, paper: Wide) -> list[dict[str, Any]]:
-    """Per number of threads: the mean loss without and with recalibration, ours and the paper's."""
-    found = []
-    for prefix, title in PANELS:
-        own = mean_losses(list(ours.values()), prefix)
-        same = mean_losses([paper[key] for key in ours if key in paper], prefix)
-        found.append({"title": title, "own": own, "paper": same})
-    return found
+def average(prefix: str, title: str, ours: Wide, paper: Wide) -> dict[str, Any]:
+    """The mean loss without and with recalibration, ours and the paper's."""
+    own = mean_losses(list(ours.values()), prefix)
+    same = mean_losses(list(published_in(paper, ours, prefix).values()), prefix)
+    return {"title": title, "own": own, "paper": same}
 
 
 def mean_losses(rows: Sequence[dict[str, float]], prefix: str) -> dict[str, float] | None:
@@ -92,7 +112,7 @@ def mean_losses(rows: Sequence[dict[str, float]], prefix: str) -> dict[str, floa
 def panel(prefix: str, title: str, ours: Wide, paper: Wide) -> dict[str, Any]:
     """A dumbbell chart: points lost, from without to with recalibration; the paper's in grey below each."""
     own = {key: losses(row, prefix) for key, row in ours.items()}
-    published = {key: losses(paper[key], prefix) for key in ours if key in paper}
+    published = {key: losses(row, prefix) for key, row in published_in(paper, ours, prefix).items()}
     axis = loss_axis([v for pair in own.values() for v in pair], [v for pair in published.values() for v in pair])
     rows = [
         {
@@ -153,6 +173,17 @@ def gain_row(key: tuple[str, str], gains: pd.DataFrame, paper: dict[str, float] 
             told["paper"] = paper and number(paper[f"{threads}t_w"] - paper[f"{threads}t_wo"], signed=True)
         cells.append(told)
     return {"source": key[0], "model": key[1], "cells": cells}
+
+
+def order_rows(orders: pd.DataFrame | None) -> dict[str, Any] | None:
+    """What reordering channels gains at four threads, without and with recalibration."""
+    if orders is None:
+        return None
+    rows = [
+        {"source": one["source"], "model": one["model"], "cells": [_tested(one, "gain_wo"), _tested(one, "gain_w")]}
+        for _, one in orders.iterrows()
+    ]
+    return {"reorder": orders["reorder"].iloc[0], "rows": rows}
 
 
 def _tested(one: pd.Series, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pandas as pd
 from bnrecal.evaluation.significance import LEVEL
 
 LABELS = {"fp32": "FP32", "a8w8": "A8W8", "2t_wo": "2T w/o", "2t_w": "2T w/", "4t_wo": "4T w/o", "4t_w": "4T w/"}
+REORDERED = {"4t_r_wo": "4T r. w/o", "4t_r_w": "4T r. w/"}  # channels reordered
 GAINS = {"2t_gain": "2T gain", "4t_gain": "4T gain"}
 
 
@@ -19,12 +20,19 @@ class Tables:
     Attributes:
         long: one row per cell and seed. wide: the paper's layout, means over seeds. gains: `table1_gains.gains_table`.
         paper: `paper.compare`; None away from ImageNet.
+        orders: `table1_gains.orders_table`; None without columns of reordered channels.
     """
 
     long: pd.DataFrame
     wide: pd.DataFrame
     gains: pd.DataFrame
     paper: pd.DataFrame | None
+    orders: pd.DataFrame | None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of the columns that there are."""
+        return {name: label for name, label in {**LABELS, **REORDERED}.items() if name in self.wide}
 
 
 def markdown(tables: Tables) -> str:
@@ -39,10 +47,11 @@ def markdown(tables: Tables) -> str:
         f"{long['stderr'].max():.2f} points. † the one layer of highest error runs one thread. ‡ depthwise "
         "convolutions run one thread.",
         "",
-        *_table(["Source", "Model", *LABELS.values()], _levels(tables)),
+        *_table(["Source", "Model", *tables.labels.values()], _levels(tables)),
         "",
         *_gains(tables, seeds),
         "",
+        *(_orders(tables.orders) if tables.orders is not None else []),
         *_notes(tables),
     ]
     if tables.paper is not None:
@@ -59,7 +68,7 @@ def _levels(tables: Tables) -> list[list[str]]:
     rows = []
     for _, row in tables.wide.iterrows():
         own = _of(tables.long, row)
-        rows.append([row["source"], row["model"], *(_level(own, row, name) for name in LABELS)])
+        rows.append([row["source"], row["model"], *(_level(own, row, name) for name in tables.labels)])
     return rows
 
 
@@ -87,6 +96,20 @@ def _gains(tables: Tables, seeds: int) -> list[str]:
         "the loss to A8W8 that is, where that loss is significant. p-values are not corrected for their number.",
         "",
         *_table(["Source", "Model", "A8W8", "2T", "2T net", "4T", "4T net"], rows),
+    ]
+
+
+def _orders(orders: pd.DataFrame) -> list[str]:
+    rows = [
+        [one["source"], one["model"], *(f"{one[g]:+.2f} (p = {one[f'{g}_p']:.2g})" for g in ("gain_wo", "gain_w"))]
+        for _, one in orders.iterrows()
+    ]
+    return [
+        f"4T r.: the input channels of each layer reordered (`smt.reorder={orders['reorder'].iloc[0]}`), which decides",
+        "which of them are partners. What that gains over 4T, without and with recalibration:",
+        "",
+        *_table(["Source", "Model", "4T r. w/o", "4T r. w/"], rows),
+        "",
     ]
 
 

@@ -11,21 +11,15 @@ from bnrecal.files import atomic_path
 from bnrecal.reports.page import Axis, never_fatal
 from bnrecal.reports.paper import paper_table
 from bnrecal.reports.style import Look, drawing, save
-from bnrecal.reports.table1_html import PANELS, Wide, by_row, loss_axis, losses
+from bnrecal.reports.table1_html import Wide, by_row, loss_axis, losses, panels_of, published_in
 
 WITHOUT, WITH = Look("#D55E00", "o", "", filled=False), Look("#0072B2", "o", "")
 PAPER = "0.5"
 OURS_AT, PAPER_AT = -0.14, 0.16  # where the two lines of a row stand, in rows from its middle
 INCHES_A_ROW = 0.42
 
-TEX_HEAD = r"""% needs \usepackage{booktabs}
-\begin{tabular}{llrrrrrr}
-\toprule
- & & & & \multicolumn{2}{c}{2T} & \multicolumn{2}{c}{4T} \\
-\cmidrule(lr){5-6} \cmidrule(lr){7-8}
-Source & Model & FP32 & A8W8 & w/o & w/ & w/o & w/ \\
-\midrule
-"""
+TEX_PAIRS = {"2t": "2T", "4t": "4T", "4t_r": "4T, reordered"}  # over pairs of columns, without and with
+TEX_END = " \\\\\n"
 TEX_TAIL = r"""\bottomrule
 \end{tabular}
 """
@@ -45,12 +39,13 @@ def write_table1_pictures(wide: pd.DataFrame, out: Path) -> None:
 
 
 def draw(ours: Wide, paper: Wide) -> Figure:
-    """Two dumbbell charts: points lost against FP32, from without to with recalibration; the paper's in grey."""
-    figure = Figure(figsize=(8.2, 1.3 + INCHES_A_ROW * len(ours)), layout="constrained")
-    axes = figure.subplots(1, len(PANELS), sharey=True)
-    for axis, (prefix, title) in zip(axes, PANELS, strict=True):
+    """Dumbbell charts: points lost against FP32, from without to with recalibration; the paper's in grey."""
+    panels = panels_of(ours)
+    figure = Figure(figsize=(1.6 + 3.3 * len(panels), 1.3 + INCHES_A_ROW * len(ours)), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for axis, (prefix, title) in zip(axes, panels, strict=True):
         own = {key: losses(row, prefix) for key, row in ours.items()}
-        published = {key: losses(paper[key], prefix) for key in ours if key in paper}
+        published = {key: losses(row, prefix) for key, row in published_in(paper, ours, prefix).items()}
         _draw_panel(axis, own, published)
         axis.set_title(title)
     axes[0].set_yticks(range(len(ours)), [f"{model}\n{source}" for source, model in ours], fontsize=8)
@@ -116,15 +111,27 @@ def _dumbbell(
 
 def tex(ours: Wide) -> str:
     """The table in the paper's layout: top-1 in %, in brackets the difference to FP32."""
+    pairs = [(prefix, head) for prefix, head in TEX_PAIRS.items() if all(f"{prefix}_w" in row for row in ours.values())]
+    columns = [f"{prefix}_{end}" for prefix, _ in pairs for end in ("wo", "w")]
     lines, previous = [], ""
     for (source, model), row in ours.items():
         values = [f"{row['fp32']:.2f}", f"{row['a8w8']:.2f}"]
-        for name in ("2t_wo", "2t_w", "4t_wo", "4t_w"):
-            values.append(f"{row[name]:.2f} (${row[name] - row['fp32']:+.2f}$)")
+        values += [f"{row[name]:.2f} (${row[name] - row['fp32']:+.2f}$)" for name in columns]
         shown = escaped(source) if source != previous else ""
-        lines.append(" & ".join([shown, escaped(model), *values]) + r" \\" + "\n")
+        lines.append(" & ".join([shown, escaped(model), *values]) + TEX_END)
         previous = source
-    return TEX_HEAD + "".join(lines) + TEX_TAIL
+    heads = " & ".join(rf"\multicolumn{{2}}{{c}}{{{head}}}" for _, head in pairs)
+    rules = " ".join(rf"\cmidrule(lr){{{5 + 2 * i}-{6 + 2 * i}}}" for i in range(len(pairs)))
+    return "".join(
+        [
+            "% needs \\usepackage{booktabs}\n",
+            rf"\begin{{tabular}}{{llrr{'rr' * len(pairs)}}}" + "\n\\toprule\n",
+            f" & & & & {heads}{TEX_END}{rules}\n",
+            f"Source & Model & FP32 & A8W8{' & w/o & w/' * len(pairs)}{TEX_END}\\midrule\n",
+            *lines,
+            TEX_TAIL,
+        ]
+    )
 
 
 def escaped(text: str) -> str:

@@ -1,11 +1,12 @@
 """The curves of one network in Figure 1: accuracy over speedup, with layers slowed in several ways."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bnrecal.evaluation.accuracy import Bools
+from bnrecal.evaluation.accuracy import Bools, percent
+from bnrecal.evaluation.packed import pack, unpack
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup
@@ -23,8 +24,9 @@ class Point:
     """One operating point.
 
     Attributes:
-        method: "highest_error" (the k layers of highest error slowed), "plan" (the search's choice) or "random" (the
-            best of as many random orders as the search has measured).
+        method: "highest_error" (the k layers of highest error slowed), "plan" (the search's choice), "random" (the
+            best of as many random orders as the search has measured) or "reordered" (the threads of "highest_error",
+            with the input channels of every layer reordered).
         target: the speedup it was chosen for.
         slowed: layers below four threads.
         choice: what was measured on training images; None for the highest-error order, which measures nothing.
@@ -61,11 +63,38 @@ def measure_curves(
     results = dict(zip(distinct, run_variants(setup, distinct), strict=True))
     fp32 = results[distinct[0]].fp32_outcome
     assert fp32 is not None
-    beside = {point.target: results[variant_of(setup, point.threads, recal=True)] for point in usual}
+    beside = {point.target: _right(results[variant_of(setup, point.threads, recal=True)]) for point in usual}
     return [
         {**record(point, results[variant], fp32.top1, beside[point.target]), "collisions_4t": four.collisions}
         for (point, _), variant in zip(cells, variants, strict=True)
     ]
+
+
+def measure_reordered(setup: Setup, usual: Sequence[dict[str, Any]], how: str) -> list[dict[str, Any]]:
+    """The highest-error order once more, with recalibration, the input channels of every layer reordered.
+
+    Args:
+        usual: what `measure_curves` recorded; the same threads are measured, and compared image by image.
+        how: a value of `smt.reorder`.
+    """
+    chosen = [one for one in usual if one["method"] == "highest_error" and one["recal"]]
+    points = [Point("reordered", one["target"], threads_of(one), one["slowed"]) for one in chosen]
+    variants = [replace(variant_of(setup, point.threads, recal=True), reorder=how) for point in points]
+    results = run_variants(setup, variants)
+    collisions = at_four_threads(setup, how).collisions
+    records = []
+    for point, result, one in zip(points, results, chosen, strict=True):
+        fp32 = result.fp32_outcome
+        assert fp32 is not None
+        own = record(point, result, fp32.top1, unpack(one["right"], one["images"]))
+        records.append({**own, "collisions_4t": collisions})
+    return records
+
+
+def threads_of(record: dict[str, Any]) -> Threads:
+    """The threads of every layer that a record holds as text."""
+    pairs = (pair.rpartition(":") for pair in record["layers"].split())
+    return {name: int(threads) for name, _, threads in pairs}
 
 
 def usual_points(setup: Setup, order: Sequence[str], points: int, slow: int) -> list[Point]:
@@ -111,22 +140,26 @@ def _points(
     return points
 
 
-def record(point: Point, result: Result, fp32: Bools, usual: Result) -> dict[str, Any]:
-    """A row of `figure1.csv`; accuracies in percent, differences in percentage points.
+def _right(result: Result) -> Bools:
+    assert result.outcome is not None
+    return result.outcome.top1
+
+
+def record(point: Point, result: Result, fp32: Bools, usual: Bools) -> dict[str, Any]:
+    """A row of `figure1.csv`; accuracies in percent, differences in percentage points. Besides, `right`: which images.
 
     Args:
         fp32: which images the float32 network got right.
-        usual: the highest-error order with recalibration at the same target.
+        usual: which the highest-error order with recalibration got right at the same target.
     """
-    assert result.outcome is not None
-    assert usual.outcome is not None
-    right = result.outcome.top1
+    right = _right(result)
     return {
         "model": result.model,
         "data": result.data,
         "curve": f"{point.method} {'w/' if result.recal else 'w/o'}",
         "method": point.method,
         "recal": result.recal,
+        "reorder": result.provenance["config"]["smt"]["reorder"],
         "target": point.target,
         "speedup": result.speedup,
         "cycles": result.cycles,
@@ -141,8 +174,8 @@ def record(point: Point, result: Result, fp32: Bools, usual: Result) -> dict[str
         "drop_stderr": paired_error(fp32, right),
         "gain": result.gain,
         "gain_p": result.gain_p,
-        "above_highest_error": result.top1 - usual.top1,
-        "above_highest_error_stderr": paired_error(right, usual.outcome.top1),
+        "above_highest_error": percent(right) - percent(usual),
+        "above_highest_error_stderr": paired_error(right, usual),
         "origin": point.choice.origin if point.choice else None,
         "search_loss": point.choice.loss if point.choice else None,
         "search_loss_stderr": point.choice.stderr if point.choice else None,
@@ -153,4 +186,5 @@ def record(point: Point, result: Result, fp32: Bools, usual: Result) -> dict[str
         "seed": result.seed,
         "weights_hash": result.provenance["weights_hash"],
         "content": result.provenance["cell"],
+        "right": pack(right),
     }
