@@ -105,6 +105,15 @@ def test_empty_batch_counts_nothing() -> None:
     assert (found.mse, found.zero_activation_share) == (0.0, 0.0)
 
 
+def test_more_images_than_a_byte_counts() -> None:
+    image = torch.randint(0, 256, (1, 4, 3, 3), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    prepared = PreparedConv2d(torch.full((2, 4, 2, 2), 100, dtype=torch.int8), SmtSpec(2), padding=1)
+    one, many = conv_statistics(prepared, image), conv_statistics(prepared, image.expand(511, -1, -1, -1))
+    assert many.steps_by_active == tuple(511 * steps for steps in one.steps_by_active)
+    assert many.reduced_activations == 511 * one.reduced_activations
+    assert torch.equal(many.squared_error, 511 * one.squared_error)
+
+
 @pytest.mark.parametrize("elements", [1, 700, 1500])
 def test_pieces_count_what_the_whole_counts(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(9)

@@ -46,15 +46,6 @@ def reduce_activation(a: Tensor, rounding: str = "half_even", saturate: bool = T
     return torch.where(a <= LARGEST_NARROW_ACTIVATION, a, reduced)
 
 
-def is_lossy_activation(a: Tensor) -> Tensor:
-    """Where r(a) is not a, whatever the rounding: a multiple of 16 up to 240 stays, and no other wide activation does.
-
-    Args:
-        a: uint8.
-    """
-    return (a > LARGEST_NARROW_ACTIVATION) & ((a & 15) != 0)
-
-
 def reduce_weight(b: Tensor, rounding: str = "half_even", saturate: bool = True) -> Tensor:
     """r(b): the weight as 4 bits and a shift. -128..127 in any integer dtype, int16 out."""
     b = b.to(torch.int16)

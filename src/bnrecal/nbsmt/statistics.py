@@ -12,7 +12,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from bnrecal.nbsmt.arithmetic import LARGEST_NARROW_ACTIVATION, is_lossy_activation, is_narrow_weight, reduce_weight
+from bnrecal.nbsmt.arithmetic import is_narrow_weight, reduce_weight
 from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.cpu.squares import squared_sums
 from bnrecal.nbsmt.geometry import Pair, im2col, pad, pointwise
@@ -96,6 +96,7 @@ def _added(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
 
 
+NARROW_BITS = 4  # an activation of so many bits is never reduced, a wider one but for multiples of 16
 # Inputs and outputs of a layer that are counted at a time: each takes some 40 bytes meanwhile.
 PIECE_ELEMENTS = 2**24
 
@@ -171,23 +172,10 @@ class _Counts:
         a = a.view(a.shape[0], g.groups, a.shape[1] // g.groups, a.shape[2], a.shape[3])
         b = foldable_weight(prepared.weight, spec.threads).to(x.device)
         b = b.reshape(g.groups, b.shape[0] // g.groups, *b.shape[1:])
-        zeros = not spec.sparsity  # then they count as active too
-        self._marks: dict[tuple[str, str], Callable[[], Tensor]] = {
-            ("a", "active"): lambda: (a != 0) | zeros,
-            ("a", "wide"): lambda: a > LARGEST_NARROW_ACTIVATION,
-            ("a", "lossy"): lambda: is_lossy_activation(a),
-            ("b", "active"): lambda: (b != 0) | zeros,
-            ("b", "wide"): lambda: ~is_narrow_weight(b),
-            ("b", "lossy"): lambda: reduce_weight(b, spec.rounding, spec.saturate) != b,
-        }
+        self.a, self.b = a, b
         self.rows, self.columns = (
             _window(a.shape[3 + d], kernel[d], g.stride[d], g.dilation[d], output[d]).to(x.device) for d in range(2)
         )
-        # Without sparsity all partners are active always.
-        partners = range(1, spec.threads) if spec.sparsity else range(0)
-        self._partners = {
-            side: [_rolled(self._marked(side, "active"), r, spec.threads) for r in partners] for side in "ab"
-        }
         self._often: dict[tuple[str, str], Tensor] = {}
 
     def by_partners(self, activation: str, weight: str) -> list[int]:
@@ -209,42 +197,51 @@ class _Counts:
         the positions that a tap sees, weights over filters.
         """
         if (side, mark) not in self._often:
-            add_up = self._over_positions if side == "a" else _over_filters
-            subsets = [self._marked(side, mark)]
-            for partner in self._partners[side]:
-                subsets += [found & partner for found in subsets]
-            self._often[side, mark] = torch.stack([add_up(found) for found in subsets])
+            self._often[side, mark] = self._over_positions(mark) if side == "a" else self._over_filters(mark)
         return self._often[side, mark]
 
-    def _marked(self, side: str, mark: str) -> Tensor:
-        """uint8, shaped as the operands of a side."""
-        return self._marks[side, mark]().view(torch.uint8)
+    def _over_positions(self, mark: str) -> Tensor:
+        count = 2 ** (self.spec.threads - 1) if self.spec.sparsity else 1
+        found = torch.zeros(count, *self.b.shape[:1], *self.b.shape[2:], dtype=torch.int64, device=self.b.device)
+        for images in torch.split(self.a, 255):  # so many 0s and 1s add up in a byte, many times faster than in an int
+            seen = torch.zeros(count, *self.a.shape[1:], dtype=torch.uint8, device=self.a.device)
+            for image in images:  # one at a time: its marks stay in the cache, in memory that is there already
+                for subset, marks in enumerate(self._subsets(image, mark, _marked_activations)):
+                    seen[subset] += marks
+            for subset in range(count):  # in float64, exact: far below 2^53
+                found[subset] += (self.rows @ seen[subset].double() @ self.columns.T).long()
+        return found
 
-    def _over_positions(self, marks: Tensor) -> Tensor:
-        """(N, G, C, H, W) to int64 (G, C, kh, kw)."""
-        seen = _add_up(marks).double()  # exact: far below 2^53
-        return (self.rows @ (seen @ self.columns.T)).long()
+    def _over_filters(self, mark: str) -> Tensor:
+        subsets = self._subsets(self.b, mark, self._marked_weights)
+        return torch.stack([marks.sum(1, dtype=torch.int64) for marks in subsets])
+
+    def _subsets(self, operand: Tensor, mark: str, marked: Callable[[Tensor, str], Tensor]) -> list[Tensor]:
+        """For each subset of partners, where operands carry a mark and it is active; channels third from last."""
+        threads, zeros = self.spec.threads, not self.spec.sparsity  # then zeros are active too
+        if zeros:
+            return [torch.ones_like(operand, dtype=torch.uint8) if mark == "active" else marked(operand, mark)]
+        active = marked(operand, "active")
+        found = [active if mark == "active" else marked(operand, mark)]
+        for r in range(1, threads):
+            partner = active.roll(-r * (operand.shape[-3] // threads), -3)
+            found += [marks & partner for marks in found]
+        return found
+
+    def _marked_weights(self, b: Tensor, mark: str) -> Tensor:
+        """uint8, shaped as b."""
+        if mark == "active":
+            return (b != 0).byte()
+        lossy = reduce_weight(b, self.spec.rounding, self.spec.saturate) != b
+        return (lossy if mark == "lossy" else ~is_narrow_weight(b)).byte()
 
 
-def _over_filters(marks: Tensor) -> Tensor:
-    """(G, O / G, C, kh, kw) to int64 (G, C, kh, kw)."""
-    return marks.sum(1, dtype=torch.int64)
-
-
-def _rolled(marks: Tensor, partner: int, threads: int) -> Tensor:
-    """Those of a partner in an operand's place; channels in dimension 2."""
-    return marks.roll(-partner * (marks.shape[2] // threads), 2)
-
-
-def _add_up(marks: Tensor) -> Tensor:
-    """The sum over images of 0s and 1s, in bytes as long as they last: many times faster than a widening sum."""
-    total = torch.zeros(marks.shape[1:], dtype=torch.int32, device=marks.device)
-    for first in range(0, marks.shape[0], 255):
-        part = torch.zeros_like(total, dtype=torch.uint8)
-        for image in marks[first : first + 255]:
-            part += image
-        total += part
-    return total
+def _marked_activations(a: Tensor, mark: str) -> Tensor:
+    """uint8, shaped as a. On bytes torch takes ten times as long to compare as to shift and clamp."""
+    if mark == "active":
+        return a.clamp(max=1)
+    wide = (a >> NARROW_BITS).clamp_(max=1)
+    return wide if mark == "wide" else wide & (a & 15).clamp_(max=1)
 
 
 def _window(size: int, taps: int, stride: int, dilation: int, outputs: int) -> Tensor:
