@@ -110,6 +110,7 @@ def test_more_images_than_a_byte_counts() -> None:
     prepared = PreparedConv2d(torch.full((2, 4, 2, 2), 100, dtype=torch.int8), SmtSpec(2), padding=1)
     one, many = conv_statistics(prepared, image), conv_statistics(prepared, image.expand(511, -1, -1, -1))
     assert many.steps_by_active == tuple(511 * steps for steps in one.steps_by_active)
+    assert one.reduced_activations
     assert many.reduced_activations == 511 * one.reduced_activations
     assert torch.equal(many.squared_error, 511 * one.squared_error)
 
