@@ -68,6 +68,23 @@ def test_function_equals_golden_model(layer: Layer, spec: SmtSpec, device: str) 
     assert torch.equal(found.cpu(), expected(layer, spec))
 
 
+@settings(max_examples=30)
+@given(layers(groups=1), specs(), st.integers(0, 2**16))
+def test_an_order_of_channels_is_that_of_an_input_in_that_order(layer: Layer, spec: SmtSpec, seed: int) -> None:
+    x, w, geometry, _ = layer
+    order = torch.randperm(w.shape[1], generator=torch.Generator().manual_seed(seed))
+    conv = PreparedConv2d(w.index_select(1, order), spec, **geometry)  # type: ignore[arg-type]
+    scale, floats = torch.ones(len(w)), x.float()
+    assert torch.equal(conv(floats, 1.0, scale, order=order), conv(floats.index_select(1, order), 1.0, scale))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_layer_of_zeros_answers_its_bias(threads: int) -> None:
+    conv = PreparedConv2d(torch.zeros(3, 8, 3, 3, dtype=torch.int8), SmtSpec(threads))
+    bias = torch.tensor([1.5, -2.0, 0.0])
+    assert torch.equal(conv(torch.rand(2, 8, 3, 3), 0.1, torch.ones(3), bias), bias.view(1, 3, 1, 1).expand(2, 3, 1, 1))
+
+
 @pytest.mark.parametrize("partner", [(0, 0), (0, 77), (200, 0), (13, -5), (255, -128)])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_operand_pair_with_the_partner_idle_and_active(policy: str, partner: tuple[int, int]) -> None:

@@ -122,7 +122,13 @@ class PreparedConv2d:
         return self._whole.accumulate(x) if self._whole else self.form.accumulate(self._seen(x))
 
     def __call__(
-        self, x: Tensor, x_scale: float, w_scale: Tensor, bias: Tensor | None = None, signed: bool = False
+        self,
+        x: Tensor,
+        x_scale: float,
+        w_scale: Tensor,
+        bias: Tensor | None = None,
+        signed: bool = False,
+        order: Tensor | None = None,
     ) -> Tensor:
         """Quantize, convolve, and scale back.
 
@@ -132,6 +138,8 @@ class PreparedConv2d:
             w_scale: float32 (O,), steps of the weights' grids.
             bias: float32 (O,).
             signed: quantize to -128..127 (one thread alone) instead of 0..255.
+            order: int64 (C,), on the CPU: position i of the weight's channels meets input channel order[i]. For one
+                group; None: as they come.
 
         Returns:
             float32 (N, O, H', W'), channels-last: accumulator * (x_scale * w_scale) + bias, every step rounded.
@@ -140,6 +148,10 @@ class PreparedConv2d:
         if 0 in shape:
             return x.new_empty(shape)
         scale = w_scale * x_scale
+        if order is not None:
+            if isinstance(self._form, ListedConv) and not self.by_columns:  # reorders bytes while it quantizes
+                return self._form.convolve(self._seen(x.float()), x_scale, scale, bias, signed, order)
+            x = x.index_select(1, order.to(x.device))
         if self._whole:
             return self._whole.convolve(x, x_scale, scale, bias, signed)
         return self.form.convolve(self._seen(x.float(), x_scale, signed), x_scale, scale, bias, signed)

@@ -1,6 +1,5 @@
 """The quantized, threaded convolution that answers a `ConvInterceptor`."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -99,13 +98,14 @@ class NBSMTConv2d:
     def __call__(self, call: ConvCall) -> Tensor:
         """Answer one `conv2d` call."""
         prepared = self.packed.for_call(call)
-        if self.order is not None:
-            call = replace(call, x=call.x.index_select(1, self.order.to(call.x.device)))
         if self.collecting and not self.signed:
             levels = quantize_activation(call.x, self.input_scale)
+            if self.order is not None:
+                levels = levels.index_select(1, self.order.to(levels.device))
             more = conv_statistics(prepared, levels)
             self.statistics = more if self.statistics is None else self.statistics + more
-        return prepared(call.x, self.input_scale, self._scale_on(call.x.device), call.bias, signed=self.signed)
+        scale = self._scale_on(call.x.device)
+        return prepared(call.x, self.input_scale, scale, call.bias, signed=self.signed, order=self.order)
 
     def _scale_on(self, device: torch.device) -> Tensor:
         """The weight's scale: copied once, for a copy to a GPU waits for everything that runs there."""

@@ -66,21 +66,40 @@ class ListedConv:
             self._finish(x[part], 1.0, signed, y[part], None, None)
         return y
 
-    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
-        """sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
+    def convolve(
+        self,
+        x: Tensor,
+        x_scale: float,
+        scale: Tensor,
+        bias: Tensor | None,
+        signed: bool,
+        order: Tensor | None = None,
+    ) -> Tensor:
+        """sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last.
+
+        Args:
+            order: int64 (C,): position i of the weight's channels meets input channel order[i]; for one group alone.
+        """
         pieces = self._pieces(x)
-        if not len(self.split.listed) and len(pieces) == 1:
-            _, dense = self.quantizer(x, x_scale, signed)
+        if self.split.operands and not len(self.split.listed) and len(pieces) == 1:
+            _, dense = self.quantizer(x, x_scale, signed, order)
             return self._backend(dense, signed).convolve(self._shifted(dense, signed), scale, bias)
         y = torch.empty(self._output_shape(x), memory_format=torch.channels_last)
         for part in pieces:
-            self._finish(x[part], x_scale, signed, y[part], scale, bias)
+            self._finish(x[part], x_scale, signed, y[part], scale, bias, order)
         return y
 
     def _finish(
-        self, x: Tensor, x_scale: float, signed: bool, target: Tensor, scale: Tensor | None, bias: Tensor | None
+        self,
+        x: Tensor,
+        x_scale: float,
+        signed: bool,
+        target: Tensor,
+        scale: Tensor | None,
+        bias: Tensor | None,
+        order: Tensor | None = None,
     ) -> None:
-        levels, operands = self.quantizer(x, x_scale, signed)
+        levels, operands = self.quantizer(x, x_scale, signed, order)
         listing = self._list_for(levels)
         if not self.split.operands:
             listing(levels, signed, None, target, scale, bias)

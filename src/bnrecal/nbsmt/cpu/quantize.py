@@ -18,6 +18,7 @@ from bnrecal.nbsmt.spec import SmtSpec
 
 BLOCK_BYTES = 16384  # quantized bytes a worker takes at a time: they stay in its first-level cache
 SPARE_BYTES = 256
+MANY = 1 << 40  # carray wants a length
 JOB = fields(
     "source",  # float32 (pixels, groups, channels), or 0: the levels are there already
     "levels",  # uint8 (pixels, groups, channels)
@@ -31,6 +32,7 @@ JOB = fields(
     "round_up",  # of r(a): 7 and 1 to half even, 0 and 0 down
     "round_odd",
     "block",  # pixels of a unit
+    "order",  # uint32 (channels,): which channel takes each position, or 0: as they come; for one group
     "scratch",
     "scratch_bytes",  # of it for each worker: `sending`'s, one pixel's masks twice, one expanded pixel
     floats=("inverse", "lowest", "highest", "offset"),
@@ -61,11 +63,12 @@ class Quantizer:
         }.items():
             self.job[name] = value
 
-    def __call__(self, x: Tensor, x_scale: float, signed: bool) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, x_scale: float, signed: bool, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Levels and dense operands of an input, both overwritten by the next call in this thread.
 
         Args:
             x: float32 (N, groups * channels, H, W), or uint8 or int8 levels of that shape.
+            order: int64 (channels,), on the CPU: position i is taken by input channel order[i]; for one group alone.
 
         Returns:
             uint8 (N, groups * channels, H, W), signed levels as + 128, and uint8 (N, groups * len(operands) * channels,
@@ -87,8 +90,11 @@ class Quantizer:
         target = levels
         if self.expands:
             target = _channels_last("operands", images, len(self.operands) * levels.shape[1], height, width)
-        elif not job["source"]:
+        elif not job["source"] and order is None:
             return levels, levels
+        if order is not None:
+            places = order.numpy().astype(np.uint32)
+            job["order"] = places.ctypes.data
         job["pixels"], job["levels"], job["target"] = pixels, levels.data_ptr(), target.data_ptr()
         if not self.expands:
             job["operands"] = 0
@@ -161,6 +167,19 @@ def _expand_pixel(levels: Word, target: Word, job: Any, scratch: Word) -> None:
 
 
 @compiled
+def _reorder(levels: Word, pixels: Word, job: Any, spare: Word) -> None:
+    """Put the channels of these pixels in order; `spare` is scratch of one pixel."""
+    order = carray(v.pointer(job.order), MANY, np.uint32)
+    before = carray(v.pointer(spare), MANY, np.uint8)
+    for _ in range(pixels):
+        v.copy(spare, levels, job.channels)
+        after = carray(v.pointer(levels), MANY, np.uint8)
+        for c in range(job.channels):
+            after[c] = before[order[c]]
+        levels += job.channels
+
+
+@compiled
 def _work_on_block(job: Any, first: Word, last: Word, scratch: Word) -> None:
     """Pixels first..last-1."""
     values = job.groups * job.channels
@@ -168,6 +187,8 @@ def _work_on_block(job: Any, first: Word, last: Word, scratch: Word) -> None:
     spare = scratch + job.scratch_bytes - job.operands * job.channels - Word(SPARE_BYTES)
     if job.source:
         _quantize(job.source + Word(4) * first * values, levels, count, job, spare)
+    if job.order:
+        _reorder(levels, last - first, job, scratch + Word(sending.SCRATCH_BYTES))
     size = job.operands * job.channels
     if not size:
         return
