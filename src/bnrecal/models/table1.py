@@ -1,7 +1,7 @@
 """The networks of the paper's Table 1: at full size for ImageNet's classes, reduced for the embedded set."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -84,7 +84,8 @@ def _load_mini(config: ModelConfig, data: ImageSource) -> LoadedModel:
     from bnrecal.models.mini import build_mini, load_mini
 
     if config.checkpoint is None:
-        return load_mini(config.name)
+        shipped = load_mini(config.name)
+        return replace(shipped, preprocessing=overridden(shipped.preprocessing, config))
     from bnrecal.data.glyphs import GLYPH_PREPROCESSING
 
     network = build_mini(config.name)
