@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.known_search import SMALL, Known, known_search, small_setup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,20 +20,12 @@ from bnrecal.errors import BnrecalError
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup, Variant, planned_layers, prepare
 from bnrecal.quantization.layer_plan import load_plan, plan_speedup
-from bnrecal.search.config import SearchConfig
 from bnrecal.search.error_order import slowed, slowest_prefix, spread
 from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
-from bnrecal.search.local_search import HIGHEST_ERROR, Search
+from bnrecal.search.local_search import HIGHEST_ERROR
 from bnrecal.search.random_order import RandomOrders, fair_tries
 from bnrecal.search.sensitivity import Probe, fixed_macs, items_of, sensitivities, threadable, variant_of
 
-SMALL = [
-    "model=custom",
-    "model.factory=helpers.nets:glyph_net",
-    "calibration.images=32",
-    "recalibration.images=32",
-    "recalibration.batch_size=16",
-]
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.rounds=1", "search.tries=2"]
 SEARCH += ["search.heldout_images=32"]
 
@@ -48,9 +41,7 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def setup() -> Setup:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
-        return prepare(parse(compose_config("config", SMALL)))
+    return small_setup()
 
 
 losses = st.tuples(st.integers(0, 20), st.integers(0, 20))
@@ -145,29 +136,6 @@ def test_the_images_that_a_search_is_judged_on_are_others_than_it_chose_on(setup
     assert len(judged_on.selection.indices) == 48
     assert not set(chosen_on.selection.indices) & set(judged_on.selection.indices)
     assert set(Probe(setup, 64).selection.indices) > set(chosen_on.selection.indices)
-
-
-class Known:
-    """A probe whose losses are written down: per image `base` plus a per-layer cost."""
-
-    def __init__(self, setup: Setup, cost: "Costs") -> None:
-        self.setup = setup
-        self.cost = cost
-        self.calls = 0
-
-    def losses(self, threads: Mapping[str, int]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-        self.calls += 1
-        total = sum(self.cost[name, t] for name, t in threads.items() if t > 1)
-        return total * np.array([0.9, 1.0, 1.1])
-
-
-Costs = Mapping[tuple[str, int], float]
-
-
-def known_search(setup: Setup, cost: Costs, believed: Costs) -> Search:
-    rows = [{"name": name, "threads": threads, "loss": loss} for (name, threads), loss in believed.items()]
-    config = SearchConfig(rounds=3, tries=8)
-    return Search(Known(setup, cost), pd.DataFrame(rows), config)  # type: ignore[arg-type]
 
 
 def test_swaps_mend_what_the_sensitivities_got_wrong(setup: Setup) -> None:

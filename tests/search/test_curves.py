@@ -1,0 +1,166 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.known_search import Known, known_search, small_setup
+
+import bnrecal.search.curves
+from bnrecal.experiment.results import Result
+from bnrecal.experiment.run import run_variants
+from bnrecal.experiment.setup import Setup, Variant
+from bnrecal.search.config import SearchConfig
+from bnrecal.search.curves import Point, chosen_points, measure_curves, record, usual_points
+from bnrecal.search.error_order import at_four_threads
+from bnrecal.search.local_search import Choice, Search
+
+LAYERS = ("conv2", "dilated")
+COST = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    return small_setup()
+
+
+@pytest.fixture(scope="module")
+def results(setup: Setup) -> list[Result]:
+    """Four threads without and with recalibration, and conv2 at one thread with it."""
+    return run_variants(setup, [Variant(4, False), Variant(4, True), Variant(4, True, (("conv2", 1),))])
+
+
+def test_the_usual_points_slow_the_layers_of_highest_error_first(setup: Setup) -> None:
+    points = usual_points(setup, ["dilated", "conv2"], 9, 2)
+    assert [point.threads for point in points] == [
+        {"dilated": 4, "conv2": 4},
+        {"dilated": 2, "conv2": 4},
+        {"dilated": 2, "conv2": 2},
+    ]
+    assert [(point.method, point.slowed) for point in points] == [("highest_error", count) for count in (0, 1, 2)]
+    assert all((point.choice, point.evaluations, point.evaluated_images) == (None, 0, 0) for point in points)
+    conv2, depthwise, dilated = 72, 9, 144  # multiply-accumulates of an output value; all have as many
+    total = conv2 + depthwise + dilated
+    assert [point.target for point in points] == pytest.approx(
+        [total / (conv2 / c + depthwise + dilated / d) for c, d in ((4, 4), (4, 2), (2, 2))]
+    )
+    assert [point.slowed for point in usual_points(setup, ["dilated", "conv2"], 2, 1)] == [0, 2]
+
+
+def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    search = known_search(setup, COST, COST)
+    search.heldout = Known(setup, {key: 3 * cost for key, cost in COST.items()})  # type: ignore[assignment]
+    asked: list[object] = []
+
+    def prepared(*given: object, resume: bool) -> Search:
+        asked.extend([*given, resume])
+        return search
+
+    monkeypatch.setattr(bnrecal.search.curves, "prepare_search", prepared)
+    config = SearchConfig(rounds=3)
+    usual = usual_points(setup, ["dilated", "conv2"], 9, 2)
+    points = chosen_points(setup, usual[::-1], 2, config, tmp_path)
+    assert asked == [setup, config, tmp_path, True]
+    targets = [point.target for point in usual]  # from the highest down
+    assert [(point.method, point.target) for point in points] == [
+        *(("plan", target) for target in targets),
+        *(("random", target) for target in targets),
+    ]
+    planned, random = points[:3], points[3:]
+    best = [min(fast_enough(search, target), key=cost_of) for target in targets]
+    assert [cost_of(point.threads) for point in planned] == pytest.approx([cost_of(threads) for threads in best])
+    assert [point.slowed for point in points] == [
+        sum(threads < 4 for threads in point.threads.values()) for point in points
+    ]
+    for point in points:
+        assert point.choice is not None
+        assert point.choice.threads == point.threads
+        assert point.choice.loss == pytest.approx(cost_of(point.threads))
+        assert point.choice.heldout_loss == pytest.approx(3 * cost_of(point.threads))
+    assert {point.evaluations for point in planned} == {search.evaluations}
+    assert {point.evaluated_images for point in planned} == {search.evaluated_images}
+    assert {point.choice.origin for point in random if point.choice} == {"random order"}
+    assert len({(point.evaluations, point.evaluated_images) for point in random}) == 1
+    assert random[0].evaluated_images == random[0].evaluations * search.config.images
+    assert 3 <= random[0].evaluations <= 4  # at the ends one choice each, between them one or two
+
+
+def fast_enough(search: Search, target: float) -> list[dict[str, int]]:
+    every = [dict(zip(LAYERS, threads, strict=True)) for threads in itertools.product((1, 2, 4), repeat=2)]
+    return [threads for threads in every if search.speedup(threads) >= target * (1 - 1e-9)]
+
+
+def cost_of(threads: dict[str, int]) -> float:
+    return sum(COST[name, t] for name, t in threads.items() if t > 1)
+
+
+def test_a_row_of_the_figure_tells_the_point_and_its_result(results: list[Result]) -> None:
+    _, four, slower = results
+    choice = Choice({"conv2": 1, "dilated": 4}, 2.5, 0.25, 0.5, "swaps", 0.75, 1.5)
+    point = Point("plan", 2.25, choice.threads, 1, choice, 7, 700)
+    assert four.outcome is not None
+    assert slower.outcome is not None
+    fp32 = ~slower.outcome.top1  # as if float32 answered the opposite
+    row = record(point, slower, fp32, four)
+
+    def error(one: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> float:
+        assert slower.outcome is not None
+        return float(100 * (one.astype(float) - slower.outcome.top1).std() / np.sqrt(20))
+
+    assert row == {
+        "model": "custom",
+        "data": "glyphs",
+        "curve": "plan w/",
+        "method": "plan",
+        "recal": True,
+        "target": 2.25,
+        "speedup": slower.speedup,
+        "cycles": slower.cycles,
+        "slowed": 1,
+        "layers": "conv2:1 dilated:4",
+        "images": 20,
+        "top1": slower.top1,
+        "stderr": slower.stderr,
+        "fp32_top1": slower.fp32_top1,
+        "a8w8_top1": slower.a8w8_top1,
+        "drop": slower.drop,
+        "drop_stderr": pytest.approx(error(fp32)),
+        "gain": slower.gain,
+        "gain_p": slower.gain_p,
+        "above_highest_error": slower.top1 - four.top1,
+        "above_highest_error_stderr": pytest.approx(error(four.outcome.top1)),
+        "origin": "swaps",
+        "search_loss": 0.25,
+        "search_loss_stderr": 0.5,
+        "heldout_loss": 0.75,
+        "heldout_loss_stderr": 1.5,
+        "evaluations": 7,
+        "evaluated_images": 700,
+        "seed": 0,
+        "weights_hash": slower.provenance["weights_hash"],
+        "content": slower.provenance["cell"],
+    }
+    plain = record(Point("highest_error", 3.0, {"conv2": 4, "dilated": 4}, 0), results[0], fp32, results[0])
+    assert plain["curve"] == "highest_error w/o"
+    assert plain["above_highest_error"] == 0
+    assert {plain[key] for key in ("origin", "search_loss", "search_loss_stderr")} == {None}
+    assert {plain[key] for key in ("heldout_loss", "heldout_loss_stderr")} == {None}
+
+
+def test_all_curves_of_a_network_are_measured_together(setup: Setup, tmp_path: Path) -> None:
+    config = SearchConfig(sensitivity_images=16, images=16, heldout_images=16, rounds=1, tries=1)
+    rows = measure_curves(setup, 9, 2, config, tmp_path)
+    assert [row["curve"] for row in rows] == [
+        *["highest_error w/o", "highest_error w/"] * 3,
+        *["plan w/"] * 3,
+        *["random w/"] * 3,
+    ]
+    usual = {row["target"]: row for row in rows if row["curve"] == "highest_error w/"}
+    four = at_four_threads(setup)
+    assert [row["layers"].split()[0] for row in usual.values()] == [f"{four.order[0]}:{t}" for t in (4, 2, 2)]
+    for row in rows:
+        assert row["above_highest_error"] == pytest.approx(row["top1"] - usual[row["target"]]["top1"])
+        assert row["collisions_4t"] == four.collisions
+        assert row["speedup"] >= row["target"] * (1 - 1e-9)
+    assert len(measure_curves(setup, 2, 1, None, tmp_path)) == 4
