@@ -1,7 +1,8 @@
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,19 @@ import torch
 from helpers.nets import glyph_net
 from helpers.small import config
 
+import bnrecal.experiment.run
 from bnrecal.data.loader import derive_seed
+from bnrecal.device import describe_device
 from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.accuracy import percent
+from bnrecal.experiment.identity import identity_key
+from bnrecal.experiment.provenance import versions
 from bnrecal.experiment.results import Result, read_result, summary, write_result
-from bnrecal.experiment.run import run, run_variants
-from bnrecal.experiment.setup import A8W8, Variant, prepare, prepare_variants
+from bnrecal.experiment.run import describe, run, run_variants
+from bnrecal.experiment.setup import A8W8, Variant, identify, prepare, prepare_variants
 from bnrecal.nbsmt.processor import describe_backend
+from bnrecal.quantization.layer_plan import plan_speedup
+from bnrecal.quantization.systolic import network_cycles
 from bnrecal.recalibrate import recalibrate_
 
 
@@ -41,6 +49,64 @@ def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) 
     told = summary(result, path)
     assert "gain" in told
     assert describe_backend(torch.device("cpu")) in told
+
+
+def test_a_result_carries_all_that_its_experiment_was(recalibrated: Result) -> None:
+    setup = prepare(config("recal=true", "save_checkpoint=true"))
+    variant = Variant(4, True)
+    plans = prepare_variants(setup, [variant])[variant].plans
+    images = {
+        "calibration": setup.calibration.provenance(setup.source),
+        "validation": setup.validation.provenance(setup.source),
+        "recalibration": setup.recalibration.provenance(setup.source),
+    }
+    assert recalibrated.provenance == {
+        "cell": identity_key(setup.identity),
+        "identity": setup.identity,
+        "config": asdict(setup.config),
+        "versions": versions(),
+        "device": describe_device(setup.device),
+        "backend": describe_backend(setup.device),
+        "weights": "helpers.nets:glyph_net",
+        "weights_hash": setup.model.weights_hash,
+        "images": images,
+    }
+    assert identify(setup.config) == setup.identity
+    assert (recalibrated.seed, recalibrated.policy) == (0, "A")
+    assert recalibrated.speedup == plan_speedup(plans)
+    assert recalibrated.cycles == network_cycles(plans, 16, 16)
+    assert 0 < recalibrated.seconds < 3600
+    assert round(recalibrated.seconds, 2) == recalibrated.seconds
+    assert recalibrated.fp32_outcome is not None
+    assert percent(recalibrated.fp32_outcome.top1) == recalibrated.fp32_top1
+
+
+def test_tables_and_weights_can_be_made_later(recalibrated: Result) -> None:
+    later = describe(config("recal=true"))
+    assert later.layers is not None
+    assert later.layers.equals(recalibrated.layers)
+    assert later.batchnorm is not None
+    assert later.batchnorm.equals(recalibrated.batchnorm)
+    assert later.state_dict is not None
+    assert recalibrated.state_dict is not None
+    assert all(torch.equal(tensor, recalibrated.state_dict[name]) for name, tensor in later.state_dict.items())
+
+
+def test_accuracies_are_handed_over_before_the_tables_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Result] = []
+
+    def no_tables(*_: object) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(bnrecal.experiment.run, "describe_layers", no_tables)
+    with pytest.raises(MemoryError):
+        run(config("smt.threads=2"), measured=seen.append)
+    assert [(result.threads, result.layers) for result in seen] == [(2, None)]
+
+
+def test_a_variant_says_what_it_is() -> None:
+    assert str(Variant(4, True)) == "4T w/ recalibration"
+    assert str(Variant(2, False, (("a", 1), ("b", 4)))) == "2T w/o recalibration, 2 layers set"
 
 
 def test_layers_and_batchnorms_are_described(recalibrated: Result, tmp_path: Path) -> None:

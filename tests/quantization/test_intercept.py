@@ -1,5 +1,7 @@
 import copy
+import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -9,8 +11,10 @@ from helpers.nets import SameConv2d, images, tiny
 from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.calibrate import calibrate
 from bnrecal.quantization.intercept import ConvCall, Handler, attach, attached, conv_modules, no_stray_convolutions
+from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
 
 def negate(call: ConvCall) -> Tensor:
@@ -123,3 +127,32 @@ def test_sites_inside_the_stray_check_are_no_strays() -> None:
     handlers: dict[str, Handler] = dict.fromkeys(conv_modules(network), ConvCall.run)
     with attached(network, handlers), no_stray_convolutions(network, lambda _: False):
         network(images(2))
+
+
+def test_a_printed_network_says_what_computes_its_convolutions() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
+    plain = repr(network)
+    convs = calibrate(network, [images(2)])
+    threaded = NBSMTConv2d(replace(convs[1], name="1"), SmtSpec(4), signed=False, act_range="max")
+    signed = NBSMTConv2d(replace(convs[1], name="1"), SmtSpec(1), signed=True, act_range="max")
+    with attached(network, {"0": negate, "1": threaded}):
+        first, second = repr(network).splitlines()[1:3]
+        assert first == plain.splitlines()[1]  # a handler that has nothing to say
+        assert second.endswith(f"stride=(1, 1), 8-bit, threads=4, policy=A, scale={threaded.input_scale:.3g})")
+    with attached(network, {"1": signed}):
+        assert f"stride=(1, 1), 8-bit signed, threads=1, scale={signed.input_scale:.3g})" in repr(network)
+    one = NBSMTConv2d(convs[1], SmtSpec(1), signed=False, act_range="max")
+    assert one.describe() == f"8-bit, threads=1, scale={one.input_scale:.3g}"
+    assert repr(network) == plain
+
+
+def test_a_pickled_convolution_leaves_its_packed_form_behind_and_computes_the_same() -> None:
+    conv = nn.Conv2d(3, 4, 1)
+    layer = NBSMTConv2d(calibrate(conv, [images(2)])[0], SmtSpec(2), signed=False, act_range="max")
+    with attached(conv, {"": layer}):
+        expected = conv(images(2))
+    assert layer.execution
+    twin = pickle.loads(pickle.dumps(layer))
+    assert twin.execution == ""
+    with attached(conv, {"": twin}):
+        assert torch.equal(conv(images(2)), expected)

@@ -1,0 +1,148 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.accuracy import Correctness
+from bnrecal.evaluation.significance import mcnemar
+from bnrecal.experiment.results import Details, accuracies, missing_details, read_json, summary, write_details
+
+IMAGES = 200
+
+
+def right(top1: int, *, top5: int = 190, first: int = 0, restricted: int | None = None) -> Correctness:
+    """So many of 200 images right, from image `first` on."""
+    images = np.arange(IMAGES)
+    of_classes = None if restricted is None else images < restricted
+    return Correctness((images >= first) & (images < first + top1), images < top5, of_classes, skipped=3)
+
+
+FP32, A8W8, CONTROL = right(160, top5=196), right(150, top5=194), right(152)
+
+
+def test_the_accuracies_of_a_recalibrated_cell_by_hand() -> None:
+    with_recal, without = right(130, top5=180, first=2, restricted=140), right(110)
+    found = accuracies(with_recal, without, FP32, A8W8, CONTROL)
+    assert found == {
+        "images": 200,
+        "top1": 65.0,
+        "top5": 90.0,
+        "stderr": pytest.approx(100 * np.sqrt(0.65 * 0.35 / 200)),
+        "fp32_top1": 80.0,
+        "fp32_top5": 98.0,
+        "a8w8_top1": 75.0,
+        "a8w8_top5": 97.0,
+        "drop": 15.0,
+        "top1_wo_recal": pytest.approx(55.0),
+        "gain": pytest.approx(10.0),
+        "gain_p": pytest.approx(mcnemar(without.top1, with_recal.top1)),  # 22 gained, 2 lost
+        "control_gain": 1.0,
+        "loss_p": pytest.approx(2.0**-39),  # 40 lost, none gained
+        "recovered": pytest.approx((10 - 1) / 20),
+        "restricted_top1": 70.0,
+        "skipped": 3,
+    }
+
+
+def test_a_cell_without_recalibration_has_no_gain_and_no_share_recovered() -> None:
+    without = right(110)
+    found = accuracies(without, without, FP32, A8W8, None)
+    assert (found["gain"], found["gain_p"], found["control_gain"], found["recovered"]) == (0.0, None, None, None)
+    assert found["restricted_top1"] is None
+    assert found["loss_p"] < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("without", "why"), [(145, "five of 150 lost: p = 0.06"), (150, "no loss"), (170, "better than A8W8")]
+)
+def test_of_a_loss_that_is_none_nothing_is_recovered(without: int, why: str) -> None:
+    assert accuracies(right(180), right(without), FP32, A8W8, CONTROL)["recovered"] is None, why
+    assert accuracies(right(180), right(144), FP32, A8W8, CONTROL)["recovered"] is not None  # six lost: p = 0.03
+
+
+RESULT: dict[str, Any] = {
+    "model": "resnet18",
+    "data": "glyphs",
+    "threads": 4,
+    "recal": True,
+    "images": 5000,
+    "top1": 66.25,
+    "top5": 91.125,
+    "stderr": 0.672,
+    "fp32_top1": 70.5,
+    "a8w8_top1": 69.75,
+    "drop": 4.25,
+    "top1_wo_recal": 60.5,
+    "gain": 5.75,
+    "gain_p": 0.00123,
+    "control_gain": -0.25,
+    "recovered": 0.648,
+    "restricted_top1": 68.0,
+    "skipped": 2,
+    "speedup": 3.456,
+    "cycles": 1234567,
+    "exceptions": {},
+    "provenance": {"backend": "oneDNN", "device": "cpu, AVX2"},
+}
+
+
+def test_the_summary_of_a_recalibrated_run(tmp_path: Path) -> None:
+    assert summary(RESULT, tmp_path).splitlines() == [
+        "resnet18 on glyphs, 4 threads with recalibration, 5000 images",
+        "  top-1       66.25 % ± 0.67   (top-5 91.12 %)",
+        "  float32     70.50 %   drop +4.25 points",
+        "  A8W8        69.75 %   drop +3.50 points",
+        "  w/o recal   60.50 %   gain +5.75 points (McNemar p = 0.0012); A8W8 itself gains -0.25",
+        "  net of that, 65 % of the loss to A8W8 is recovered",
+        "  top-1 among the data set's own classes: 68.00 %",
+        "  2 unreadable images were skipped",
+        "  speedup      3.46 x, 1,234,567 array cycles per image",
+        "  sums by oneDNN, cpu, AVX2",
+        f"  written to {tmp_path}",
+    ]
+
+
+def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_path: Path) -> None:
+    few = dict.fromkeys("abcde", "depthwise: 1 thread")
+    many = {f"conv{place}": "smt.layers: 2 threads" for place in range(6)}
+    left_out = {"recovered": None, "restricted_top1": None, "skipped": 0}
+    told = summary({**RESULT, **left_out, "recal": False, "exceptions": {**few, **many}}, tmp_path).splitlines()
+    assert told[0] == "resnet18 on glyphs, 4 threads without recalibration, 5000 images"
+    assert told[4:] == [
+        "  speedup      3.46 x, 1,234,567 array cycles per image",
+        "  sums by oneDNN, cpu, AVX2",
+        "  depthwise: 1 thread: a, b, c, d, e",
+        "  smt.layers: 2 threads: conv0, conv1, conv2, conv3 and 2 more (layers.csv)",
+        f"  written to {tmp_path}",
+    ]
+    recalibrated = summary({**RESULT, **left_out}, tmp_path)
+    assert "w/o recal" in recalibrated
+    assert "recovered" not in recalibrated
+
+
+def test_what_is_missing_beside_a_result_is_named_until_it_is_written(tmp_path: Path) -> None:
+    assert missing_details(tmp_path, checkpoint=False) == ["layers.csv", "batchnorm.csv"]
+    table, state = pd.DataFrame({"name": ["conv1"], "mse": [0.5]}), {"bn.running_mean": torch.ones(2)}
+    write_details(Details(table, table, state), tmp_path)
+    assert missing_details(tmp_path, checkpoint=False) == []
+    assert missing_details(tmp_path, checkpoint=True) == ["checkpoint.pth"]
+    assert (tmp_path / "layers.csv").read_text() == "name,mse\nconv1,0.5\n"
+    write_details(Details(None, None, state), tmp_path, checkpoint=True)
+    assert missing_details(tmp_path, checkpoint=True) == []
+    assert torch.equal(torch.load(tmp_path / "checkpoint.pth")["bn.running_mean"], torch.ones(2))
+
+
+def test_a_file_without_a_json_object_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "piece.json"
+    with pytest.raises(BnrecalError, match=r"piece.json cannot be read: .*No such file"):
+        read_json(path)
+    path.write_text("[1]")
+    with pytest.raises(BnrecalError, match=r"piece.json holds no JSON object"):
+        read_json(path)
+    path.write_text(json.dumps({"a": 1}))
+    assert read_json(path) == {"a": 1}
