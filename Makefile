@@ -33,7 +33,7 @@ test: $(VENV)/.dev  ## lint, types, tests
 	$(PY) -m pytest
 
 mutate: $(VENV)/.dev  ## change the code one thing at a time and see whether a test notices (hours)
-	OMP_NUM_THREADS=1 nice -n 19 $(VENV)/bin/mutmut run --max-children 1
+	PYTHONPATH=tests OMP_NUM_THREADS=1 nice -n 19 $(VENV)/bin/mutmut run --max-children 1 $(MUTANTS)
 	$(VENV)/bin/mutmut results
 
 lint: $(VENV)/.dev  ## style, format, and that imports point down
