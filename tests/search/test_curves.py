@@ -1,16 +1,19 @@
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers.known_search import Known, known_search, small_setup
 
 import bnrecal.search.curves
+from bnrecal.evaluation.accuracy import Bools
+from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup, Variant
 from bnrecal.search.config import SearchConfig
-from bnrecal.search.curves import Point, chosen_points, measure_curves, record, usual_points
+from bnrecal.search.curves import Point, chosen_points, measure_curves, measure_reordered, record, usual_points
 from bnrecal.search.error_order import at_four_threads
 from bnrecal.search.local_search import Choice, Search
 
@@ -95,41 +98,38 @@ def cost_of(threads: dict[str, int]) -> float:
     return sum(COST[name, t] for name, t in threads.items() if t > 1)
 
 
+def right(result: Result) -> Bools:
+    assert result.outcome is not None
+    return result.outcome.top1
+
+
+def error(one: Bools, other: Bools) -> Any:
+    return pytest.approx(float(100 * (one.astype(float) - other).std() / np.sqrt(len(one))))
+
+
+def as_measured(result: Result) -> dict[str, Any]:
+    """The fields of a row that are the result's own."""
+    names = ("model", "data", "recal", "speedup", "cycles", "images", "top1", "stderr", "fp32_top1", "a8w8_top1")
+    taken = {name: getattr(result, name) for name in (*names, "drop", "gain", "gain_p", "seed")}
+    source = result.provenance
+    own = {"weights_hash": source["weights_hash"], "content": source["cell"], "right": pack(right(result))}
+    return {**taken, **own, "reorder": "none"}
+
+
 def test_a_row_of_the_figure_tells_the_point_and_its_result(results: list[Result]) -> None:
-    _, four, slower = results
+    plain, four, slower = results
     choice = Choice({"conv2": 1, "dilated": 4}, 2.5, 0.25, 0.5, "swaps", 0.75, 1.5)
-    point = Point("plan", 2.25, choice.threads, 1, choice, 7, 700)
-    assert four.outcome is not None
-    assert slower.outcome is not None
-    fp32 = ~slower.outcome.top1  # as if float32 answered the opposite
-    row = record(point, slower, fp32, four)
-
-    def error(one: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> float:
-        assert slower.outcome is not None
-        return float(100 * (one.astype(float) - slower.outcome.top1).std() / np.sqrt(20))
-
-    assert row == {
-        "model": "custom",
-        "data": "glyphs",
+    fp32 = ~right(slower)  # as if float32 answered the opposite
+    assert record(Point("plan", 2.25, choice.threads, 1, choice, 7, 700), slower, fp32, right(four)) == {
+        **as_measured(slower),
         "curve": "plan w/",
         "method": "plan",
-        "recal": True,
         "target": 2.25,
-        "speedup": slower.speedup,
-        "cycles": slower.cycles,
         "slowed": 1,
         "layers": "conv2:1 dilated:4",
-        "images": 20,
-        "top1": slower.top1,
-        "stderr": slower.stderr,
-        "fp32_top1": slower.fp32_top1,
-        "a8w8_top1": slower.a8w8_top1,
-        "drop": slower.drop,
-        "drop_stderr": pytest.approx(error(fp32)),
-        "gain": slower.gain,
-        "gain_p": slower.gain_p,
+        "drop_stderr": error(fp32, right(slower)),
         "above_highest_error": slower.top1 - four.top1,
-        "above_highest_error_stderr": pytest.approx(error(four.outcome.top1)),
+        "above_highest_error_stderr": error(right(slower), right(four)),
         "origin": "swaps",
         "search_loss": 0.25,
         "search_loss_stderr": 0.5,
@@ -137,15 +137,12 @@ def test_a_row_of_the_figure_tells_the_point_and_its_result(results: list[Result
         "heldout_loss_stderr": 1.5,
         "evaluations": 7,
         "evaluated_images": 700,
-        "seed": 0,
-        "weights_hash": slower.provenance["weights_hash"],
-        "content": slower.provenance["cell"],
     }
-    plain = record(Point("highest_error", 3.0, {"conv2": 4, "dilated": 4}, 0), results[0], fp32, results[0])
-    assert plain["curve"] == "highest_error w/o"
-    assert plain["above_highest_error"] == 0
-    assert {plain[key] for key in ("origin", "search_loss", "search_loss_stderr")} == {None}
-    assert {plain[key] for key in ("heldout_loss", "heldout_loss_stderr")} == {None}
+    row = record(Point("highest_error", 3.0, {"conv2": 4, "dilated": 4}, 0), plain, fp32, right(plain))
+    assert row["curve"] == "highest_error w/o"
+    assert row["above_highest_error"] == 0
+    unknown = ("origin", "search_loss", "search_loss_stderr", "heldout_loss", "heldout_loss_stderr")
+    assert {row[key] for key in unknown} == {None}
 
 
 def test_all_curves_of_a_network_are_measured_together(setup: Setup, tmp_path: Path) -> None:
@@ -164,3 +161,15 @@ def test_all_curves_of_a_network_are_measured_together(setup: Setup, tmp_path: P
         assert row["collisions_4t"] == four.collisions
         assert row["speedup"] >= row["target"] * (1 - 1e-9)
     assert len(measure_curves(setup, 2, 1, None, tmp_path)) == 4
+
+
+def test_reordered_points_run_the_usual_threads(setup: Setup, tmp_path: Path) -> None:
+    usual = measure_curves(setup, 9, 2, None, tmp_path)
+    rows = measure_reordered(setup, usual, "bits")
+    beside = [row for row in usual if row["recal"]]
+    for key in ("target", "layers", "slowed", "speedup"):
+        assert [row[key] for row in rows] == [row[key] for row in beside], key
+    assert {(row["curve"], row["reorder"]) for row in rows} == {("reordered w/", "bits")}
+    assert {row["collisions_4t"] for row in rows} == {at_four_threads(setup, "bits").collisions}
+    for row, other in zip(rows, beside, strict=True):
+        assert row["above_highest_error"] == pytest.approx(row["top1"] - other["top1"])
