@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bnrecal.config import Config, DataConfig, ModelConfig, SmtConfig
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.identity import differences, images_and_settings
+from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.conv import PreparedConv2d, nbsmt_conv2d
 from bnrecal.nbsmt.own_policy import check_policy, load_policy, policy_factors, policy_tables
 from bnrecal.nbsmt.spec import SmtSpec
@@ -43,6 +44,24 @@ def test_any_layer_equals_the_golden_model_under_a_rule_from_outside(
     for backend in (None, "float64"):
         conv = PreparedConv2d(w, spec, **geometry, groups=groups, backend=backend)  # type: ignore[arg-type]
         assert torch.equal(conv.accumulate(x), expected(layer, spec))
+
+
+@pytest.mark.parametrize("channels", [24, 400])  # the sums of many channels leave float32's exact range, and are cut
+@pytest.mark.parametrize("threads", [2, 4])
+def test_a_layer_of_float_activations_gives_the_scaled_sums_of_their_levels(channels: int, threads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.relu(torch.randn(3, channels, 5, 4, generator=generator))
+    w = torch.randint(-128, 128, (6, channels, 3, 3), generator=generator)
+    w = (w * (torch.rand(w.shape, generator=generator) < 0.9)).to(torch.int8)
+    conv = PreparedConv2d(w, SmtSpec(threads, named("DROP")), padding=1)
+    assert conv.backend == "float32"
+    sums = conv.accumulate(quantize_activation(x, 0.01))
+    plain = PreparedConv2d(w, SmtSpec(threads, named("DROP")), padding=1, backend="float64")  # without the kernel
+    assert torch.equal(sums, plain.accumulate(quantize_activation(x, 0.01)))
+    scale, bias = torch.rand(6, generator=generator) + 0.5, torch.randn(6, generator=generator)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = conv(x.contiguous(memory_format=layout), 0.01, scale, bias)
+        assert torch.equal(found, sums.float() * (scale * 0.01).view(1, -1, 1, 1) + bias.view(1, -1, 1, 1))
 
 
 def test_a_pointwise_layer_equals_a_loop_over_the_rule() -> None:

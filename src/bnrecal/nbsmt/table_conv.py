@@ -1,4 +1,4 @@
-"""A convolution under a policy that is given as tables: one ordinary convolution of more channels, in plain torch.
+"""A convolution under a policy that is given as tables: one ordinary convolution of more channels.
 
 Every term of the policy is a function F of the activation and of how many threads are active, times a function G of the
 weight. For every pattern of non-zero partner weights (`operands`) and every term, one group of input channels carries
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.backends import FloatConv
+from bnrecal.nbsmt.cpu import lookup
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.operands import weight_patterns
 from bnrecal.nbsmt.spec import SmtSpec
@@ -78,6 +79,9 @@ class TableConv:
         self.backend = backend or ("float32" if small and FloatConv.fits(expanded, largest) else "float64")
         dtype = torch.float32 if self.backend == "float32" else torch.float64
         self._conv = FloatConv(expanded, geometry, largest, dtype, device)
+        sent = [(operand.pattern, operand.table, operand.chosen) for operand in self.operands]
+        quick = device.type == "cpu" and dtype == torch.float32 and lookup.kernel() is not None
+        self._lookup = lookup.Lookup(sent, spec, self.channels, geometry.groups) if quick else None
 
     @property
     def layout(self) -> str:
@@ -86,21 +90,26 @@ class TableConv:
 
     def accumulate(self, x: Tensor) -> Tensor:
         """int32 sums (N, O, H', W') of uint8 levels."""
-        return torch.cat([self._conv.accumulate(self._expand(part)) for part in self._pieces(x)])
+        return torch.cat([self._conv.accumulate(self._expand(part, 1.0, False)) for part in self._pieces(x)])
 
     def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
         """sums * scale + bias of float32 activations or their levels, float32 (N, O, H', W')."""
         outputs = []
         for part in self._pieces(x):
-            levels = quantize_activation(part, x_scale, signed) if part.dtype == torch.float32 else part
-            outputs.append(self._conv.convolve(self._expand(levels), scale, bias))
+            outputs.append(self._conv.convolve(self._expand(part, x_scale, signed), scale, bias))
         return torch.cat(outputs).contiguous(memory_format=torch.channels_last)
 
     def _pieces(self, x: Tensor) -> tuple[Tensor, ...]:
         per_image = 2 * self.width * self.geometry.groups * x.shape[2] * x.shape[3]
         return torch.split(x, max(1, PIECE_BYTES // per_image))
 
-    def _expand(self, levels: Tensor) -> Tensor:
+    def _expand(self, x: Tensor, x_scale: float, signed: bool) -> Tensor:
+        """What is sent for float32 activations or their levels."""
+        if self._lookup is not None:
+            sent = self._lookup(x, x_scale)
+            # a range of channels is taken out of this layout with long copies only
+            return sent if len(self._conv.chunks) == 1 else sent.contiguous()
+        levels = quantize_activation(x, x_scale, signed) if x.dtype == torch.float32 else x
         images, total, height, width = levels.shape
         groups = self.geometry.groups
         a = levels.to(torch.int32).reshape(images, groups, total // groups, height, width)
