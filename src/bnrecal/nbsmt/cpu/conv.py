@@ -21,7 +21,7 @@ from bnrecal.nbsmt.cpu.onednn import (
 from bnrecal.nbsmt.cpu.quantize import Quantizer
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
-from bnrecal.nbsmt.split import split_weights
+from bnrecal.nbsmt.split import Split, split_weights
 
 # Images are taken so many at a time that what lies between two kernels stays near the cache: beyond it, writing costs
 # more than the products.
@@ -45,18 +45,19 @@ class ListedConv:
         self.spec, self.geometry, self.backend = spec, geometry, backend
         self.kernel = (weight.shape[2], weight.shape[3])
         self.exactness = onednn_exactness() if backend == "onednn-int8" else Exactness.NONE
-        paired, dense = self.exactness is Exactness.PAIRED, cheapest(weight, spec, geometry, self.exactness)
-        self.split = split_weights(weight.cpu(), spec, paired=paired, dense=dense)
+        self.weight, self.held = weight.cpu(), cheapest(weight, spec, geometry, self.exactness)
         self.layer = Layer(spec.threads, weight.shape[1], weight.shape[0], geometry.groups)
-        self.quantizer = Quantizer(self.split.operands, spec, weight.shape[1], geometry.groups)
+        self._split: Split | None = None
+        split = self._parts()
+        self.operands, self.entries = split.operands, len(split.listed)
+        self.quantizer = Quantizer(self.operands, spec, weight.shape[1], geometry.groups)
         self._lists: OrderedDict[torch.Size, ListConv] = OrderedDict()
         self._dense: dict[bool, Backend] = {}
 
     @property
     def layout(self) -> str:
         """For reports: dense channels per channel and the share of weights in the list."""
-        entries = len(self.split.listed) / (self.layer.filters * self.layer.channels * self.kernel[0] * self.kernel[1])
-        return f"{len(self.split.operands)} dense + {entries:.1%} listed"
+        return f"{len(self.operands)} dense + {self.entries / self.weight.numel():.1%} listed"
 
     def accumulate(self, x: Tensor) -> Tensor:
         """int32 sums (N, O, H', W') of uint8 levels, or int8 ones with one thread."""
@@ -64,6 +65,7 @@ class ListedConv:
         y = torch.empty(self._output_shape(x), dtype=torch.int32, memory_format=torch.channels_last)
         for part in self._pieces(x):
             self._finish(x[part], 1.0, signed, y[part], None, None)
+        self._split = None
         return y
 
     def convolve(
@@ -81,13 +83,27 @@ class ListedConv:
             order: int64 (C,): position i of the weight's channels meets input channel order[i]; for one group alone.
         """
         pieces = self._pieces(x)
-        if self.split.operands and not len(self.split.listed) and len(pieces) == 1:
+        if self.operands and not self.entries and len(pieces) == 1:
             _, dense = self.quantizer(x, x_scale, signed, order)
-            return self._backend(dense, signed).convolve(self._shifted(dense, signed), scale, bias)
-        y = torch.empty(self._output_shape(x), memory_format=torch.channels_last)
-        for part in pieces:
-            self._finish(x[part], x_scale, signed, y[part], scale, bias, order)
+            y = self._backend(dense, signed).convolve(self._shifted(dense, signed), scale, bias)
+        else:
+            y = torch.empty(self._output_shape(x), memory_format=torch.channels_last)
+            for part in pieces:
+                self._finish(x[part], x_scale, signed, y[part], scale, bias, order)
+        self._split = None
         return y
+
+    def _parts(self) -> Split:
+        """The weights taken apart: once more for every new shape, for kept they are larger than what is packed."""
+        if self._split is None:
+            paired = self.exactness is Exactness.PAIRED
+            self._split = split_weights(self.weight, self.spec, paired=paired, dense=self.held)
+        return self._split
+
+    def _dense_weight(self) -> Tensor:
+        weight = self._parts().weight
+        assert weight is not None
+        return weight
 
     def _finish(
         self,
@@ -101,7 +117,7 @@ class ListedConv:
     ) -> None:
         levels, operands = self.quantizer(x, x_scale, signed, order)
         listing = self._list_for(levels)
-        if not self.split.operands:
+        if not self.operands:
             listing(levels, signed, None, target, scale, bias)
             return
         backend, operands = self._backend(operands, signed), self._shifted(operands, signed)
@@ -120,10 +136,10 @@ class ListedConv:
         One thread with an empty list does not lay anything between its kernels.
         """
         images = x.shape[0]
-        if self.spec.threads == 1 and not len(self.split.listed):
+        if self.spec.threads == 1 and not self.entries:
             return [slice(0, images)]
         _, filters, high, wide = self._output_shape(x)
-        per_image = x.shape[1] * x.shape[2] * x.shape[3] * (2 + len(self.split.operands)) + 4 * filters * high * wide
+        per_image = x.shape[1] * x.shape[2] * x.shape[3] * (2 + len(self.operands)) + 4 * filters * high * wide
         fit = max(1, PIECE_BYTES // per_image)
         size = max(n for n in range(1, min(fit, images) + 1) if images % n == 0)
         return [slice(first, first + size) for first in range(0, images, size)]
@@ -133,7 +149,8 @@ class ListedConv:
         if shape not in self._lists:
             if len(self._lists) == PACKED_SHAPES:
                 self._lists.popitem(last=False)
-            self._lists[shape] = ListConv(self.split.listed, self.spec, self.layer, self.geometry, self.kernel, shape)
+            listed = self._parts().listed
+            self._lists[shape] = ListConv(listed, self.spec, self.layer, self.geometry, self.kernel, shape)
         self._lists.move_to_end(shape)
         return self._lists[shape]
 
@@ -144,13 +161,12 @@ class ListedConv:
         return self._dense[signed]
 
     def _choose(self, operands: Tensor, signed: bool) -> Backend:
-        weight = self.split.weight
-        assert weight is not None
+        weight = self._dense_weight()
         if self.exactness is not Exactness.NONE:
             zero_point = SIGNED_OFFSET if signed else 0
             shape, weight_shape = tuple(operands.shape), tuple(weight.shape)
             if sums_are_exact(self.exactness, shape, weight_shape, self.geometry, zero_point):
-                return OneDnnConv(lambda: weight, self.geometry, zero_point)
+                return OneDnnConv(self._dense_weight, self.geometry, zero_point)
         fits = FloatConv.fits(weight, 255)
         self.backend = "float32" if fits else "float64"
         return FloatConv(weight, self.geometry, 255, torch.float32 if fits else torch.float64, weight.device)
