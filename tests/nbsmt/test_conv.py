@@ -15,6 +15,7 @@ from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.conv import PreparedConv2d, nbsmt_conv2d
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.split import Split
 from bnrecal.options import POLICIES
 
 
@@ -182,6 +183,8 @@ def test_call_in_pieces_and_in_several_shapes(monkeypatch: pytest.MonkeyPatch) -
         part = x[:images, :, :size, :size]
         half = (size + 1) // 2
         assert torch.equal(prepared(part, 1 / 255, torch.ones(8)), whole[:images, :, :half, :half])
+        # packed, the parts of the weights are not kept besides
+        assert not any(isinstance(value, Split) for value in vars(prepared.form).values())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
