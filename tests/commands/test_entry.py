@@ -75,7 +75,7 @@ def test_version(tmp_path: Path) -> None:
         (["figure1", "smt.threads=3"], "smt.threads=3: choose one of 1, 2, 4"),
         (["plan", "speed=3"], "Could not override 'speed'"),
         (["prune", "prune.sparsity=1"], "prune.sparsity=1.0: choose a share above 0 and below 1"),
-        (["bench", "batch=0"], "batch=0 and repeats=9 must be at least 1"),
+        (["bench", "batch=0"], "batch=0 and repeats=7 must be at least 1"),
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:

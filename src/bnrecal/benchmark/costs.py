@@ -1,13 +1,12 @@
 """What a dense and a listed weight cost on this processor: the figures that `nbsmt/cpu/choice.py` chooses by."""
 
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bnrecal.benchmark.timing import on_one_worker
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.backends import FloatConv
 from bnrecal.nbsmt.cpu.conv import kernels_compile
@@ -58,7 +57,7 @@ def measure_costs(channels: int, size: int, repeats: int) -> Costs:
     calls |= {"planes": lambda: lists["finish"].planes(x, False), "none": lambda: plain.sums(x)}
     if onednn_exactness() is not Exactness.NONE:
         calls[onednn_exactness().value] = lambda: onednn.sums(x)
-    ns = {name: 1e9 * seconds / x.numel() for name, seconds in _on_one_worker(calls, repeats).items()}
+    ns = {name: 1e9 * seconds / x.numel() for name, seconds in on_one_worker(calls, repeats).items()}
     listed, finish, planes = (ns.pop(name) for name in ("list", "finish", "planes"))
     dense = {name: value / w[0].numel() for name, value in ns.items()}
     return Costs(channels, dense, (listed - finish) / (len(full) / channels), finish - planes, planes)
@@ -74,22 +73,6 @@ def _adding(listing: ListConv, x: Tensor) -> Callable[[], object]:
     dense, target = (torch.zeros_like(x, dtype=torch.float32) for _ in range(2))
     scale = torch.ones(x.shape[1])
     return lambda: listing(x, False, dense, target, scale, None)
-
-
-def _on_one_worker(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The shortest processor time of each, in seconds: other programs add to it less than to the time that passes."""
-    workers, shortest = torch.get_num_threads(), dict.fromkeys(calls, math.inf)
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            for _ in range(repeats + 1):
-                for name, call in calls.items():
-                    start = time.thread_time()
-                    call()
-                    shortest[name] = min(shortest[name], time.thread_time() - start)
-    finally:
-        torch.set_num_threads(workers)
-    return shortest
 
 
 def describe_costs(repeats: int) -> str:

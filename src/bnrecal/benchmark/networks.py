@@ -1,6 +1,6 @@
 """Networks to time: torchvision's with random weights, in float32 or threaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torchvision
@@ -44,11 +44,13 @@ class Built:
     Attributes:
         backend: what does its sums.
         zero_weights: share of its threaded convolutions' 8-bit weights; None in float32.
+        layers: those convolutions, by name.
     """
 
     network: nn.Module
     backend: str
     zero_weights: float | None
+    layers: dict[str, NBSMTConv2d] = field(default_factory=dict)
 
 
 def random_images(batch: int, size: int, device: str) -> Tensor:
@@ -80,7 +82,7 @@ def build(name: str, variant: Variant, images: Tensor) -> Built:
         twin(images)
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers.values())
     share = zeros / sum(layer.weight.numel() for layer in layers.values())
-    return Built(twin, ", ".join(sorted(_backends(layers))), share)
+    return Built(twin, ", ".join(sorted(_backends(layers))), share, layers)
 
 
 def _zero_smallest(weight: Tensor, share: float) -> None:

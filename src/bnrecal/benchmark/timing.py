@@ -1,5 +1,6 @@
 """Times of several computations side by side."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -20,3 +21,19 @@ def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[st
                 if repeat:
                     seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def on_one_worker(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The shortest processor time of each, in seconds: other programs add to it less than to the time that passes."""
+    workers, shortest = torch.get_num_threads(), dict.fromkeys(calls, math.inf)
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            for _ in range(repeats + 1):
+                for name, call in calls.items():
+                    start = time.thread_time()
+                    call()
+                    shortest[name] = min(shortest[name], time.thread_time() - start)
+    finally:
+        torch.set_num_threads(workers)
+    return shortest

@@ -6,6 +6,7 @@ from pathlib import Path
 from bnrecal.benchmark.bench import run
 from bnrecal.benchmark.costs import describe_costs
 from bnrecal.benchmark.imagenet_time import describe_estimates
+from bnrecal.benchmark.shares import describe_shares, describe_unsaturated
 from bnrecal.commands.schemas import BenchConfig
 
 
@@ -13,6 +14,9 @@ def run_bench(config: BenchConfig, overrides: Sequence[str]) -> None:  # noqa: A
     """Check, time, print and write."""
     if config.costs:
         print(describe_costs(config.repeats))
+        print(describe_unsaturated(64, config.size // 4, config.batch, config.repeats))
+        for model in config.models:
+            print(describe_shares(model, "4T", config.batch, config.size, config.repeats), flush=True)
         return
     rows = run(config.device, config.models, config.batch, config.repeats, config.size, Path(config.out))
     if config.imagenet_time:
