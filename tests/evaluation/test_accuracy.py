@@ -55,7 +55,7 @@ def test_unreadable_images_are_counted_and_left_out() -> None:
     [
         (Fixed(float("nan")), [0, 1, 2], "the bad network gives logits that are not finite"),
         (Fixed(), [0, 1, 7], "has 7 classes, the images have a label 7"),
-        (nn.Flatten(0), [0, 1, 2], "must return logits"),
+        (nn.Flatten(0), [0, 1, 2], r"must return logits \(images, classes\), not a tensor of shape \(63,\)"),
         (Fixed(), [-1, -1, -1], "no readable validation image"),
     ],
 )

@@ -35,6 +35,7 @@ def recalibrated() -> Result:
 def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) -> None:
     path = write_result(recalibrated, tmp_path, checkpoint=True)
     result = read_result(path)
+    assert not {"outcome", "fp32_outcome", "layers", "batchnorm", "state_dict"} & result.keys()
     assert (result["model"], result["data"], result["threads"], result["recal"]) == ("custom", "glyphs", 4, True)
     assert result["images"] == 60
     assert result["drop"] == pytest.approx(result["fp32_top1"] - result["top1"])
@@ -72,6 +73,7 @@ def test_a_result_carries_all_that_its_experiment_was(recalibrated: Result) -> N
         "images": images,
     }
     assert identify(setup.config) == setup.identity
+    assert "recalibration" not in identify(config("recalibration.images=50000"))["images"]  # nor are they demanded
     assert (recalibrated.seed, recalibrated.policy) == (0, "A")
     assert recalibrated.speedup == plan_speedup(plans)
     assert recalibrated.cycles == network_cycles(plans, 16, 16)
@@ -222,6 +224,7 @@ def test_threaded_networks_share_parameters_and_leave_the_original_alone() -> No
         ),
         (["model.factory=helpers.nets:no_batchnorm", "recal=true"], "no BatchNorm layer"),
         (["smt.layers={nothere: 2}"], "smt.layers names nothere"),
+        (["quant.skip=[nothere]"], "^quant.skip names nothere"),
         (["smt.bits=6"], "smt.bits=6: choose one of 3, 4, 5"),
         (["smt.bits=3", "smt.rounding=floor"], "smt.bits=3 goes with .* leave the others out"),
         (["smt.policy=helpers.policies:INEXACT"], r"product\(a=1, b=-127, active=1\) is -128: one active thread"),
@@ -237,3 +240,16 @@ def test_a_corrupt_result_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps({"a": 1}))
     with pytest.raises(BnrecalError, match="is not a result of bnrecal"):
         read_result(tmp_path / "result.json")
+
+
+def test_channels_are_reordered_where_that_decides_about_partners() -> None:
+    variant = Variant(4, False)
+    layers = prepare_variants(prepare(config("smt.reorder=bits")), [variant])[variant].layers
+    assert {name: layer.order is not None for name, layer in layers.items()} == {
+        "conv2": True,
+        "depthwise": False,
+        "dilated": True,
+    }
+    for layer in (layers["conv2"], layers["dilated"]):
+        assert layer.order is not None
+        assert sorted(layer.order.tolist()) == list(range(layer.weight.shape[1]))

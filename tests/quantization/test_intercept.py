@@ -156,3 +156,14 @@ def test_a_pickled_convolution_leaves_its_packed_form_behind_and_computes_the_sa
     assert twin.execution == ""
     with attached(conv, {"": twin}):
         assert torch.equal(conv(images(2)), expected)
+
+
+def test_arguments_by_name_reach_the_handler() -> None:
+    class ByName(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return F.conv2d(input, weight=self.weight, bias=self.bias, stride=2, padding=1, dilation=(1, 2), groups=3)
+
+    conv = ByName(3, 6, 3, groups=3)
+    expected = conv(images(2))
+    with attached(conv, {"": negate}):
+        assert torch.equal(conv(images(2)), -expected)

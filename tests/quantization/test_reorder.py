@@ -113,3 +113,8 @@ def test_which_layers_have_an_order() -> None:
     assert not can_reorder(LayerPlan(conv, 0, False, ""))
     assert not can_reorder(LayerPlan(replace(conv, groups=2), 4, False, ""))
     assert not can_reorder(LayerPlan(replace(conv, weight=conv.weight[:, :6]), 4, False, ""))
+
+
+def test_channels_that_nothing_tells_apart_stay_where_they_are() -> None:
+    active = np.ones((9, 8), np.float32)
+    assert channel_order(active, 4, "bits").tolist() == list(range(8))

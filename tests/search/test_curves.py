@@ -1,12 +1,15 @@
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.known_search import Known, known_search, small_setup
 
 import bnrecal.search.curves
+import bnrecal.search.plans
 from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.results import Result
@@ -16,6 +19,8 @@ from bnrecal.search.config import SearchConfig
 from bnrecal.search.curves import Point, chosen_points, measure_curves, measure_reordered, record, usual_points
 from bnrecal.search.error_order import at_four_threads
 from bnrecal.search.local_search import Choice, Search
+from bnrecal.search.plans import prepare_search
+from bnrecal.search.sensitivity import Probe
 
 LAYERS = ("conv2", "dilated")
 COST = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
@@ -173,3 +178,28 @@ def test_reordered_points_run_the_usual_threads(setup: Setup, tmp_path: Path) ->
     assert {row["collisions_4t"] for row in rows} == {at_four_threads(setup, "bits").collisions}
     for row, other in zip(rows, beside, strict=True):
         assert row["above_highest_error"] == pytest.approx(row["top1"] - other["top1"])
+
+
+def test_sensitivities_are_measured_once_for_each_number_of_images(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured: list[int] = []
+
+    def sensitivities(probe: Probe) -> pd.DataFrame:
+        measured.append(len(probe.selection.indices))
+        return pd.DataFrame([{"name": n, "threads": t, "loss": loss} for (n, t), loss in COST.items()])
+
+    monkeypatch.setattr(bnrecal.search.plans, "sensitivities", sensitivities)
+    few = SearchConfig(sensitivity_images=16, images=32, heldout_images=16)
+    first, again = (prepare_search(setup, few, tmp_path, resume=True) for _ in range(2))
+    assert measured == [16]
+    assert first.measured.equals(again.measured)
+    (kept,) = tmp_path.glob("sensitivities-custom-glyphs-seed0-*-16.json")
+    prepare_search(setup, few, tmp_path, resume=False)
+    assert measured == [16, 16]
+    prepare_search(setup, replace(few, sensitivity_images=32), tmp_path, resume=True)
+    assert measured == [16, 16, 32]
+    assert kept.exists()
+    assert first.heldout is not None
+    assert len(first.probe.selection.indices) == 32
+    assert not set(first.probe.selection.indices) & set(first.heldout.selection.indices)

@@ -20,7 +20,7 @@ from bnrecal.errors import BnrecalError
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup, Variant, planned_layers, prepare
 from bnrecal.quantization.layer_plan import load_plan, plan_speedup
-from bnrecal.search.error_order import slowed, slowest_prefix, spread
+from bnrecal.search.error_order import _apart, slowed, slowest_prefix, spread
 from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
 from bnrecal.search.local_search import HIGHEST_ERROR
 from bnrecal.search.random_order import RandomOrders, fair_tries
@@ -74,6 +74,19 @@ def test_a_speedup_out_of_reach_names_what_is_in_reach() -> None:
     for bad in (2.3, 0.0, -1.0, float("nan")):
         with pytest.raises(BnrecalError, match=r"cannot be reached: .* 1\.000 to 2\.286"):
             solve(items, bad)
+
+
+def test_what_cannot_be_chosen_counts_for_what_is_in_reach() -> None:
+    items = [Item("a", 100, {2: 1.0, 4: 2.0})]
+    assert reachable(items, 100) == pytest.approx((200 / 150, 200 / 125))
+    assert solve(items, 1.5, 100) == {"a": 4}
+    with pytest.raises(BnrecalError, match=r"cannot be reached: .* 1\.333 to 1\.600"):
+        solve(items, 1.7, 100)
+
+
+def test_losses_far_below_one_are_told_apart() -> None:
+    items = [Item(name, 100, {1: 0.0, 2: loss, 4: 4 * loss}) for name, loss in (("a", 3e-9), ("b", 1e-9))]
+    assert solve(items, 4 / 3) == {"a": 1, "b": 2}
 
 
 def test_mixed_speedup_by_hand_and_as_an_experiment_counts_it(setup: Setup) -> None:
@@ -160,6 +173,13 @@ def test_the_usual_choice_is_kept_unless_another_is_surely_better(setup: Setup) 
     assert search.probe.calls == calls  # type: ignore[attr-defined]
 
 
+def test_of_the_swaps_that_were_measured_the_best_is_taken(setup: Setup) -> None:
+    cost = {("conv2", 2): 8.0, ("conv2", 4): 9.0, ("dilated", 2): 3.0, ("dilated", 4): 4.0}
+    search = known_search(setup, cost, dict.fromkeys(cost, 1.0))
+    found = search._refine(search.measure({"conv2": 4, "dilated": 4}, "start"), 1.0)
+    assert (found.threads, found.loss) == ({"conv2": 1, "dilated": 1}, 0.0)
+
+
 def test_a_choice_is_judged_by_the_held_out_probe_alone(setup: Setup) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
     other = {key: 10 * value for key, value in cost.items()}
@@ -213,6 +233,7 @@ def test_operating_points_are_prefixes_spread_over_the_speedups(setup: Setup) ->
     assert spread([4.0, 3.9, 3.8, 3.0, 2.2, 2.1, 2.0], 3) == [0, 3, 6]
     assert spread([4.0, 3.0, 2.0], 9) == [0, 1, 2]
     assert spread([4.0, 3.8, 2.2, 2.19, 2.1, 1.5, 1.0], 5) == [0, 1, 2, 5, 6]
+    assert _apart([3.0, 2.0, 1.0], 1.0) == [0, 1, 2]  # a gap of just that much is enough, to either side
     assert spread([4.0, 4.0, 4.0, 2.0], 3) == [0, 1, 3]  # layers without work do not change the speedup
     free, fixed, order = threadable(setup), fixed_macs(setup), ["dilated", "conv2"]
     slow = slowest_prefix(free, order, 2, mixed_speedup(free, slowed(order, 1, 2), fixed), fixed)
