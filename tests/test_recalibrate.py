@@ -141,3 +141,11 @@ def test_a_layer_that_does_more_than_normalise_is_normalised_by_the_batch_and_do
 def test_one_value_a_channel_is_told() -> None:
     with pytest.raises(BnrecalError, match="one value per channel"):
         recalibrate_(nn.BatchNorm1d(3), [torch.ones(1, 3)])
+
+
+def test_two_values_a_channel_are_enough() -> None:
+    layer = nn.BatchNorm1d(3).eval()
+    x = torch.tensor([[1.0, 2, 3], [5, 2, 7]])
+    assert recalibrate_(layer, [x], method="cumulative") == 2
+    assert torch.allclose(layer.running_mean, x.mean(0))  # type: ignore[arg-type]
+    assert torch.allclose(layer.running_var, x.var(0))  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.provenance import versions
 from bnrecal.experiment.results import Result, read_result, summary, write_result
 from bnrecal.experiment.run import describe, run, run_variants
-from bnrecal.experiment.setup import A8W8, Variant, identify, prepare, prepare_variants
+from bnrecal.experiment.setup import A8W8, Variant, identify, load, prepare, prepare_variants
 from bnrecal.nbsmt.processor import describe_backend
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import network_cycles
@@ -253,3 +253,11 @@ def test_channels_are_reordered_where_that_decides_about_partners() -> None:
     for layer in (layers["conv2"], layers["dilated"]):
         assert layer.order is not None
         assert sorted(layer.order.tolist()) == list(range(layer.weight.shape[1]))
+
+
+@pytest.mark.parametrize(("images", "method", "taken"), [(39, "ema", 32), (40, "ema", 40), (39, "pooled", 39)])
+def test_a_last_batch_of_less_than_half_a_batch_is_left_out_where_batches_have_equal_weight(
+    images: int, method: str, taken: int
+) -> None:
+    setup = load(config("recal=true", f"recalibration.images={images}", f"recalibration.method={method}"))
+    assert len(setup.recalibration.indices) == taken

@@ -52,11 +52,14 @@ def test_the_layers_of_highest_error_come_first() -> None:
     setup = shipped.setup()
     four = Variant(4, False)
     prepared = prepare_variants(setup, [four])[four]
-    error = describe_layers(setup, prepared, prepared).set_index("name")["mse"]
-    order = at_four_threads(setup).order
+    layers = describe_layers(setup, prepared, prepared).set_index("name")
+    error, order = layers["mse"], at_four_threads(setup).order
     assert error[order].is_monotonic_decreasing
     assert error[order[0]] == error.max() > 0
     assert order[0] == "model.2.4"
+    several = layers.loc[order]
+    colliding = several[["active_2", "active_3", "active_4"]].astype(float).sum(axis=1) * several["steps"]
+    assert at_four_threads(setup).collisions == pytest.approx(colliding.sum() / several["steps"].sum())
 
 
 def test_networks_that_count_the_background_are_judged_one_class_further(tmp_path: Path) -> None:
