@@ -53,6 +53,11 @@ LATE = [
     (["model.checkpoint=/nowhere.pth"], "/nowhere.pth"),
     (["data=imagenet", "data.root=/nowhere"], "data.root=/nowhere"),
     (["merge", "/nowhere"], "/nowhere"),
+    (["merge", "a", "--out"], "argument --out: expected one argument (bnrecal merge --help"),
+    (["plot", "/nowhere"], "/nowhere"),
+    (["plot"], "the following arguments are required: FOLDER (bnrecal plot --help"),
+    (["smt.plan=/nowhere.json"], "cannot read the plan /nowhere.json"),
+    (["smt.plan=huge.json"], "the plan huge.json gives conv1 inf threads: choose 1, 2 or 4"),
 ]
 
 Told = dict[str, tuple[int, str, bool]]
@@ -63,6 +68,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     """Exit status, stderr and whether torch was loaded, by command line."""
     folder = tmp_path_factory.mktemp("bad")
     commands = [arguments for arguments, _ in EARLY + LATE]
+    (folder / "huge.json").write_text('{"layers": {"conv1": 1e999}}')
     (folder / "commands.json").write_text(
         json.dumps([[arguments for arguments, _ in cases] for cases in (EARLY, LATE)])
     )
