@@ -70,6 +70,7 @@ def test_equals_the_golden_model(
     scale, bias = torch.rand(channels, generator=generator), torch.randn(channels, generator=generator)
     y = conv(x, 0.02, scale, bias, signed)
     assert torch.equal(y, sums.float() * (scale * 0.02).view(-1, 1, 1) + bias.view(-1, 1, 1))
+    assert y.is_contiguous(memory_format=torch.channels_last)
     if seed % 2:
         x = x.contiguous(memory_format=torch.channels_last)
     assert torch.equal(conv(x, 0.02, scale, None, signed), sums.float() * (scale * 0.02).view(-1, 1, 1))

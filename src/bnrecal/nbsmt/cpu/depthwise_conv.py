@@ -98,7 +98,8 @@ class DepthwiseConv:
         )
         job["scratch"] = scratch("depthwise", int(job["scratch_bytes"]))
         run(kernel(), job, int(job["units"]))
-        return y[:, : self.filters]
+        # dense in memory as every other layer's answer: BatchNorm rounds a strided one otherwise
+        return y[:, : self.filters].contiguous(memory_format=torch.channels_last)
 
     def _wide(self, values: Tensor) -> Tensor:
         """(filters, ...) with zeros behind, up to the channels that the kernel sees."""
