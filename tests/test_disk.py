@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.command_line import CUSTOM, run
 from helpers.small import config
 
 from bnrecal.data.glyphs import GlyphSource
@@ -63,6 +64,33 @@ def test_a_full_output_folder_keeps_what_was_finished(small_disk: Path) -> None:
     (small_disk / "fill").unlink()
     run_into(experiment, small_disk / "cell")
     assert finished(experiment, small_disk / "cell") is not None
+
+
+def test_a_command_on_a_full_disk_ends_in_one_line(small_disk: Path, tmp_path: Path) -> None:
+    fill(small_disk, but=0)
+    for command, out in (([*CUSTOM], "hydra.run.dir"), (["table1"], "out")):
+        done = run(*command, f"{out}={small_disk}/cell", folder=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith("bnrecal: ")
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.endswith("choose another folder\n")
+
+
+def test_a_command_with_a_full_cache_or_a_read_only_home_says_a_line_about_each_and_measures(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    fill(small_disk, but=0)
+    full = run(*CUSTOM, folder=tmp_path, env={"BNRECAL_CACHE": str(small_disk)})
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    home = {"HOME": str(small_disk), "BNRECAL_CACHE": "", "XDG_CACHE_HOME": ""}
+    read_only = run(*CUSTOM, "smt.threads=2", folder=tmp_path, env=home)
+    for done, why in ((full, "No space left on device"), (read_only, "Read-only file system")):
+        assert done.returncode == 0
+        warnings = [line for line in done.stderr.splitlines() + done.stdout.splitlines() if "WARNING" in line]
+        assert ["glyphs cannot be used" in warnings[0], "baselines cannot be written" in warnings[1]] == [True, True]
+        assert all(why in line for line in warnings)
+        assert len(warnings) == 2
+    assert len(list(tmp_path.rglob("result.json"))) == 2
 
 
 def kept_and_drawn(caplog: pytest.LogCaptureFixture) -> list[str]:
