@@ -50,6 +50,8 @@ EARLY = [  # told before torch is loaded
     (["bench", "batch=0"], "batch=0"),
 ]
 LATE = [
+    (["table1", "model=resnet18"], "model=resnet18: table1 measures resnet18, resnet50, googlenet"),
+    (["figure1", "model=googlenet"], "model=googlenet: figure1 measures resnet18, resnet18_p40"),
     (["model.checkpoint=/nowhere.pth"], "/nowhere.pth"),
     (["data=imagenet", "data.root=/nowhere"], "data.root=/nowhere"),
     (["merge", "/nowhere"], "/nowhere"),

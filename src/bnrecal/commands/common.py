@@ -108,6 +108,14 @@ def refuse(overrides: Sequence[str], command: str, keys: Sequence[str], why: str
             raise BnrecalError(f"{override}: {command} {why}; leave it out")
 
 
+def refuse_other_model(overrides: Sequence[str], command: str, measured: Sequence[str], where: str) -> None:
+    """Raise BnrecalError at a `model=NAME`, which a command that measures a list of models would not look at."""
+    for override in overrides:
+        key, _, name = override.partition("=")
+        if key == "model" and {name} != set(measured):
+            raise BnrecalError(f"{override}: {command} measures {', '.join(measured)}; for another choice give {where}")
+
+
 def shown_order(config: Table1Config | Figure1Config, overrides: Sequence[str]) -> str | None:
     """The order of channels that `reorder=true` shows beside the usual one; None without it.
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import in_usual_order, raise_failed, read_config, refuse, shown_order
+from bnrecal.commands.common import in_usual_order, raise_failed, read_config, refuse, refuse_other_model, shown_order
 from bnrecal.commands.jobs import attempt_all, side_by_side
 from bnrecal.commands.schemas import Figure1Config, Network
 from bnrecal.config import Config, experiment_part
@@ -23,6 +23,8 @@ from bnrecal.search.curves import measure_curves, measure_reordered
 def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
     """Measure whatever is missing, network by network, and draw the figure after each."""
     refuse(overrides, "figure1", ("smt.threads", "smt.layers", "smt.plan", "recal"), "varies it")
+    one = "networks=[{panel: a, label: LABEL, model: NAME}]"
+    refuse_other_model(overrides, "figure1", [network.model for network in figure.networks], one)
     out, how = Path(figure.out), shown_order(figure, overrides)
     networks = [n for n in figure.networks if not _left_out(n, figure)]
     jobs = [(network.label, number) for number, network in enumerate(networks)]

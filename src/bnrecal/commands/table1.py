@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import in_usual_order, raise_failed, read_config, refuse, shown_order
+from bnrecal.commands.common import in_usual_order, raise_failed, read_config, refuse, refuse_other_model, shown_order
 from bnrecal.commands.jobs import attempt_all, side_by_side
 from bnrecal.commands.schemas import Table1Config
 from bnrecal.config import Config, experiment_part
@@ -44,6 +44,8 @@ Part = tuple[
 def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
     """Measure whatever is missing, model by model and seed by seed, and write the table after each."""
     refuse(overrides, "table1", OWN, "measures its own cells of it")
+    one = "rows=[{source: SOURCE, label: LABEL, model: NAME}]"
+    refuse_other_model(overrides, "table1", _models(table.rows), one)
     out, how = Path(table.out), shown_order(table, overrides)
     seeds = range(table.seed, table.seed + table.seeds)
     jobs = [(f"{model} (seed {seed})", (seed, model)) for seed in seeds for model in _models(table.rows)]

@@ -34,7 +34,7 @@ class SmtSpec:
     def __post_init__(self) -> None:
         if isinstance(self.threads, bool) or self.threads not in THREADS:
             raise ValueError(f"threads must be one of {THREADS}, not {self.threads!r}")
-        if self.policy not in POLICIES and not is_own(self.policy):
+        if not isinstance(self.policy, str) or (self.policy not in POLICIES and not is_own(self.policy)):
             raise ValueError(f"policy must be one of {POLICIES}, or module:ATTRIBUTE, not {self.policy!r}")
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"rounding must be one of {ROUNDINGS}, not {self.rounding!r}")
