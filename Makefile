@@ -13,11 +13,13 @@ ARGS   ?=
 OVERRIDES = data=$(DATA) $(if $(ROOT),'data.root=$(ROOT)') $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 figure1 bench test mutate lint types wheel clean distclean
+.PHONY: help setup table1 figure1 bench test mutate lint types wheel clean distclean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "  table1 and figure1 take DATA=imagenet ROOT=PATH ARGS='key=value ...'; table1 also SEEDS=3"
+
+setup: $(VENV)/.run  ## the environment in .venv, and nothing else
 
 table1: $(VENV)/.run  ## Table 1 of the paper into outputs/table1/
 	$(PY) -m bnrecal table1 $(OVERRIDES) seeds=$(SEEDS)
@@ -56,6 +58,7 @@ distclean: clean  ## clean, and remove the results in outputs/ named by RESULTS=
 	rm -rf $(addprefix outputs/,$(notdir $(RESULTS)))
 
 $(VENV)/.run: pyproject.toml
+	@echo "installing torch and what else is needed into $(VENV): a few GB, some minutes"
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --editable .
 	@touch $@
