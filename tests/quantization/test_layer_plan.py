@@ -18,6 +18,7 @@ def convs() -> list[ConvInfo]:
 def test_first_float_depthwise_one_thread_the_rest_as_asked(convs: list[ConvInfo]) -> None:
     plans = {p.name: p for p in plan_threads(convs, 4, {})}
     assert {name: p.threads for name, p in plans.items()} == {"stem": FLOAT, "conv2": 4, "depthwise": 1, "dilated": 4}
+    assert plans["stem"].signed is False
     assert plans["stem"].reason == "first convolution: float32"
     assert plans["depthwise"].reason == "depthwise: 1 thread"
     assert plans["conv2"].reason == ""

@@ -17,8 +17,8 @@ from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup, Variant
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.curves import Point, chosen_points, measure_curves, measure_reordered, record, usual_points
-from bnrecal.search.error_order import at_four_threads
-from bnrecal.search.local_search import Choice, Search
+from bnrecal.search.error_order import at_four_threads, paired_error
+from bnrecal.search.local_search import HIGHEST_ERROR, Choice, Search
 from bnrecal.search.plans import prepare_search
 from bnrecal.search.sensitivity import Probe
 
@@ -66,6 +66,14 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
         return search
 
     monkeypatch.setattr(bnrecal.search.curves, "prepare_search", prepared)
+    started: list[tuple[Choice | None, int]] = []
+    best_choice = search.best
+
+    def noted(speedup: float, baseline: Choice | None, others: list[Choice]) -> Choice:
+        started.append((baseline, len(others)))
+        return best_choice(speedup, baseline, others)
+
+    monkeypatch.setattr(search, "best", noted)
     config = SearchConfig(rounds=3)
     usual = usual_points(setup, ["dilated", "conv2"], 9, 2)
     points = chosen_points(setup, usual[::-1], 2, config, tmp_path)
@@ -74,6 +82,10 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
     assert [(point.method, point.target) for point in points] == [
         *(("plan", target) for target in targets),
         *(("random", target) for target in targets),
+    ]
+    # the highest-error order at this speedup, and what was found at higher ones
+    assert [(first.threads, first.origin, others) for first, others in started if first] == [
+        (point.threads, HIGHEST_ERROR, count) for count, point in enumerate(usual)
     ]
     planned, random = points[:3], points[3:]
     best = [min(fast_enough(search, target), key=cost_of) for target in targets]
@@ -92,6 +104,15 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
     assert len({(point.evaluations, point.evaluated_images) for point in random}) == 1
     assert random[0].evaluated_images == random[0].evaluations * search.config.images
     assert 3 <= random[0].evaluations <= 4  # at the ends one choice each, between them one or two
+
+
+def test_an_order_of_channels_changes_what_collides_at_four_threads(setup: Setup) -> None:
+    assert at_four_threads(setup, "activity").collisions < at_four_threads(setup).collisions
+
+
+def test_the_error_of_a_paired_difference_is_in_points() -> None:
+    one, other = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 0], bool)
+    assert paired_error(one, other) == pytest.approx(100 * np.sqrt(1 / 2) / 2)
 
 
 def fast_enough(search: Search, target: float) -> list[dict[str, int]]:
