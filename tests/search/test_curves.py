@@ -66,14 +66,6 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
         return search
 
     monkeypatch.setattr(bnrecal.search.curves, "prepare_search", prepared)
-    started: list[tuple[Choice | None, int]] = []
-    best_choice = search.best
-
-    def noted(speedup: float, baseline: Choice | None, others: list[Choice]) -> Choice:
-        started.append((baseline, len(others)))
-        return best_choice(speedup, baseline, others)
-
-    monkeypatch.setattr(search, "best", noted)
     config = SearchConfig(rounds=3)
     usual = usual_points(setup, ["dilated", "conv2"], 9, 2)
     points = chosen_points(setup, usual[::-1], 2, config, tmp_path)
@@ -82,10 +74,6 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
     assert [(point.method, point.target) for point in points] == [
         *(("plan", target) for target in targets),
         *(("random", target) for target in targets),
-    ]
-    # the highest-error order at this speedup, and what was found at higher ones
-    assert [(first.threads, first.origin, others) for first, others in started if first] == [
-        (point.threads, HIGHEST_ERROR, count) for count, point in enumerate(usual)
     ]
     planned, random = points[:3], points[3:]
     best = [min(fast_enough(search, target), key=cost_of) for target in targets]
@@ -104,6 +92,27 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
     assert len({(point.evaluations, point.evaluated_images) for point in random}) == 1
     assert random[0].evaluated_images == random[0].evaluations * search.config.images
     assert 3 <= random[0].evaluations <= 4  # at the ends one choice each, between them one or two
+
+
+def test_each_search_starts_from_the_usual_choice_and_from_what_was_found_at_higher_speedups(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    search = known_search(setup, COST, COST)
+    search.heldout = search.probe
+    monkeypatch.setattr(bnrecal.search.curves, "prepare_search", lambda *_, resume: search)  # noqa: ARG005
+    started: list[tuple[Choice | None, int]] = []
+    best_choice = search.best
+
+    def noted(speedup: float, baseline: Choice | None, others: list[Choice]) -> Choice:
+        started.append((baseline, len(others)))
+        return best_choice(speedup, baseline, others)
+
+    monkeypatch.setattr(search, "best", noted)
+    usual = usual_points(setup, ["dilated", "conv2"], 9, 2)
+    chosen_points(setup, usual, 2, SearchConfig(), tmp_path)
+    assert [(first.threads, first.origin, others) for first, others in started if first] == [
+        (point.threads, HIGHEST_ERROR, count) for count, point in enumerate(usual)
+    ]
 
 
 def test_an_order_of_channels_changes_what_collides_at_four_threads(setup: Setup) -> None:
