@@ -36,9 +36,8 @@ REORDERED = {"4t_r_wo": Variant(4, False), "4t_r_w": Variant(4, True)}  # with r
 LAYER_IMAGES = 16  # calibration images behind the statistics of layers: few, for the table is to take no longer
 OWN = ("smt.threads", "smt.layers", "smt.plan", "recal")  # what the cells differ in
 
-Part = tuple[
-    Row, str | None
-]  # what is kept together: the cells of a row, or (with an order of channels) those reordered
+# What is kept together: the cells of a row, or (with an order of channels) those reordered.
+Part = tuple[Row, str | None]
 
 
 def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
@@ -100,13 +99,14 @@ def measure_model(
         return name, {**identity, **own}
 
     parts = [(row, order) for row in rows for order in ([None, how] if how else [None])]
-    found = {piece(part)[0]: store.find(*piece(part)) for part in parts} if config.resume else {}
-    kept = {name: content for name, content in found.items() if content is not None}
-    missing = [part for part in parts if piece(part)[0] not in kept]
-    for part, content in zip(missing, _measure(experiment, missing), strict=True):
-        store.keep(*piece(part), content)
-        kept[piece(part)[0]] = content
-    return [{**cell, **_names(part[0])} for part in parts for cell in kept[piece(part)[0]]["results"]]
+    pieces = [piece(part) for part in parts]
+    found = [store.find(*one) if config.resume else None for one in pieces]
+    missing = [place for place, content in enumerate(found) if content is None]
+    for place, content in zip(missing, _measure(experiment, [parts[place] for place in missing]), strict=True):
+        store.keep(*pieces[place], content)
+        found[place] = content
+    kept = [(row, content) for (row, _), content in zip(parts, found, strict=True) if content is not None]
+    return [{**cell, "source": row.source, "label": row.label} for row, content in kept for cell in content["results"]]
 
 
 def _measure(config: Config, parts: Sequence[Part]) -> list[dict[str, Any]]:
@@ -120,17 +120,12 @@ def _measure(config: Config, parts: Sequence[Part]) -> list[dict[str, Any]]:
     measured = run_variants(setup, variants, describe=described, layer_images=LAYER_IMAGES)
     results = dict(zip(variants, measured, strict=True))
     return [
-        {"results": [_cell(row, name, results[variant]) for name, variant in part_cells.items()]}
-        for (row, _), part_cells in zip(parts, cells, strict=True)
+        {"results": [_cell(name, results[variant]) for name, variant in part_cells.items()]} for part_cells in cells
     ]
 
 
-def _cell(row: Row, name: str, result: Result) -> dict[str, Any]:
-    return {**_names(row), "cell": name, **result.to_json(), **_beside(name, result)}
-
-
-def _names(row: Row) -> dict[str, str]:
-    return {"source": row.source, "label": row.label}
+def _cell(name: str, result: Result) -> dict[str, Any]:
+    return {"cell": name, **result.to_json(), **_beside(name, result)}
 
 
 def _beside(cell: str, result: Result) -> dict[str, Any]:
