@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -81,31 +82,33 @@ def measure_network(
     experiment = replace(experiment_part(config), recal=True)  # some of the cells are, so the images must suffice
     if how is not None:
         experiment = in_usual_order(experiment)
+    kept = partial(_kept, experiment, cache(partial(prepare, experiment)), network, folder)
     own = {"network": asdict(network), "points": config.points, "search": asdict(config.search)}
 
     def curves(setup: Setup) -> list[dict[str, Any]]:
         return measure_curves(setup, config.points, network.slow, config.search if network.plan else None, folder)
 
-    points = _kept(experiment, network, folder, own, curves)
+    points = kept(own, curves)
     if how is None:
         return points
     own = {"network": asdict(network), "points": config.points, "reordered": how}
-    return points + _kept(experiment, network, folder, own, lambda setup: measure_reordered(setup, points, how))
+    return points + kept(own, lambda setup: measure_reordered(setup, points, how))
 
 
 def _kept(
     experiment: Config,
+    prepared: Callable[[], Setup],
     network: Network,
     folder: Path,
     own: dict[str, Any],
     curves: Callable[[Setup], list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """The points of one piece; `own` tells it from other pieces of the same network."""
+    """The points of one piece; `own` tells it from other pieces of the same network, which share what is prepared."""
     name = f"{network.model}-{experiment.data.name}-seed{experiment.seed}-{content_hash([cell_key(experiment), own])}"
 
     def measure() -> dict[str, Any]:
         started = time.perf_counter()
-        setup = prepare(experiment)
+        setup = prepared()
         records = curves(setup)
         about = {"panel": network.panel, "label": network.label, "slow_threads": network.slow}
         run = {"seconds": round(time.perf_counter() - started, 2), "device": describe_device(setup.device)}
