@@ -11,6 +11,7 @@ from bnrecal.benchmark.networks import COMPILED, VARIANTS, build, random_images
 from bnrecal.benchmark.timing import interleaved
 from bnrecal.device import choose_device
 
+GRACE_S = 10.0  # to end by itself once it has answered
 LIMIT_S = 75.0  # for starting, compiling and timing: the benchmark is to end within five minutes
 
 
@@ -25,6 +26,7 @@ def time_compiled(name: str, device: str, batch: int, repeats: int, size: int) -
         if not ours.poll(LIMIT_S):
             return f"not within {LIMIT_S:.0f} s"
         found: dict[str, float] | str = ours.recv()
+        process.join(GRACE_S)  # killed, it would leave semaphores behind, and Python a warning about them
         return found
     except EOFError:
         return "its process ended without an answer"
