@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers.small import TINY
 
 import bnrecal.commands.figure1
 import bnrecal.experiment.setup
@@ -14,11 +15,8 @@ from bnrecal.errors import BnrecalError
 from bnrecal.reports.figure1 import CURVES, draw
 
 SMALL = [
+    *TINY,
     "data.val_images=20",
-    "model.factory=helpers.nets:glyph_net",
-    "calibration.images=32",
-    "recalibration.images=32",
-    "recalibration.batch_size=16",
     "search.sensitivity_images=32",
     "search.images=32",
     "search.heldout_images=32",
@@ -33,7 +31,7 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(out: Path, *overrides: str) -> pd.DataFrame:
-    own = ["model=custom", *SMALL, f"out={out}", *overrides]
+    own = [*SMALL, f"out={out}", *overrides]
     make_figure1(read_config(Figure1Config, own), own)
     return pd.read_csv(out / "figure1.csv")
 

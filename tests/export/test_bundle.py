@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.small import TINY
 from safetensors.torch import load_file
 from torch import nn
 
@@ -24,11 +25,7 @@ from bnrecal.export.tensors import exported_tensors
 from bnrecal.recalibrate import batchnorms
 
 SMALL = [
-    "model=custom",
-    "model.factory=helpers.nets:glyph_net",
-    "calibration.images=32",
-    "recalibration.images=32",
-    "recalibration.batch_size=16",
+    *TINY,
     "smt.threads=4",
     "recal=true",
 ]

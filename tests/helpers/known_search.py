@@ -13,14 +13,8 @@ from bnrecal.data.glyphs import GlyphSource
 from bnrecal.experiment.setup import Setup, prepare
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.local_search import Search
+from helpers.small import TINY
 
-SMALL = [
-    "model=custom",
-    "model.factory=helpers.nets:glyph_net",
-    "calibration.images=32",
-    "recalibration.images=32",
-    "recalibration.batch_size=16",
-]
 Costs = Mapping[tuple[str, int], float]
 
 
@@ -28,7 +22,7 @@ def small_setup() -> Setup:
     """On 100 training and 20 validation images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
-        return prepare(parse(compose_config("config", SMALL)))
+        return prepare(parse(compose_config("config", TINY)))
 
 
 class Known:

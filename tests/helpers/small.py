@@ -3,6 +3,13 @@
 from bnrecal.commands.common import compose_config
 from bnrecal.config import Config, parse
 
+TINY = [  # enough for 100 training and 20 validation images
+    "model=custom",
+    "model.factory=helpers.nets:glyph_net",
+    "calibration.images=32",
+    "recalibration.images=32",
+    "recalibration.batch_size=16",
+]
 SMALL = [
     "model=custom",
     "model.factory=helpers.nets:glyph_net",

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.known_search import SMALL, Known, known_search, small_setup
+from helpers.known_search import Known, known_search, small_setup
+from helpers.small import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +32,7 @@ SEARCH += ["search.heldout_images=32"]
 
 
 def made(out: Path, speedup: float) -> Path:
-    return make_plan(read_config(PlanConfig, [*SMALL, *SEARCH, f"speedup={speedup}", f"out={out}"]), [])
+    return make_plan(read_config(PlanConfig, [*TINY, *SEARCH, f"speedup={speedup}", f"out={out}"]), [])
 
 
 @pytest.fixture(autouse=True)
@@ -252,7 +253,7 @@ def test_the_command_saves_a_plan_that_an_experiment_takes(tmp_path: Path, capsy
     assert plan["heldout_loss"] != plan["loss"]
     assert plan["evaluations"] >= 5  # four sensitivities and the integer program's choice
     assert load_plan(path) == plan["layers"]
-    setup = prepare(parse(compose_config("config", [*SMALL, f"smt.plan={path}", "recal=true"])))
+    setup = prepare(parse(compose_config("config", [*TINY, f"smt.plan={path}", "recal=true"])))
     result = run_variants(setup, [Variant.of(setup.config)])[0]
     assert result.speedup == pytest.approx(plan["speedup"])
     front = pd.read_csv(next(tmp_path.glob("*-front.csv")))
@@ -275,7 +276,7 @@ def test_the_command_saves_a_plan_that_an_experiment_takes(tmp_path: Path, capsy
 )
 def test_values_out_of_range_are_told(overrides: list[str], message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
-        read_config(PlanConfig, [*SMALL, *overrides])
+        read_config(PlanConfig, [*TINY, *overrides])
 
 
 def test_an_unreachable_speedup_is_told_before_anything_is_searched(tmp_path: Path) -> None:

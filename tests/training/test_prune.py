@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.small import TINY
 from torch import Tensor
 
 import bnrecal.experiment.setup
@@ -16,11 +17,7 @@ from bnrecal.quantization.qparams import quantize_weight
 from bnrecal.training.prune import levels, magnitude_mask, sparsity_table
 
 SMALL = [
-    "model=custom",
-    "model.factory=helpers.nets:glyph_net",
-    "calibration.images=32",
-    "recalibration.images=32",
-    "recalibration.batch_size=16",
+    *TINY,
     "prune.epochs=2",
     "prune.step=0.2",
     "prune.batch_size=32",
