@@ -1,6 +1,5 @@
 """What every command shares: configs composed from `key=value` arguments, and errors told in one line."""
 
-import errno
 import logging
 import os
 import re
@@ -178,8 +177,6 @@ def describe_error(error: BaseException) -> tuple[str, bool]:
     """One line about an exception, and whether it is of a kind that a user can mend without a traceback."""
     if isinstance(error, (BnrecalError, HydraException, OmegaConfBaseException)):
         return one_line(error), True
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:  # of a file that was open
-        return f"{error.strerror} where the output goes: make room, or choose another folder", True
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, True
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "), False

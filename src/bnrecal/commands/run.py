@@ -1,5 +1,6 @@
 """`bnrecal key=value ...`: Hydra in, results out."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,14 @@ def main() -> None:
         pass_errors_through()
         register_all()
         sys.argv[1:] = quoted_paths(sys.argv[1:])
-        _hydra_main()
+        try:
+            _hydra_main()
+        except OSError as error:  # of what Hydra writes before the job, which does not say where
+            if error.errno != errno.ENOSPC or error.filename:
+                raise
+            raise BnrecalError(
+                f"{error.strerror} where the output goes: make room, or choose another folder"
+            ) from error
         for text in _summaries:
             print(text)
     if failures:

@@ -136,7 +136,7 @@ class GlyphSource(ImageSource):
         size, sequence = self._size[split], self._sequence[split]
         blocks = -(-size // BLOCK)
         quiet = blocks <= _QUIET_BLOCKS
-        for block in tqdm(range(blocks), f"drawing glyphs ({sequence})", mininterval=1, disable=quiet):
+        for block in tqdm(range(blocks), f"drawing glyphs ({sequence})", mininterval=1, disable=quiet or None):
             images, labels = draw_block(self.seed, sequence, block, self.difficulty)
             rows = torch.cat([images.flatten(1), labels[:, None].to(torch.uint8)], dim=1)
             yield rows[: size - block * BLOCK].numpy()
