@@ -9,7 +9,8 @@ import pytest
 
 EARLY = [  # told before torch is loaded
     (["smt.threads=3"], "smt.threads=3: choose one of 1, 2, 4"),
-    (["smt.thread=4"], "Key 'thread' not in 'SmtConfig'"),
+    (["smt.thread=4"], "there is no key smt.thread: did you mean threads? choose one of threads, policy,"),
+    (["smt.layers.conv1=2"], "there is no key smt.layers.conv1: write smt.layers={conv1: VALUE}"),
     (["smt.policy=S"], "smt.policy=S: choose one of"),
     (["model=resnet19"], "model/resnet19"),
     (["recal=maybe"], "recal=maybe"),

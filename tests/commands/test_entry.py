@@ -73,7 +73,7 @@ def test_version(tmp_path: Path) -> None:
         (["table1", "seeds=0"], "seeds=0: must be at least 1"),
         (["table1", "--seeds=3"], "cannot read the argument --seeds=3: write key=value"),
         (["figure1", "smt.threads=3"], "smt.threads=3: choose one of 1, 2, 4"),
-        (["plan", "speed=3"], "Could not override 'speed'"),
+        (["plan", "speed=3"], "there is no key speed: did you mean speedup? choose one of"),
         (["prune", "prune.sparsity=1"], "prune.sparsity=1.0: choose a share above 0 and below 1"),
         (["bench", "batch=0"], "batch=0 and repeats=7 must be at least 1"),
     ],

@@ -34,7 +34,7 @@ def test_the_paper_command_as_written_in_the_readme(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["model=resnet19"], "Could not find 'model/resnet19' Available options in 'model': custom densenet121"),
-        (["smt.thread=4"], "Key 'thread' not in 'SmtConfig'"),
+        (["smt.thread=4"], "there is no key smt.thread: did you mean threads? choose one of threads, policy,"),
         (["recal"], "recal is no command: choose one of table1, figure1"),
         (["smt.threads=3"], "smt.threads=3: choose one of 1, 2, 4"),
         (["recal=maybe"], "Error merging override recal=maybe: Value 'maybe' is not a valid bool"),

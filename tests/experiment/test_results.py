@@ -87,7 +87,7 @@ RESULT: dict[str, Any] = {
     "speedup": 3.456,
     "cycles": 1234567,
     "exceptions": {},
-    "provenance": {"backend": "oneDNN", "device": "cpu, AVX2"},
+    "provenance": {"backend": "oneDNN", "device": "cpu, AVX2", "weights": "resnet18.pth"},
 }
 
 
@@ -103,6 +103,7 @@ def test_the_summary_of_a_recalibrated_run(tmp_path: Path) -> None:
         "  2 unreadable images were skipped",
         "  speedup      3.46 x, 1,234,567 array cycles per image",
         "  sums by oneDNN, cpu, AVX2",
+        "  weights resnet18.pth",
         f"  written to {tmp_path}",
     ]
 
@@ -116,6 +117,7 @@ def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_
     assert told[4:] == [
         "  speedup      3.46 x, 1,234,567 array cycles per image",
         "  sums by oneDNN, cpu, AVX2",
+        "  weights resnet18.pth",
         "  depthwise: 1 thread: a, b, c, d, e",
         "  smt.layers: 2 threads: conv0, conv1, conv2, conv3 and 2 more (layers.csv)",
         f"  written to {tmp_path}",

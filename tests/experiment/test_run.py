@@ -2,7 +2,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,14 @@ import pytest
 import torch
 from helpers.nets import glyph_net
 from helpers.small import config
+from torch import nn
 
 import bnrecal.experiment.run
-from bnrecal.data.loader import derive_seed
+from bnrecal.data.loader import ImageLoader, Selection, derive_seed
 from bnrecal.device import describe_device
 from bnrecal.errors import BnrecalError
-from bnrecal.evaluation.accuracy import percent
+from bnrecal.evaluation import process_group
+from bnrecal.evaluation.accuracy import Correctness, evaluate, percent
 from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.provenance import versions
 from bnrecal.experiment.results import Result, read_result, summary, write_result
@@ -166,6 +168,41 @@ def test_two_processes_measure_what_one_does() -> None:
     assert np.array_equal(shared.outcome.top1, alone.outcome.top1)
     assert shared.layers is not None  # the networks are back where they were
     assert shared.layers.equals(alone.layers)
+
+
+def test_the_validation_images_are_shared_out_where_there_are_several_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared: list[tuple[int, int]] = []
+
+    def on_ranks(
+        networks: dict[Variant | None, nn.Module],
+        loader: ImageLoader,
+        selection: Selection,
+        batch_size: int,
+        gpus: int,
+        **judging: Any,
+    ) -> dict[Variant | None, Correctness]:
+        shared.append((gpus, batch_size))
+        return evaluate(networks, loader.batches(selection, batch_size), **judging)
+
+    monkeypatch.setattr(bnrecal.experiment.run, "evaluate_on_ranks", on_ranks)
+    alone = config("device=cpu", "batch_size=16")
+    run(alone)
+    assert not shared
+    run(replace(alone, gpus=2))
+    monkeypatch.setattr(process_group, "world", lambda: 2)
+    run(alone)
+    assert shared == [(2, 16), (1, 16)]
+
+
+def test_a_convolution_that_is_no_module_is_left_in_float32_by_the_name_of_its_weight() -> None:
+    free = ("model.factory=helpers.nets:free_net", "smt.threads=2")
+    with pytest.raises(BnrecalError, match=re.escape("or leave it in float32 with quant.skip=[3]")):
+        prepare(config(*free))
+    assert [conv.name for conv in prepare(config(*free, "quant.skip=['3']")).convs] == ["0", "2"]
+    with pytest.raises(BnrecalError, match=r"^quant\.skip names nothere"):
+        prepare(config(*free, "quant.skip=['3',nothere]"))
 
 
 def test_equal_threads_by_layer_are_the_whole_network_setting() -> None:

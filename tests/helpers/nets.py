@@ -73,6 +73,25 @@ def no_batchnorm(classes: int = GLYPHS) -> nn.Module:
     )
 
 
+class Free(nn.Module):
+    """A convolution that is no module of its own, so that it cannot be quantized."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, groups=x.shape[1])
+
+
+def free_net(classes: int = GLYPHS) -> nn.Module:
+    """Its third convolution, "3", is a `Free`."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), Free(4),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes),
+    )  # fmt: skip
+
+
 def negative_net(classes: int = GLYPHS) -> nn.Module:
     """Its second convolution has inputs of either sign."""
     with torch.random.fork_rng():

@@ -49,6 +49,7 @@ class Plain:
 
 BY_HAND = Plain()
 SLIPPED = OwnPolicy("slipped", Plain.product, ((lambda a, _: a, lambda b: b),))
+EXACT = OwnPolicy("exact", lambda a, b, _: a * b)
 INEXACT = OwnPolicy("inexact", lambda a, b, _: a * (b & ~1))
 FROM_NOTHING = OwnPolicy("from nothing", lambda a, b, active: a * b + (active == 3))
 FRACTION = OwnPolicy("fraction", lambda a, b, active: a * b / active)  # type: ignore[arg-type, return-value]

@@ -127,6 +127,16 @@ def test_a_wrong_policy_is_refused_with_the_first_operand_pair(attribute: str, m
         check_policy(named(attribute))
 
 
+def test_a_rule_that_changes_nothing_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    check_policy(named("DROP"))
+    assert not caplog.messages
+    check_policy(named("EXACT"))
+    (told,) = caplog.messages
+    assert (
+        told == "smt.policy=helpers.policies:EXACT multiplies exactly however many threads are active: nothing is lost"
+    )
+
+
 def test_the_error_of_a_layer_is_measured_and_the_lost_bits_are_left_out() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (2, 8, 4, 4), generator=generator, dtype=torch.uint8)

@@ -174,6 +174,13 @@ def test_the_usual_choice_is_kept_unless_another_is_surely_better(setup: Setup) 
     assert search.probe.calls == calls  # type: ignore[attr-defined]
 
 
+def test_a_start_exactly_as_fast_as_asked_for_is_a_start(setup: Setup) -> None:
+    cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
+    search = known_search(setup, cost, cost)
+    baseline = search.measure({"conv2": 2, "dilated": 4}, HIGHEST_ERROR)
+    assert search.best(baseline.speedup, baseline) == baseline
+
+
 def test_of_the_swaps_that_were_measured_the_best_is_taken(setup: Setup) -> None:
     cost = {("conv2", 2): 8.0, ("conv2", 4): 9.0, ("dilated", 2): 3.0, ("dilated", 4): 4.0}
     search = known_search(setup, cost, dict.fromkeys(cost, 1.0))

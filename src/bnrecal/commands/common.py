@@ -1,5 +1,6 @@
 """What every command shares: configs composed from `key=value` arguments, and errors told in one line."""
 
+import difflib
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from bnrecal.commands.interrupt import ctrl_c_noted
 from bnrecal.commands.schemas import CommandConfig, Figure1Config, Table1Config, register
@@ -150,10 +151,25 @@ def one_line(error: Exception) -> str:
     """The message of an error without line breaks, hints at Hydra's internals or full-key footers."""
     if isinstance(error, OverrideParseException):
         return f"cannot read the argument {error.override}: write key=value, with quotes around special characters"
+    if unknown := _unknown_key(error.__cause__):
+        return unknown
     parts = [_first_paragraphs(str(error))]
     if error.__cause__ is not None and not isinstance(error, BnrecalError):
         parts.append(_first_paragraphs(str(error.__cause__)))
     return ": ".join(part for part in parts if part)
+
+
+def _unknown_key(cause: BaseException | None) -> str | None:
+    """What to say where a key is set that there is not; None of any other error."""
+    if not isinstance(cause, (ConfigAttributeError, ConfigKeyError)) or not isinstance(cause.parent_node, DictConfig):
+        return None
+    own, path = str(cause.key), str(cause.full_key)
+    known = [str(key) for key in cause.parent_node if key != "hydra"]
+    if not known:  # a mapping, whose keys are the user's
+        return f"there is no key {path}: write {path.rpartition('.')[0]}={{{own}: VALUE}}"
+    near = [key for key in known if key.startswith(own)] or difflib.get_close_matches(own, known, 1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"there is no key {path}: {guess}choose one of {', '.join(known)}"
 
 
 def _first_paragraphs(message: str) -> str:

@@ -214,6 +214,7 @@ def summary(result: dict[str, Any], where: Path) -> str:
         lines.append(f"  {result['skipped']} unreadable images were skipped")
     lines.append(f"  speedup    {result['speedup']:6.2f} x, {result['cycles']:,} array cycles per image")
     lines.append(f"  sums by {result['provenance']['backend']}, {result['provenance']['device']}")
+    lines.append(f"  weights {result['provenance']['weights']}")
     return "\n".join([*lines, *_exceptions(result), f"  written to {where}"])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bnrecal.errors import BnrecalError
+from bnrecal.files import warn_once
 from bnrecal.nbsmt.tables import ACTIVATIONS, WEIGHTS, Factors, Integers, Product, check_factors, factor, product_tables
 from bnrecal.nbsmt.user_code import find
 
@@ -78,12 +79,17 @@ def policy_factors(policy: str, threads: int) -> Factors:
 def check_policy(policy: str) -> None:
     """Load a policy of the user's own and compare its terms with its rule, for every operand and number of threads.
 
+    One that never differs from a * b is warned of.
+
     Raises:
         BnrecalError: at the first operand pair that is wrong.
     """
     if is_own(policy):
         policy_factors(policy, 2)
         policy_factors(policy, MOST_THREADS)
+        tables = policy_tables(policy)
+        if (tables == tables[0]).all():
+            warn_once(f"smt.policy={policy} multiplies exactly however many threads are active: nothing is lost")
 
 
 def fingerprint(policy: str) -> str:
