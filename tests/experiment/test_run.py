@@ -113,6 +113,13 @@ def test_a_variant_says_what_it_is() -> None:
     assert str(Variant(2, False, (("a", 1), ("b", 4)))) == "2T w/o recalibration, 2 layers set"
 
 
+def test_a_variant_has_the_threads_it_says_and_no_plan_besides(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"layers": {"conv2": 2}}')
+    planned = config(f"smt.plan={tmp_path}/plan.json")
+    own = Variant(4, True, (("conv2", 1),)).apply(planned)
+    assert (own.smt.threads, own.smt.layers, own.smt.plan, own.recal) == (4, {"conv2": 1}, None, True)
+
+
 def test_layers_and_batchnorms_are_described(recalibrated: Result, tmp_path: Path) -> None:
     write_result(recalibrated, tmp_path)
     layers = pd.read_csv(tmp_path / "layers.csv").set_index("name")

@@ -71,6 +71,11 @@ def test_calibration_leaves_the_network_as_it_was() -> None:
 def test_infinite_inputs_and_missing_convolutions_are_errors() -> None:
     with pytest.raises(BnrecalError, match=r"input of convolution  ?is not finite"):
         calibrate(nn.Conv2d(3, 1, 1), [images(2) / 0])
+    for infinite in (float("inf"), float("-inf")):
+        inputs = images(2)
+        inputs[1, 2, 3, 4] = infinite
+        with pytest.raises(BnrecalError, match="is not finite"):
+            calibrate(nn.Conv2d(3, 1, 1), [inputs])
     with pytest.raises(BnrecalError, match="called no convolution"):
         calibrate(nn.Flatten(), [images(2)])
 

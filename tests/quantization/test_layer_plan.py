@@ -39,7 +39,9 @@ def test_exact_names_win_over_globs_and_later_globs_over_earlier(convs: list[Con
 
 
 def test_skipped_convolutions_stay_float(convs: list[ConvInfo]) -> None:
-    assert [p.threads for p in plan_threads(convs, 2, {}, ["di*"])] == [FLOAT, 2, 1, FLOAT]
+    plans = plan_threads(convs, 2, {}, ["di*"])
+    assert [p.threads for p in plans] == [FLOAT, 2, 1, FLOAT]
+    assert not any(p.signed for p in plans)
 
 
 def test_a_skipped_convolution_still_counts_and_the_first_stays_the_first() -> None:

@@ -52,6 +52,7 @@ def test_seeds_are_averaged_and_losses_are_named(tmp_path: Path) -> None:
 
 def test_gains_are_tested_over_all_seeds_and_counted_net_of_the_control() -> None:
     gains = gains_table(cells_of("Net", LEVELS)).set_index("threads")
+    assert gains[["seeds", "images"]].drop_duplicates().to_numpy().tolist() == [[2, IMAGES]]
     two, four = gains.loc[2], gains.loc[4]
     assert (two["gain"], two["control_gain"]) == (pytest.approx(0.2), pytest.approx(0.2))
     assert two["net_gain"] == pytest.approx(0.0)
@@ -114,6 +115,7 @@ def test_the_papers_own_numbers_agree_with_it_and_those_without_recalibration_do
     own = {**PAPER, "a8w8_w": 69.70}
     found = compared(own)
     assert found["agrees"].all()
+    assert found.loc[["fp32", "a8w8"], "tolerance"].tolist() == [0.1, 0.2]
     assert found.loc["4t_gain", "measured"] == pytest.approx(4.16)
     gained = 4.16 / 100  # of the images, and none lost
     assert found.loc["4t_gain", "stderr"] == pytest.approx(100 * np.sqrt(gained * (1 - gained) / 50_000), rel=1e-4)

@@ -1,6 +1,7 @@
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from bnrecal.errors import BnrecalError
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup, Variant, planned_layers, prepare
 from bnrecal.quantization.layer_plan import load_plan, plan_speedup
+from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.search.error_order import _apart, slowed, slowest_prefix, spread
 from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
 from bnrecal.search.local_search import HIGHEST_ERROR
+from bnrecal.search.plans import FRONT_POINTS, baseline_choice, pareto_front
 from bnrecal.search.random_order import RandomOrders, fair_tries
 from bnrecal.search.sensitivity import Probe, fixed_macs, items_of, sensitivities, threadable, variant_of
 
@@ -234,6 +237,54 @@ def test_random_orders_see_as_many_images_as_the_search(setup: Setup) -> None:
         search.measure(dict(zip(("conv2", "dilated"), threads, strict=True)), "x")
     assert search.evaluated_images == 4 * 512 + 9 * 2048
     assert fair_tries(search, 3) == 4  # 3 * 4 * 2,048 are no fewer
+
+
+@given(values=st.lists(st.integers(0, 60), min_size=2, max_size=9, unique=True), points=st.integers(2, 6))
+def test_operating_points_lie_as_far_apart_as_can_be(values: list[int], points: int) -> None:
+    speedups = sorted(map(float, values), reverse=True)
+    last = len(speedups) - 1
+    found = spread(speedups, points)
+    if points > last:
+        assert found == list(range(last + 1))
+        return
+
+    def least_gap(places: Sequence[int]) -> float:
+        return min(speedups[one] - speedups[other] for one, other in itertools.pairwise(places))
+
+    assert (len(found), found[0], found[-1]) == (points, 0, last)
+    between = itertools.combinations(range(1, last), points - 2)
+    assert least_gap(found) == max(least_gap((0, *places, last)) for places in between)
+
+
+def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_threads(setup: Setup) -> None:
+    cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
+    search, order = known_search(setup, cost, cost), ["dilated", "conv2"]
+    threads = {"dilated": 2, "conv2": 4}
+    assert baseline_choice(search, order, 2, search.speedup(threads)) == search.measure(threads, HIGHEST_ERROR)
+    assert baseline_choice(search, order, 2, 99.0) is None
+    search.config = replace(search.config, threads=[2, 4])
+    assert baseline_choice(search, order, 1, 1.5) is None
+
+
+def test_the_front_tells_which_of_its_choices_is_the_plan(setup: Setup) -> None:
+    cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
+    search = known_search(setup, cost, cost)
+    found = search.measure({"conv2": 2, "dilated": 4}, "swaps")
+    front = pareto_front(search, ["dilated", "conv2"], 2, found)
+    assert front["plan"].dtype == bool
+    assert front.loc[front["plan"], ["speedup", "loss"]].to_numpy().tolist() == [[found.speedup, pytest.approx(3.0)]]
+    others = front[~front["plan"]]
+    assert len(others) == FRONT_POINTS
+    assert others["loss"].tolist() == pytest.approx(others["predicted"].tolist())
+    assert (others["highest_error_speedup"] >= others["speedup"].clip(upper=others["highest_error_speedup"])).all()
+
+
+@pytest.mark.parametrize("key", ["sensitivity_images", "images", "heldout_images", "tries"])
+def test_settings_of_the_search_are_named_when_they_are_wrong(key: str) -> None:
+    config = SearchConfig()
+    setattr(config, key, 0)
+    with pytest.raises(BnrecalError, match=rf"^search\.{key}=0: must be at least"):
+        check_search(config)
 
 
 def test_operating_points_are_prefixes_spread_over_the_speedups(setup: Setup) -> None:

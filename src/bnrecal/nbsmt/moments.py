@@ -117,21 +117,27 @@ def _pointer(_context: Any, address: Any) -> Any:  # noqa: ARG001 (numba looks a
 
 def _work(address: Any) -> None:
     """One worker's share of the job at an address: blocks, until none is left."""
+    # Unsigned numbers (a signed index could count from the end) and two arrays of sums: LLVM then makes vectors.
     job = _array(address, WORDS, np.uint64)
-    values, lanes, block = np.int64(job[3]), np.int64(job[4]), np.int64(job[5])
-    source, origin = _array(_pointer(job[0]), values, np.float32), _array(_pointer(job[1]), lanes, np.float64)
+    values, lanes, block = job[3], job[4], job[5]
+    origin = _array(_pointer(job[1]), lanes, np.float64)
     while True:
-        number = np.int64(claim(job[6]))
-        first = number * block
-        if first >= values:
+        number = claim(job[6])
+        row = number * block
+        if row >= values:
             return
-        sums = _array(_pointer(job[2] + np.uint64(16 * lanes * number)), (2, lanes), np.float64)
-        last = min(first + block, values)
-        for row in range(first, last, lanes):
-            for lane in range(min(lanes, last - row)):
-                shifted = np.float64(source[row + lane]) - origin[lane]
-                sums[0, lane] += shifted
-                sums[1, lane] += shifted * shifted
+        last = min(row + block, values)
+        target, bytes_each = job[2] + np.uint64(16) * lanes * number, np.uint64(8) * lanes
+        sums = _array(_pointer(target), lanes, np.float64)
+        squares = _array(_pointer(target + bytes_each), lanes, np.float64)
+        while row < last:
+            count = min(lanes, last - row)
+            source = _array(_pointer(job[0] + np.uint64(4) * row), count, np.float32)
+            for lane in range(count):
+                shifted = np.float64(source[lane]) - origin[lane]
+                sums[lane] += shifted
+                squares[lane] += shifted * shifted
+            row += lanes
 
 
 @cache

@@ -9,7 +9,7 @@ from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.backends import FloatConv
 from bnrecal.nbsmt.cpu.depthwise import JOB, POSITIONS, VECTOR, kernel
 from bnrecal.nbsmt.cpu.floats import LANES
-from bnrecal.nbsmt.cpu.jobs import Record, run, scratch
+from bnrecal.nbsmt.cpu.jobs import Record, copied, run, scratch
 from bnrecal.nbsmt.cpu.sums import SUMS_BYTES
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
@@ -122,7 +122,7 @@ class DepthwiseConv:
         bands = -(-out_rows // band)
         used = VECTOR * POSITIONS + int(self.job["places_bytes"]) + (self.span + 1) * chunk * pitch
         job = _filled(
-            self.job.copy(),
+            copied(self.job),
             units=images * bands * chunks,
             bands=bands,
             band=band,

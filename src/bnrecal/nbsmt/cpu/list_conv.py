@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnrecal.nbsmt.cpu.jobs import Record, run, scratch
+from bnrecal.nbsmt.cpu.jobs import Record, copied, run, scratch
 from bnrecal.nbsmt.cpu.list_plan import LEAST_FILTERS, Layer, ListPlan
 from bnrecal.nbsmt.cpu.listed import JOB, kernel
 from bnrecal.nbsmt.cpu.planes import Planes, plan_layout
@@ -92,7 +92,7 @@ class ListConv:
             self(levels, signed, None if dense is None else _wider(dense, self.filters), wider, scale, bias)
             few.copy_(wider[:, : few.shape[1]])
             return
-        job, inexact = self.job.copy(), np.zeros((), np.uint64)
+        job, inexact = copied(self.job), np.zeros((), np.uint64)
         job["planes"] = self.planes(levels, signed)
         if dense is not None:
             job["dense"], job["dense_floats"] = dense.data_ptr(), dense.dtype == torch.float32

@@ -10,7 +10,7 @@ from numba import carray  # type: ignore[attr-defined]
 from torch import Tensor
 
 from bnrecal.nbsmt.cpu import vectors as v
-from bnrecal.nbsmt.cpu.jobs import buffer, compile_kernel, compiled, fields, run, scratch
+from bnrecal.nbsmt.cpu.jobs import buffer, compile_kernel, compiled, copied, fields, run, scratch
 from bnrecal.nbsmt.cpu.quantize import Quantizer
 from bnrecal.nbsmt.cpu.sending import Word
 from bnrecal.nbsmt.spec import SmtSpec
@@ -75,7 +75,7 @@ class Lookup:
         """
         levels, _ = self.quantizer(x, x_scale, False)
         images, _, height, width = levels.shape
-        job, rows = self.job.copy(), images * height * width * self.groups
+        job, rows = copied(self.job), images * height * width * self.groups
         held = buffer("looked up", 4 * rows * self.width).view(torch.float32)
         job["levels"], job["target"], job["rows"] = levels.data_ptr(), held.data_ptr(), rows
         job["scratch"] = scratch("look up", int(job["scratch_bytes"]))

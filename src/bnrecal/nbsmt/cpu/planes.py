@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bnrecal.nbsmt.cpu import sums as s
 from bnrecal.nbsmt.cpu import vectors as v
-from bnrecal.nbsmt.cpu.jobs import buffer, compile_kernel, compiled, fields, run, scratch
+from bnrecal.nbsmt.cpu.jobs import buffer, compile_kernel, compiled, copied, fields, run, scratch
 from bnrecal.nbsmt.cpu.sending import Word
 from bnrecal.nbsmt.geometry import Geometry, Pair
 
@@ -102,7 +102,7 @@ class Planes:
 
     def __call__(self, levels: Tensor, signed: bool) -> int:
         """The address of the planes of uint8 levels (N, C, H, W), channels-last; overwritten by the next call."""
-        job, planes = self.job.copy(), buffer("planes", self.bytes).data_ptr()
+        job, planes = copied(self.job), buffer("planes", self.bytes).data_ptr()
         job["source"], job["planes"], job["border"] = levels.data_ptr(), planes, self.borders[signed].ctypes.data
         job["scratch"] = scratch("rows", 8 * RUN)
         run(kernel(), job, -(-int(job["positions"]) // RUN))

@@ -11,7 +11,7 @@ from torch import Tensor
 from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.cpu import sending
 from bnrecal.nbsmt.cpu import vectors as v
-from bnrecal.nbsmt.cpu.jobs import buffer, compile_kernel, compiled, fields, run, scratch
+from bnrecal.nbsmt.cpu.jobs import buffer, compile_kernel, compiled, copied, fields, run, scratch
 from bnrecal.nbsmt.cpu.sending import TABLE_BYTES, Word
 from bnrecal.nbsmt.operands import ACTIVATION, Operand
 from bnrecal.nbsmt.spec import SmtSpec
@@ -75,7 +75,7 @@ class Quantizer:
             H, W), both channels-last. Where the operands are just the activations, both are the same.
         """
         images, _, height, width = x.shape
-        job, pixels = self.job.copy(), images * height * width
+        job, pixels = copied(self.job), images * height * width
         levels = _channels_last("levels", images, self.groups * self.channels, height, width)
         if x.dtype == torch.float32:
             x = x.contiguous(memory_format=torch.channels_last)
