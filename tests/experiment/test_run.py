@@ -24,6 +24,7 @@ from bnrecal.experiment.results import Result, read_result, summary, write_resul
 from bnrecal.experiment.run import describe, run, run_variants
 from bnrecal.experiment.setup import A8W8, Variant, identify, load, prepare, prepare_variants
 from bnrecal.nbsmt.processor import describe_backend
+from bnrecal.options import ACT_RANGES
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import network_cycles
 from bnrecal.recalibrate import recalibrate_
@@ -297,6 +298,17 @@ def test_channels_are_reordered_where_that_decides_about_partners() -> None:
     for layer in (layers["conv2"], layers["dilated"]):
         assert layer.order is not None
         assert sorted(layer.order.tolist()) == list(range(layer.weight.shape[1]))
+
+
+def test_channels_are_ordered_by_levels_of_the_range_that_is_set() -> None:
+    variant = Variant(4, False)
+    found = [
+        prepare_variants(prepare(config("smt.reorder=bits", f"quant.act_range={r}")), [variant]) for r in ACT_RANGES
+    ]
+    orders = [prepared[variant].layers["dilated"].order for prepared in found]
+    assert orders[0] is not None
+    assert orders[1] is not None
+    assert not torch.equal(orders[0], orders[1])
 
 
 @pytest.mark.parametrize(("images", "method", "taken"), [(39, "ema", 32), (40, "ema", 40), (39, "pooled", 39)])

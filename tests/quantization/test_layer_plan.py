@@ -42,6 +42,7 @@ def test_skipped_convolutions_stay_float(convs: list[ConvInfo]) -> None:
     plans = plan_threads(convs, 2, {}, ["di*"])
     assert [p.threads for p in plans] == [FLOAT, 2, 1, FLOAT]
     assert not any(p.signed for p in plans)
+    assert plans[3].reason == "quant.skip: float32"
 
 
 def test_a_skipped_convolution_still_counts_and_the_first_stays_the_first() -> None:

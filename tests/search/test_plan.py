@@ -25,7 +25,7 @@ from bnrecal.quantization.layer_plan import load_plan, plan_speedup
 from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.search.error_order import _apart, slowed, slowest_prefix, spread
 from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
-from bnrecal.search.local_search import HIGHEST_ERROR
+from bnrecal.search.local_search import HIGHEST_ERROR, Search
 from bnrecal.search.plans import FRONT_POINTS, baseline_choice, pareto_front
 from bnrecal.search.random_order import RandomOrders, fair_tries
 from bnrecal.search.sensitivity import Probe, fixed_macs, items_of, sensitivities, threadable, variant_of
@@ -239,6 +239,17 @@ def test_random_orders_see_as_many_images_as_the_search(setup: Setup) -> None:
     assert fair_tries(search, 3) == 4  # 3 * 4 * 2,048 are no fewer
 
 
+def test_what_runs_one_thread_anyway_counts_where_layers_are_slowed(setup: Setup) -> None:
+    items = [Item("a", 100, {1: 0.0, 2: 1.0, 4: 2.0}), Item("b", 300, {1: 0.0, 2: 1.0, 4: 2.0})]
+    exactly = 400 / (300 / 4 + 100 / 2)
+    assert slowest_prefix(items, ["a", "b"], 2, exactly) == {"a": 2, "b": 4}
+    assert slowest_prefix(items, ["a", "b"], 2, exactly, 1) == {"a": 4, "b": 4}
+    cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
+    search = known_search(setup, cost, cost)
+    fastest = max(search.speedup({"conv2": 2, "dilated": 4}), search.speedup({"conv2": 4, "dilated": 2}))
+    assert RandomOrders(search, 2).best(fastest * 1.001, 4).threads == {"conv2": 4, "dilated": 4}
+
+
 @given(values=st.lists(st.integers(0, 60), min_size=2, max_size=9, unique=True), points=st.integers(2, 6))
 def test_operating_points_lie_as_far_apart_as_can_be(values: list[int], points: int) -> None:
     speedups = sorted(map(float, values), reverse=True)
@@ -264,6 +275,14 @@ def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_thread
     assert baseline_choice(search, order, 2, 99.0) is None
     search.config = replace(search.config, threads=[2, 4])
     assert baseline_choice(search, order, 1, 1.5) is None
+
+
+def test_a_search_uses_the_thread_counts_that_it_may(setup: Setup) -> None:
+    cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
+    known = known_search(setup, cost, cost)
+    few = Search(known.probe, known.measured, replace(known.config, threads=[4, 2]))
+    assert [list(item.losses) for item in known.items] == [[1, 2, 4], [1, 2, 4]]
+    assert [list(item.losses) for item in few.items] == [[2, 4], [2, 4]]
 
 
 def test_the_front_tells_which_of_its_choices_is_the_plan(setup: Setup) -> None:
