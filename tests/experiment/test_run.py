@@ -22,9 +22,8 @@ from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.provenance import versions
 from bnrecal.experiment.results import Result, read_result, summary, write_result
 from bnrecal.experiment.run import describe, run, run_variants
-from bnrecal.experiment.setup import A8W8, Variant, identify, load, prepare, prepare_variants
+from bnrecal.experiment.setup import A8W8, Variant, identify, prepare, prepare_variants
 from bnrecal.nbsmt.processor import describe_backend
-from bnrecal.options import ACT_RANGES
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import network_cycles
 from bnrecal.recalibrate import recalibrate_
@@ -107,18 +106,6 @@ def test_accuracies_are_handed_over_before_the_tables_are_made(monkeypatch: pyte
     with pytest.raises(MemoryError):
         run(config("smt.threads=2"), measured=seen.append)
     assert [(result.threads, result.layers) for result in seen] == [(2, None)]
-
-
-def test_a_variant_says_what_it_is() -> None:
-    assert str(Variant(4, True)) == "4T w/ recalibration"
-    assert str(Variant(2, False, (("a", 1), ("b", 4)))) == "2T w/o recalibration, 2 layers set"
-
-
-def test_a_variant_has_the_threads_it_says_and_no_plan_besides(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text('{"layers": {"conv2": 2}}')
-    planned = config(f"smt.plan={tmp_path}/plan.json")
-    own = Variant(4, True, (("conv2", 1),)).apply(planned)
-    assert (own.smt.threads, own.smt.layers, own.smt.plan, own.recal) == (4, {"conv2": 1}, None, True)
 
 
 def test_layers_and_batchnorms_are_described(recalibrated: Result, tmp_path: Path) -> None:
@@ -204,38 +191,6 @@ def test_the_validation_images_are_shared_out_where_there_are_several_processes(
     assert shared == [(2, 16), (1, 16)]
 
 
-def test_a_convolution_that_is_no_module_is_left_in_float32_by_the_name_of_its_weight() -> None:
-    free = ("model.factory=helpers.nets:free_net", "smt.threads=2")
-    with pytest.raises(BnrecalError, match=re.escape("or leave it in float32 with quant.skip=[3]")):
-        prepare(config(*free))
-    assert [conv.name for conv in prepare(config(*free, "quant.skip=['3']")).convs] == ["0", "2"]
-    with pytest.raises(BnrecalError, match=r"^quant\.skip names nothere"):
-        prepare(config(*free, "quant.skip=['3',nothere]"))
-
-
-def test_equal_threads_by_layer_are_the_whole_network_setting() -> None:
-    setup = prepare(config())
-    images = torch.cat(list(setup.loader.images(setup.validation, 30)))
-    whole, by_layer = Variant(4, False), Variant(1, False, (("*", 4),))
-    prepared = prepare_variants(setup, [whole, by_layer])
-    assert torch.equal(prepared[whole].network(images), prepared[by_layer].network(images))
-    assert [p.threads for p in prepared[whole].plans] == [p.threads for p in prepared[by_layer].plans]
-
-
-def test_a_variant_with_an_order_of_its_own_is_the_network_that_the_setting_gives() -> None:
-    setup = prepare(config())
-    images = torch.cat(list(setup.loader.images(setup.validation, 30)))
-    plain = Variant(4, False)
-    answers = [prepare_variants(setup, [plain])[plain].network(images)]
-    for how in ("activity", "bits", "random:0", "random:1"):
-        own, by_setting = Variant(4, False, reorder=how), prepare(config(f"smt.reorder={how}"))
-        answers.append(prepare_variants(setup, [own])[own].network(images))
-        assert torch.equal(answers[-1], prepare_variants(by_setting, [plain])[plain].network(images))
-        assert own.apply(setup.config).smt.reorder == how
-    for place, one in enumerate(answers):
-        assert not any(torch.equal(one, other) for other in answers[:place])
-
-
 def test_recalibration_is_the_plain_library_call_on_the_threaded_network() -> None:
     setup = prepare(config("recalibration.augment=false"))
     prepared = prepare_variants(setup, [Variant(4, False), Variant(4, True)])
@@ -246,15 +201,6 @@ def test_recalibration_is_the_plain_library_call_on_the_threaded_network() -> No
         by_hand.named_buffers(), prepared[Variant(4, True)].network.named_buffers(), strict=True
     ):
         assert torch.equal(one, other), name
-
-
-def test_threaded_networks_share_parameters_and_leave_the_original_alone() -> None:
-    setup = prepare(config())
-    before = {name: tensor.clone() for name, tensor in setup.model.network.state_dict().items()}
-    prepared = prepare_variants(setup, [Variant(4, True)])
-    twin = prepared[Variant(4, True)].network
-    assert twin.get_parameter("fc.weight") is setup.model.network.get_parameter("fc.weight")
-    assert all(torch.equal(tensor, before[name]) for name, tensor in setup.model.network.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -285,35 +231,3 @@ def test_a_corrupt_result_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps({"a": 1}))
     with pytest.raises(BnrecalError, match="is not a result of bnrecal"):
         read_result(tmp_path / "result.json")
-
-
-def test_channels_are_reordered_where_that_decides_about_partners() -> None:
-    variant = Variant(4, False)
-    layers = prepare_variants(prepare(config("smt.reorder=bits")), [variant])[variant].layers
-    assert {name: layer.order is not None for name, layer in layers.items()} == {
-        "conv2": True,
-        "depthwise": False,
-        "dilated": True,
-    }
-    for layer in (layers["conv2"], layers["dilated"]):
-        assert layer.order is not None
-        assert sorted(layer.order.tolist()) == list(range(layer.weight.shape[1]))
-
-
-def test_channels_are_ordered_by_levels_of_the_range_that_is_set() -> None:
-    variant = Variant(4, False)
-    found = [
-        prepare_variants(prepare(config("smt.reorder=bits", f"quant.act_range={r}")), [variant]) for r in ACT_RANGES
-    ]
-    orders = [prepared[variant].layers["dilated"].order for prepared in found]
-    assert orders[0] is not None
-    assert orders[1] is not None
-    assert not torch.equal(orders[0], orders[1])
-
-
-@pytest.mark.parametrize(("images", "method", "taken"), [(39, "ema", 32), (40, "ema", 40), (39, "pooled", 39)])
-def test_a_last_batch_of_less_than_half_a_batch_is_left_out_where_batches_have_equal_weight(
-    images: int, method: str, taken: int
-) -> None:
-    setup = load(config("recal=true", f"recalibration.images={images}", f"recalibration.method={method}"))
-    assert len(setup.recalibration.indices) == taken

@@ -1,13 +1,12 @@
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.known_search import Known, known_search, small_setup
+from helpers.known_search import known_search, small_setup
 from helpers.small import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,9 +24,7 @@ from bnrecal.quantization.layer_plan import load_plan, plan_speedup
 from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.search.error_order import _apart, slowed, slowest_prefix, spread
 from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
-from bnrecal.search.local_search import HIGHEST_ERROR, Search
-from bnrecal.search.plans import FRONT_POINTS, baseline_choice, pareto_front
-from bnrecal.search.random_order import RandomOrders, fair_tries
+from bnrecal.search.random_order import RandomOrders
 from bnrecal.search.sensitivity import Probe, fixed_macs, items_of, sensitivities, threadable, variant_of
 
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.rounds=1", "search.tries=2"]
@@ -155,90 +152,6 @@ def test_the_images_that_a_search_is_judged_on_are_others_than_it_chose_on(setup
     assert set(Probe(setup, 64).selection.indices) > set(chosen_on.selection.indices)
 
 
-def test_swaps_mend_what_the_sensitivities_got_wrong(setup: Setup) -> None:
-    cost = {("conv2", 2): 1.0, ("conv2", 4): 2.0, ("dilated", 2): 5.0, ("dilated", 4): 50.0}
-    wrong = {("conv2", 2): 9.0, ("conv2", 4): 50.0, ("dilated", 2): 0.1, ("dilated", 4): 0.2}
-    search = known_search(setup, cost, wrong)
-    target = search.speedup({"conv2": 4, "dilated": 2})
-    assert search.program(target).threads == {"conv2": 2, "dilated": 4}
-    found = search.best(target)
-    assert found.threads == {"conv2": 4, "dilated": 2}
-    assert found.origin == "swaps"
-    assert found.speedup == pytest.approx(target)
-
-
-def test_the_usual_choice_is_kept_unless_another_is_surely_better(setup: Setup) -> None:
-    cost = {("conv2", 2): 1.0, ("conv2", 4): 1.0, ("dilated", 2): 1.0, ("dilated", 4): 1.0}
-    search = known_search(setup, cost, cost)
-    baseline = search.measure({"conv2": 2, "dilated": 4}, HIGHEST_ERROR)
-    assert search.best(2.0, baseline).origin == HIGHEST_ERROR  # a tie
-    calls = search.probe.calls  # type: ignore[attr-defined]
-    search.best(2.0, baseline)
-    assert search.probe.calls == calls  # type: ignore[attr-defined]
-
-
-def test_a_start_exactly_as_fast_as_asked_for_is_a_start(setup: Setup) -> None:
-    cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
-    search = known_search(setup, cost, cost)
-    baseline = search.measure({"conv2": 2, "dilated": 4}, HIGHEST_ERROR)
-    assert search.best(baseline.speedup, baseline) == baseline
-
-
-def test_of_the_swaps_that_were_measured_the_best_is_taken(setup: Setup) -> None:
-    cost = {("conv2", 2): 8.0, ("conv2", 4): 9.0, ("dilated", 2): 3.0, ("dilated", 4): 4.0}
-    search = known_search(setup, cost, dict.fromkeys(cost, 1.0))
-    found = search._refine(search.measure({"conv2": 4, "dilated": 4}, "start"), 1.0)
-    assert (found.threads, found.loss) == ({"conv2": 1, "dilated": 1}, 0.0)
-
-
-def test_a_choice_is_judged_by_the_held_out_probe_alone(setup: Setup) -> None:
-    cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
-    other = {key: 10 * value for key, value in cost.items()}
-    search = known_search(setup, cost, cost)
-    search.heldout = Known(setup, other)  # type: ignore[assignment]
-    one, two = (search.measure(threads, "x") for threads in ({"conv2": 2, "dilated": 4}, {"conv2": 4, "dilated": 4}))
-    assert one.loss == pytest.approx(3.0)
-    assert one.heldout_loss is None
-    assert search.judged(one).heldout_loss == pytest.approx(30.0)
-    assert search.judged(one).loss == one.loss
-    assert search.less_by(one, two) == pytest.approx((20.0, 20.0 * 0.1 / np.sqrt(3)))
-
-
-def test_what_was_tried_is_counted_once(setup: Setup) -> None:
-    cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
-    search = known_search(setup, cost, cost)
-    assert (search.evaluations, search.evaluated_images) == (4, 4 * search.config.sensitivity_images)
-    for _ in range(2):
-        search.measure({"conv2": 2, "dilated": 4}, "x")
-    assert search.evaluations == 5
-    assert search.evaluated_images == 4 * search.config.sensitivity_images + search.config.images
-
-
-def test_random_orders_slow_as_many_layers_as_fit_and_the_best_is_kept(setup: Setup) -> None:
-    cost = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
-    search = known_search(setup, cost, cost)
-    random = RandomOrders(search, 2)
-    target = min(search.speedup({"conv2": 2, "dilated": 4}), search.speedup({"conv2": 4, "dilated": 2}))
-    found = random.best(target, 20)
-    assert found.origin == "random order"
-    assert found.loss == pytest.approx(3.0)  # conv2 slowed; with dilated slowed it is 9
-    assert found.threads == {"conv2": 2, "dilated": 4}
-    assert found.speedup >= target * (1 - 1e-9)
-    assert random.evaluations == 2  # twenty orders of two layers are two different ones
-    assert random.best(target, 20) == found
-    assert search.evaluations == 4  # the search's own count is left alone
-
-
-def test_random_orders_see_as_many_images_as_the_search(setup: Setup) -> None:
-    cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
-    search = known_search(setup, cost, cost)  # four sensitivities of 512 images; whole choices of 2,048
-    assert fair_tries(search, 9) == 1
-    for threads in itertools.product((1, 2, 4), repeat=2):
-        search.measure(dict(zip(("conv2", "dilated"), threads, strict=True)), "x")
-    assert search.evaluated_images == 4 * 512 + 9 * 2048
-    assert fair_tries(search, 3) == 4  # 3 * 4 * 2,048 are no fewer
-
-
 def test_what_runs_one_thread_anyway_counts_where_layers_are_slowed(setup: Setup) -> None:
     items = [Item("a", 100, {1: 0.0, 2: 1.0, 4: 2.0}), Item("b", 300, {1: 0.0, 2: 1.0, 4: 2.0})]
     exactly = 400 / (300 / 4 + 100 / 2)
@@ -265,37 +178,6 @@ def test_operating_points_lie_as_far_apart_as_can_be(values: list[int], points: 
     assert (len(found), found[0], found[-1]) == (points, 0, last)
     between = itertools.combinations(range(1, last), points - 2)
     assert least_gap(found) == max(least_gap((0, *places, last)) for places in between)
-
-
-def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_threads(setup: Setup) -> None:
-    cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
-    search, order = known_search(setup, cost, cost), ["dilated", "conv2"]
-    threads = {"dilated": 2, "conv2": 4}
-    assert baseline_choice(search, order, 2, search.speedup(threads)) == search.measure(threads, HIGHEST_ERROR)
-    assert baseline_choice(search, order, 2, 99.0) is None
-    search.config = replace(search.config, threads=[2, 4])
-    assert baseline_choice(search, order, 1, 1.5) is None
-
-
-def test_a_search_uses_the_thread_counts_that_it_may(setup: Setup) -> None:
-    cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
-    known = known_search(setup, cost, cost)
-    few = Search(known.probe, known.measured, replace(known.config, threads=[4, 2]))
-    assert [list(item.losses) for item in known.items] == [[1, 2, 4], [1, 2, 4]]
-    assert [list(item.losses) for item in few.items] == [[2, 4], [2, 4]]
-
-
-def test_the_front_tells_which_of_its_choices_is_the_plan(setup: Setup) -> None:
-    cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
-    search = known_search(setup, cost, cost)
-    found = search.measure({"conv2": 2, "dilated": 4}, "swaps")
-    front = pareto_front(search, ["dilated", "conv2"], 2, found)
-    assert front["plan"].dtype == bool
-    assert front.loc[front["plan"], ["speedup", "loss"]].to_numpy().tolist() == [[found.speedup, pytest.approx(3.0)]]
-    others = front[~front["plan"]]
-    assert len(others) == FRONT_POINTS
-    assert others["loss"].tolist() == pytest.approx(others["predicted"].tolist())
-    assert (others["highest_error_speedup"] >= others["speedup"].clip(upper=others["highest_error_speedup"])).all()
 
 
 @pytest.mark.parametrize("key", ["sensitivity_images", "images", "heldout_images", "tries"])
