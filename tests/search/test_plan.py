@@ -157,7 +157,7 @@ def test_what_runs_one_thread_anyway_counts_where_layers_are_slowed(setup: Setup
     exactly = 400 / (300 / 4 + 100 / 2)
     assert slowest_prefix(items, ["a", "b"], 2, exactly) == {"a": 2, "b": 4}
     assert slowest_prefix(items, ["a", "b"], 2, exactly, 1) == {"a": 4, "b": 4}
-    cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
+    cost = {(name, threads): float(threads) for name, threads in itertools.product(("conv2", "dilated"), (2, 4))}
     search = known_search(setup, cost, cost)
     fastest = max(search.speedup({"conv2": 2, "dilated": 4}), search.speedup({"conv2": 4, "dilated": 2}))
     assert RandomOrders(search, 2).best(fastest * 1.001, 4).threads == {"conv2": 4, "dilated": 4}
