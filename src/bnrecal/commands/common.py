@@ -167,9 +167,14 @@ def _unknown_key(cause: BaseException | None) -> str | None:
     known = [str(key) for key in cause.parent_node if key != "hydra"]
     if not known:  # a mapping, whose keys are the user's
         return f"there is no key {path}: write {path.rpartition('.')[0]}={{{own}: VALUE}}"
-    near = [key for key in known if key.startswith(own)] or difflib.get_close_matches(own, known, 1)
+    return f"there is no key {path}: {choices(own, known)}"
+
+
+def choices(word: str, known: Sequence[str]) -> str:
+    """What to choose instead of a wrong word: first the one that begins with it, else the nearest, if there is one."""
+    near = [one for one in known if one.startswith(word)] or difflib.get_close_matches(word, known, 1)
     guess = f"did you mean {near[0]}? " if near else ""
-    return f"there is no key {path}: {guess}choose one of {', '.join(known)}"
+    return f"{guess}choose one of {', '.join(known)}"
 
 
 def _first_paragraphs(message: str) -> str:

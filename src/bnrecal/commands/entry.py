@@ -1,12 +1,11 @@
 """The `bnrecal` command: a plain run by `key=value`, and the subcommands beside it."""
 
-import difflib
 import re
 import sys
 
 from bnrecal import __version__
 from bnrecal.commands import run
-from bnrecal.commands.common import on_all_processes, one_line_errors
+from bnrecal.commands.common import choices, on_all_processes, one_line_errors
 from bnrecal.commands.keys import describe_keys
 from bnrecal.commands.registry import COMMANDS
 from bnrecal.errors import BnrecalError
@@ -46,6 +45,4 @@ Commands:
 
 
 def _unknown(word: str) -> str:
-    near = difflib.get_close_matches(word, COMMANDS, 1)
-    guess = f"did you mean {near[0]}? " if near else ""
-    return f"{word} is no command: {guess}choose one of {', '.join(COMMANDS)}, or write key=value"
+    return f"{word} is no command: {choices(word, list(COMMANDS))}, or write key=value"
