@@ -38,7 +38,7 @@ def model() -> nn.Module:
 
 
 def torchvision_network() -> tuple[nn.Module, DataLoader[tuple[Tensor, ...]]]:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = torchvision.models.resnet18(weights=None, num_classes=10).eval()
     return network, labelled(network, size=32)

@@ -226,10 +226,11 @@ def check(config: Config) -> None:
         at_least("workers", config.workers, 0)
     at_least("seed", config.seed, 0)
     _check_preprocessing(config.model)
-    _check_device(config.device, config.gpus)
+    check_device(config.device, config.gpus)
 
 
-def _check_device(device: str, gpus: int) -> None:
+def check_device(device: str, gpus: int = 1) -> None:
+    """Raise BnrecalError unless `device` names one, and one that goes with so many GPUs."""
     if re.fullmatch("[0-9]+", device):
         raise BnrecalError(f"device={device}: write device=cuda:{device} for that GPU")
     if not re.fullmatch("auto|cpu|cuda(:[0-9]+)?", device):

@@ -12,7 +12,7 @@ from bnrecal.benchmark.broadcast import broadcast_conv2d
 from bnrecal.commands.bench import run_bench
 from bnrecal.commands.common import read_config
 from bnrecal.commands.schemas import BenchConfig
-from bnrecal.device import choose_device
+from bnrecal.device import choose_device, tf32_is_on
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.conv import nbsmt_conv2d
@@ -144,7 +144,5 @@ def test_costs_of_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
 
 def test_the_tf32_row_computes_in_tf32_and_the_others_do_not() -> None:
     choose_device("cpu")
-    seen = bench._in_tf32(lambda: (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))()
-    assert seen == (True, True)
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
+    assert bench._in_tf32(tf32_is_on)() is True
+    assert tf32_is_on() is False

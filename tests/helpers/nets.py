@@ -42,7 +42,7 @@ class Tiny(nn.Module):
 
 def tiny(seed: int = 0) -> Tiny:
     """A `Tiny` with seeded weights and plausible running statistics, in eval mode."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Tiny()
         network.train()
@@ -60,7 +60,7 @@ def images(count: int, seed: int = 0, size: int = 12) -> Tensor:
 def glyph_net(classes: int = GLYPHS, seed: int = 0) -> nn.Module:
     """A `Tiny` for the embedded data set, with random weights."""
     network = tiny(seed)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network.fc = nn.Linear(16, classes)
     return network.eval()
@@ -94,7 +94,7 @@ def free_net(classes: int = GLYPHS) -> nn.Module:
 
 def negative_net(classes: int = GLYPHS) -> nn.Module:
     """Its second convolution has inputs of either sign."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
             nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4),
@@ -104,7 +104,7 @@ def negative_net(classes: int = GLYPHS) -> nn.Module:
 
 def kept_norm_net(classes: int = GLYPHS) -> nn.Module:
     """Its first BatchNorm follows a ReLU, its second a convolution."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
             nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),

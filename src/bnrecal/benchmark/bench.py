@@ -16,7 +16,7 @@ from bnrecal.benchmark.compiled import time_compiled
 from bnrecal.benchmark.memory import peak_memory
 from bnrecal.benchmark.networks import COMPILED, VARIANTS, build, random_images
 from bnrecal.benchmark.timing import interleaved
-from bnrecal.device import choose_device
+from bnrecal.device import choose_device, tf32
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
 from bnrecal.nbsmt.conv import PreparedConv2d
@@ -56,8 +56,6 @@ class Row:
 
 def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int, out: Path) -> list[Row]:
     """Check, time, print, and write `out`."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BnrecalError(f"device={device}: there is no usable CUDA device; choose cpu")
     check_exact(choose_device(device))  # nothing is timed that computes something else
     print(machine(device))
     rows: list[Row] = []
@@ -152,17 +150,15 @@ def _in_tf32(call: Callable[[], object]) -> Callable[[], object]:
     """The same with the operands of convolutions and products rounded to 10 bits, PyTorch's default on GPUs."""
 
     def called() -> object:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-        try:
+        with tf32(True):
             return call()
-        finally:
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     return called
 
 
 def network_peak(name: str, variant: str, device: str, batch: int, size: int) -> float | None:
     """Bytes that the network and a forward pass add to this process (or to the GPU) at most."""
+    choose_device(device)
     images = random_images(batch, size, device)
     time_layer(device, 1, 1, emulate=False)  # compiled kernels and libraries count for no variant
 

@@ -19,11 +19,11 @@ def peak_memory(make: Callable[[], Callable[[], object]], device: str) -> float 
     """
     gc.collect()
     if device.startswith("cuda"):
-        before = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_allocated(device)
         call = make()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
         _twice(call)
-        return float(torch.cuda.max_memory_allocated() - before)
+        return float(torch.cuda.max_memory_allocated(device) - before)
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return None

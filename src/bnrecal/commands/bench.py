@@ -8,6 +8,8 @@ from bnrecal.benchmark.costs import describe_costs
 from bnrecal.benchmark.imagenet_time import describe_estimates
 from bnrecal.benchmark.shares import describe_shares, describe_unsaturated
 from bnrecal.commands.schemas import BenchConfig
+from bnrecal.device import choose_device
+from bnrecal.nbsmt.cuda.choose import triton_trouble
 
 
 def run_bench(config: BenchConfig, overrides: Sequence[str]) -> None:  # noqa: ARG001
@@ -18,6 +20,7 @@ def run_bench(config: BenchConfig, overrides: Sequence[str]) -> None:  # noqa: A
         for model in config.models:
             print(describe_shares(model, "4T", config.batch, config.size, config.repeats), flush=True)
         return
-    rows = run(config.device, config.models, config.batch, config.repeats, config.size, Path(config.out))
+    device = choose_device(config.device, engine_trouble=triton_trouble)
+    rows = run(str(device), config.models, config.batch, config.repeats, config.size, Path(config.out))
     if config.imagenet_time:
-        print(f"\n{describe_estimates(rows, beside=config.device.startswith('cuda'))}")
+        print(f"\n{describe_estimates(rows, beside=device.type == 'cuda')}")

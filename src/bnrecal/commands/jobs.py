@@ -24,9 +24,11 @@ def side_by_side(config: Config, jobs: int | None, count: int) -> int:
     Small networks on images in memory are slower on many cores than one of them on each core.
     """
     if jobs is None:
-        from bnrecal.device import choose_device
+        from bnrecal.device import find_device
+        from bnrecal.nbsmt.cuda.choose import triton_trouble
 
-        small = config.data.name == "glyphs" and config.gpus == 1 and choose_device(config.device).type == "cpu"
+        device = find_device(config.device, triton_trouble)
+        small = config.data.name == "glyphs" and config.gpus == 1 and device.type == "cpu"
         jobs = cores() if small else 1
     return max(1, min(jobs, count))
 

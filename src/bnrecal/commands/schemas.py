@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from hydra.core.config_store import ConfigStore
 
-from bnrecal.checks import at_least, one_of, sane_values
-from bnrecal.config import Config, setting
+from bnrecal.checks import at_least, sane_values
+from bnrecal.config import Config, check_device, setting
 from bnrecal.config import check as check_experiment
 from bnrecal.errors import BnrecalError
 from bnrecal.export.config import VectorsConfig, check_vectors
@@ -188,7 +188,7 @@ class BenchConfig:
 
     command: ClassVar[str] = "bench"
 
-    device: str = setting("cpu", "cpu | cuda")
+    device: str = setting("cpu", "auto (the GPU if there is one) | cpu | cuda | cuda:N")
     models: list[str] = setting(["resnet18", "resnet50", "mobilenet_v2"], "names of torchvision's networks")
     batch: int = setting(8, "images per forward pass")
     repeats: int = setting(7, "of which the median counts")
@@ -200,7 +200,7 @@ class BenchConfig:
     def check(self) -> None:
         """Raise BnrecalError at the first value out of range."""
         sane_values(self)
-        one_of("device", self.device, ("cpu", "cuda"))
+        check_device(self.device)
         if self.batch < 1 or self.repeats < 1 or self.size < 32:
             raise BnrecalError(
                 f"batch={self.batch} and repeats={self.repeats} must be at least 1, size={self.size} at least 32"

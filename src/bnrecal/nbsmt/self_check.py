@@ -1,6 +1,7 @@
 """A device computes exactly, or no number comes out of it."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -62,6 +63,12 @@ def check_exact(device: torch.device) -> None:
                     f"device={device} does not compute NB-SMT exactly: {case.name} with {threads} threads differs, "
                     f"backend {prepared.backend}; choose device=cpu"
                 )
+
+
+@cache
+def check_exact_once(device: torch.device) -> None:
+    """`check_exact`, once for each device of this process."""
+    check_exact(device)
 
 
 def _operands(case: Case) -> tuple[Tensor, Tensor]:

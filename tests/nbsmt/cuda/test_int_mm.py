@@ -61,6 +61,7 @@ def test_layers_that_leave_bytes_or_have_groups_are_left_to_others(monkeypatch: 
     with pytest.raises(ValueError, match="int-mm"):
         PreparedConv2d(w, SmtSpec(2), groups=2, backend="int-mm")
     monkeypatch.setattr(choose, "int_mm_is_exact", lambda _: True)
+    monkeypatch.setattr(choose, "triton_trouble", lambda _: "")
     for capability, groups, chosen in (
         ((9, 0), 2, "triton-int8"),
         ((8, 0), 1, "triton-int8"),

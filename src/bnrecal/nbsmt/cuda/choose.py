@@ -1,11 +1,14 @@
 """Which exact 8-bit convolution a CUDA device runs."""
 
+from functools import cache
 from importlib.util import find_spec
+from subprocess import SubprocessError
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from bnrecal.errors import first_line
 from bnrecal.nbsmt.cuda.int_mm import MOST_WEIGHTS, IntMMConv, int_mm_is_exact
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.own_policy import is_own
@@ -37,13 +40,37 @@ def can_run(name: str, weight: Tensor, spec: SmtSpec, groups: int, device: torch
 
 def triton_runs(device: torch.device) -> bool:
     """Whether the Triton kernels run on this device: a recent enough NVIDIA GPU, or Triton's interpreter."""
+    if device.type == "cuda":
+        return _made_for(device) and not triton_trouble(device)
     if find_spec("triton") is None:
         return False
-    if device.type == "cuda":
-        return torch.version.hip is None and torch.cuda.get_device_capability(device) >= OLDEST
     from bnrecal.nbsmt.cuda.launch import INTERPRETED  # (imports Triton)
 
     return INTERPRETED
+
+
+@cache
+def triton_trouble(device: torch.device) -> str:
+    """Why Triton starts no kernel on a GPU that its kernels are made for (tried once), in one line; "" where it does.
+
+    Triton builds a small C module at its first launch, so it wants a C compiler and Python's headers.
+    """
+    if not _made_for(device):
+        return ""
+    try:
+        from bnrecal.nbsmt.cuda.launch import try_launch  # (imports Triton)
+
+        wrote = try_launch(device)
+    except (RuntimeError, OSError, SubprocessError, AssertionError, ImportError) as error:
+        return f"Triton starts no kernel ({first_line(error)}): it wants a C compiler and Python's headers"
+    return "" if wrote else "Triton's kernels write wrong numbers"
+
+
+def _made_for(device: torch.device) -> bool:
+    """Whether the Triton kernels are made for this device: a recent enough NVIDIA GPU."""
+    if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= OLDEST
 
 
 def choose_cuda(weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) -> str | None:

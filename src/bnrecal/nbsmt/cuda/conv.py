@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.cuda import kernels
-from bnrecal.nbsmt.cuda.launch import INTERPRETED, launch, multiply
+from bnrecal.nbsmt.cuda.launch import INTERPRETED, current, launch, multiply
 from bnrecal.nbsmt.cuda.layout import lay_out
 from bnrecal.nbsmt.geometry import Geometry, Pair, pointwise
 from bnrecal.nbsmt.spec import SmtSpec
@@ -67,11 +67,13 @@ class TritonConv:
 
     def accumulate(self, x: Tensor) -> Tensor:
         """int32 sums (N, O, H', W') of uint8 activations (N, C, H, W), or int8 ones at one thread."""
-        return self._run(x, None, x.dtype == torch.int8, None, None)
+        with current(x.device):
+            return self._run(x, None, x.dtype == torch.int8, None, None)
 
     def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
         """scale[o] * sums + bias[o], float32, of float32 activations quantized in steps of x_scale."""
-        return self._run(x, inverse_scale(x_scale), signed, scale, bias)
+        with current(x.device):
+            return self._run(x, inverse_scale(x_scale), signed, scale, bias)
 
     def _run(self, x: Tensor, inverse: float | None, signed: bool, scale: Tensor | None, bias: Tensor | None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)

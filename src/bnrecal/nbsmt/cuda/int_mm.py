@@ -70,11 +70,12 @@ class IntMMConv:
 @cache
 def int_mm_is_exact(device: torch.device) -> bool:
     """Whether `torch._int_mm` is there and sums extreme operands without loss (checked once)."""
-    a = torch.full((FEWEST_ROWS, 4608), -128, dtype=torch.int8, device=device)
-    b = torch.full((MULTIPLE, 4608), -128, dtype=torch.int8, device=device)
-    b[1], b[2, ::2] = 127, 127
     try:
+        a = torch.full((FEWEST_ROWS, 4608), -128, dtype=torch.int8, device=device)
+        b = torch.full((MULTIPLE, 4608), -128, dtype=torch.int8, device=device)
+        b[1] = 127
+        b[2, ::2] = 127
         found = torch._int_mm(a, b.T)
-    except RuntimeError:  # no such product on this device
+        return torch.equal(found.double(), a.double() @ b.double().T)
+    except RuntimeError:  # no such product on this device, or no code for it at all
         return False
-    return torch.equal(found.double(), a.double() @ b.double().T)

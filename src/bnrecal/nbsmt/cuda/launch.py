@@ -3,12 +3,15 @@
 import inspect
 import os
 import zlib
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 import triton
+from triton.errors import TritonError
 
+from bnrecal.errors import first_line
 from bnrecal.nbsmt.cuda import kernels
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # the kernels run in numpy, on the CPU's tensors
@@ -32,8 +35,30 @@ TILES = (
 )
 
 
+TRIAL = 32  # numbers that the trivial kernel writes
 # Multiply, round, add, round: as the CPU does, so that both give the same float32.
 ROUNDED = {"enable_fp_fusion": False}
+
+
+def try_launch(device: torch.device) -> bool:
+    """Start a trivial kernel on this GPU; whether it wrote what it should.
+
+    Raises:
+        RuntimeError, OSError, SubprocessError, AssertionError: as Triton does where it finds no C compiler, no Python
+            headers or no driver, cannot write its cache or cannot compile.
+    """
+    y = torch.zeros(TRIAL, dtype=torch.int32, device=device)
+    try:
+        with current(device):
+            kernels.trial[(1,)](y, COUNT=TRIAL)
+    except TritonError as error:
+        raise RuntimeError(first_line(error)) from error
+    return y.tolist() == [3 * i for i in range(TRIAL)]
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """A block in which this is the current CUDA device, for Triton launches there, wherever the tensors lie."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def launch(kernel: Any, grid: tuple[int, int], *args: Any, **meta: Any) -> None:
@@ -53,13 +78,15 @@ def multiply(shape: tuple[object, ...], **arguments: Any) -> None:
 
     if INTERPRETED:
         kernels.conv_int8[grid](**arguments, tuning=0, **SMALL, **ROUNDED)
-    else:
-        _tuned_kernel()[grid](**arguments, tuning=_fingerprint(torch.cuda.get_device_name(), *shape), **ROUNDED)
+        return
+    device = arguments["x"].device
+    kernel = _tuned_kernel(torch.cuda.get_device_capability(device))
+    kernel[grid](**arguments, tuning=_fingerprint(torch.cuda.get_device_name(device), *shape), **ROUNDED)
 
 
 @cache
-def _tuned_kernel() -> Any:
-    tiles = (*TILES, WIDE) if torch.cuda.get_device_capability() == (9, 0) else TILES
+def _tuned_kernel(capability: tuple[int, int]) -> Any:
+    tiles = (*TILES, WIDE) if capability == (9, 0) else TILES
     configs = [
         triton.Config({"BM": bm, "BN": bn, "BK": bk}, num_warps=warps, num_stages=stages)
         for bm, bn, bk, warps, stages in tiles

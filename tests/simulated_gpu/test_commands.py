@@ -1,0 +1,132 @@
+"""Every command on a simulated CUDA device: all tensors of its path lie there, and the numbers are the CPU's."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from helpers.fake_cuda import NAME, simulated
+from helpers.nets import tiny
+from helpers.small import TINY
+
+import bnrecal.experiment.setup
+from bnrecal.benchmark import bench
+from bnrecal.commands.bench import run_bench
+from bnrecal.commands.common import compose_config, read_config
+from bnrecal.commands.export import make_export
+from bnrecal.commands.job import run_into
+from bnrecal.commands.plan import make_plan
+from bnrecal.commands.schemas import BenchConfig, ExportConfig, PlanConfig, Table1Config
+from bnrecal.commands.table1 import make_table1
+from bnrecal.config import parse
+from bnrecal.data.glyphs import GlyphSource
+from bnrecal.experiment.results import Result, read_result
+from bnrecal.experiment.run import run
+from bnrecal.nbsmt.conv import nbsmt_conv2d
+
+FEW = [*TINY, "workers=0", "resume=false"]
+SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.heldout_images=32", "search.rounds=0"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _two_gpus() -> Iterator[None]:
+    with simulated(2):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
+
+
+def result(*overrides: str) -> Result:
+    return run(parse(compose_config("config", [*FEW, *overrides])))
+
+
+def engines(result: Result) -> set[str]:
+    """What did the sums of the threaded layers, as the layers themselves report it."""
+    assert result.layers is not None
+    threaded = result.layers[result.layers["threads"] > 1]
+    return {execution.split(":")[0] for execution in threaded["execution"]}
+
+
+def test_an_experiment_with_recalibration_and_its_tables(tmp_path: Path) -> None:
+    done = run_into(parse(compose_config("config", [*FEW, "recal=true", "save_checkpoint=true"])), tmp_path)
+    assert f"{NAME} 0, float32" in done.text
+    assert "triton-int8" in done.text
+    found = read_result(tmp_path / "result.json")
+    assert found["provenance"]["device"] == f"{NAME} 0, float32"
+    layers = pd.read_csv(tmp_path / "layers.csv").set_index("name")
+    assert layers.loc["conv2", "execution"].startswith("triton-int8")
+    assert layers.loc["conv2", "mse"] > 0
+    assert len(pd.read_csv(tmp_path / "batchnorm.csv")) == 4
+    weights = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    assert {tensor.device for tensor in weights.values()} == {torch.device("cpu")}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "engine"),
+    [
+        (["recal=true"], "triton-int8"),
+        (["smt.reorder=activity"], "triton-int8"),
+        (["smt.saturate=false"], "float32"),
+        (["smt.bits=3"], "float32"),
+        (["smt.policy=helpers.policies:DROP", "smt.threads=2"], "float32"),
+        (["smt.reorder=random:1", "device=cuda:1"], "triton-int8"),
+    ],
+)
+def test_the_numbers_are_the_cpus(overrides: list[str], engine: str) -> None:
+    on_gpu = result("device=cuda:0", *overrides)
+    on_cpu = result(*overrides, "device=cpu")
+    assert engines(on_gpu) == {engine}
+    assert on_gpu.outcome is not None
+    assert on_cpu.outcome is not None
+    assert (on_gpu.outcome.top5 == on_cpu.outcome.top5).mean() >= 0.9  # ties of a random network may fall elsewhere
+    assert on_gpu.layers is not None
+    assert on_cpu.layers is not None
+    for column in ("weight_sparsity", "activation_sparsity", "active_1", "active_2", "relative_mse"):
+        found = on_gpu.layers[column].to_numpy(float)
+        assert found == pytest.approx(on_cpu.layers[column].to_numpy(float), rel=1e-2, abs=1e-4, nan_ok=True), column
+    current = "1" if "device=cuda:1" in overrides else "0"
+    assert on_gpu.provenance["device"] == f"{NAME} {current}, float32"
+
+
+def test_table1(tmp_path: Path) -> None:
+    rows = "rows=[{source: a, label: Tiny, model: custom}]"
+    own = [*FEW, rows, f"out={tmp_path}"]
+    make_table1(read_config(Table1Config, own), own)
+    assert len(pd.read_csv(tmp_path / "table1.csv")) == 1
+
+
+def test_plan(tmp_path: Path) -> None:
+    path = make_plan(read_config(PlanConfig, [*FEW, *SEARCH, "speedup=2.0", f"out={tmp_path}", "device=cuda:1"]), [])
+    assert path.exists()
+
+
+def test_export(tmp_path: Path) -> None:
+    own = [*FEW, "recal=true", "vectors.outputs=1", f"out={tmp_path / 'out'}", "device=cuda:1"]
+    made = make_export(read_config(ExportConfig, own), [])
+    assert (made.folder / "plan.json").exists()
+
+
+def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[str] = []
+
+    def peak(name: str, variant: str, device: str, *_: int) -> float:
+        seen.append(f"{name} {variant} {device}")
+        return 2.0
+
+    monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: tiny())
+    monkeypatch.setattr(bench, "_measured_apart", peak)  # in processes of their own, which have no GPU
+    monkeypatch.setattr(bench, "time_compiled", lambda *_: "left out")
+    monkeypatch.setattr(bench, "broadcast_conv2d", lambda x, w, *_: nbsmt_conv2d(x, w, threads=4, padding=1))
+    own = ["models=[resnet18]", "batch=1", "repeats=1", "size=32", "device=cuda:1", f"out={tmp_path / 'bench.json'}"]
+    run_bench(read_config(BenchConfig, own), own)
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["variant"] for row in rows[:3]] == ["float32", "TF32", "1T"]
+    assert {row["backend"] for row in rows if "T" in row["variant"][1:2]} == {"triton-int8"}
+    assert seen == ["resnet18 float32 cuda:1", "resnet18 4T cuda:1"]
+    assert f"{NAME} 1" in capsys.readouterr().out
