@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numba import njit, prange
 from torch import Tensor
 
-from bnrecal.commands.common import compose_config
+from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.setup import Variant, prepare, prepare_variants

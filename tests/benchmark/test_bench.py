@@ -10,8 +10,8 @@ import torch
 from bnrecal.benchmark import bench, compiled, costs, networks
 from bnrecal.benchmark.broadcast import broadcast_conv2d
 from bnrecal.commands.bench import run_bench
-from bnrecal.commands.common import read_config
-from bnrecal.commands.schemas import BenchConfig
+from bnrecal.commands.cli.compose import read_config
+from bnrecal.commands.cli.schemas import BenchConfig
 from bnrecal.device import choose_device
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt import reference

@@ -7,7 +7,7 @@ from bnrecal.benchmark.bench import run
 from bnrecal.benchmark.costs import describe_costs
 from bnrecal.benchmark.imagenet_time import describe_estimates
 from bnrecal.benchmark.shares import describe_shares, describe_unsaturated
-from bnrecal.commands.schemas import BenchConfig
+from bnrecal.commands.cli.schemas import BenchConfig
 
 
 def run_bench(config: BenchConfig, overrides: Sequence[str]) -> None:  # noqa: ARG001

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnrecal.commands.schemas import ExportConfig
+from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.config import experiment_part
 from bnrecal.experiment.setup import Variant, prepare, prepare_variants
 from bnrecal.export.bundle import Export, export

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bnrecal.commands.common import refuse
-from bnrecal.commands.schemas import PlanConfig
+from bnrecal.commands.cli.compose import refuse
+from bnrecal.commands.cli.schemas import PlanConfig
 from bnrecal.config import experiment_part
 from bnrecal.experiment.setup import prepare
 from bnrecal.search.error_order import at_four_threads

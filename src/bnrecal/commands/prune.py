@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bnrecal.commands.schemas import PruneConfig
+from bnrecal.commands.cli.schemas import PruneConfig
 from bnrecal.config import experiment_part
 from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.setup import load

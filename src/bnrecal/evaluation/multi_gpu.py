@@ -12,12 +12,12 @@ from bnrecal.data.loader import ImageLoader, Selection
 from bnrecal.device import choose_device, with_fitting_batches
 from bnrecal.evaluation import process_group
 from bnrecal.evaluation.accuracy import Correctness, K, concatenate, evaluate
-from bnrecal.evaluation.launch import run_on_ranks
+from bnrecal.evaluation.ranks import run_on_ranks
 from bnrecal.nbsmt.self_check import check_exact
 
 
 def shard(indices: Sequence[int], rank: int, world: int) -> list[int]:
-    """Rank's contiguous share; the shares of ranks 0..world-1, one after the other, are `indices` again."""
+    """Return a rank's contiguous share; the shares of ranks 0..world-1, one after the other, are `indices` again."""
     start, stop = (len(indices) * edge // world for edge in (rank, rank + 1))
     return list(indices[start:stop])
 
@@ -25,7 +25,7 @@ def shard(indices: Sequence[int], rank: int, world: int) -> list[int]:
 def evaluate_on_ranks(
     networks: dict[K, nn.Module], loader: ImageLoader, selection: Selection, batch_size: int, gpus: int, **judging: Any
 ) -> dict[K, Correctness]:
-    """As `evaluate(networks, loader.batches(selection, batch_size), **judging)`, by several processes.
+    """Evaluate as `evaluate(networks, loader.batches(selection, batch_size), **judging)` does, by several processes.
 
     They are those of the process group where there is one, else `gpus` new ones on this machine. Every rank gets the
     very same networks, so recalibrated statistics are computed once and shared.
@@ -57,15 +57,16 @@ def _evaluate_share(
     tf32: bool,
     judging: dict[str, Any],
 ) -> dict[K, Correctness]:
-    """This rank's part of the images; nothing where it has none."""
+    """Evaluate this rank's share of the images; nothing where it has none."""
     own = replace(selection, indices=tuple(shard(selection.indices, rank, world)))
     if not own.indices:
         return {}
-    device, beside = loader.device, int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    device = loader.device
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # processes on this machine
     if device.type == "cuda":
         device = choose_device(f"cuda:{int(os.environ.get('LOCAL_RANK', rank)) % torch.cuda.device_count()}", tf32=tf32)
         check_exact(device)
-    elif rank:  # rank 0 may go on alone
+    elif rank and process_group.world() > 1:  # rank 0 goes on alone; new processes have their share of the cores
         torch.set_num_threads(max(1, torch.get_num_threads() // beside))
     for network in networks.values():
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -6,9 +6,9 @@ import signal
 import pytest
 from helpers.small import config
 
-from bnrecal.commands.jobs import attempt_all, side_by_side
-from bnrecal.commands.pool import cores
+from bnrecal.commands.parallel.local import attempt_all, side_by_side
 from bnrecal.errors import BnrecalError
+from bnrecal.processes import cores
 
 JOBS: list[tuple[str, int | str]] = [
     ("one", 1),

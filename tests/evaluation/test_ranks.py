@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bnrecal.errors import BnrecalError
-from bnrecal.evaluation.launch import run_on_ranks
+from bnrecal.evaluation.ranks import run_on_ranks
 
 
 def _double(rank: int, world: int, numbers: list[int]) -> list[int]:
@@ -52,7 +52,7 @@ def test_the_first_failure_is_raised_and_ends_the_others(error: Exception, messa
 
 def test_what_cannot_be_sent_is_told() -> None:
     with pytest.raises(BnrecalError, match="gpus=1"):
-        run_on_ranks(lambda *_: 0, 2)
+        run_on_ranks(_double, 2, lambda: 0)
 
 
 def test_a_process_that_dies_is_told() -> None:
@@ -63,7 +63,7 @@ def test_a_process_that_dies_is_told() -> None:
 _PARENT = """
 import os, signal, sys, time
 from pathlib import Path
-from bnrecal.evaluation.launch import run_on_ranks
+from bnrecal.evaluation.ranks import run_on_ranks
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background starts us without it
 

@@ -9,9 +9,9 @@ from typing import Any, get_type_hints
 import pytest
 from helpers.command_line import bnrecal, run
 
-from bnrecal.commands.common import config_dir
-from bnrecal.commands.registry import COMMANDS
-from bnrecal.commands.schemas import SCHEMAS
+from bnrecal.commands.cli.compose import config_dir
+from bnrecal.commands.cli.registry import COMMANDS
+from bnrecal.commands.cli.schemas import SCHEMAS
 from bnrecal.config import Config
 
 HEAVY = ("torch", "numba", "pandas", "matplotlib", "scipy")
@@ -102,7 +102,7 @@ def test_a_wrong_argument_is_one_line(arguments: list[str], message: str, tmp_pa
 def test_nothing_heavy_is_loaded_before_the_arguments_are_found_good(arguments: list[str], tmp_path: Path) -> None:
     script = f"""
 import sys
-from bnrecal.commands.entry import main
+from bnrecal.commands.main import main
 sys.argv = ["bnrecal", *{arguments!r}]
 try:
     main()

@@ -1,4 +1,4 @@
-"""Independent jobs side by side on the cores of this machine, each in a process by itself: loky's, from joblib."""
+"""Independent tasks side by side on the cores of this machine, each in a process by itself: loky's, from joblib."""
 
 import io
 import os
@@ -15,10 +15,13 @@ from joblib.externals import loky
 
 from bnrecal.errors import BnrecalError
 
-J = TypeVar("J")
+T = TypeVar("T")
 R = TypeVar("R")
 _LOOK_AT_PARENT = 1.0  # seconds
-_PATIENCE = 60.0  # seconds
+
+
+class ProcessDied(BnrecalError):
+    """A process that ended in the middle of its task."""
 
 
 def cores() -> int:
@@ -26,70 +29,66 @@ def cores() -> int:
     return int(loky.cpu_count())
 
 
-def in_processes(work: Callable[[J], R], jobs: Sequence[J], processes: int) -> Iterator[tuple[J, R | Exception]]:
-    """`work` on every job, `processes` at a time; yields each job with its result, or what it raised, as they finish.
+def in_processes(work: Callable[[T], R], tasks: Sequence[T], processes: int) -> Iterator[tuple[T, R | Exception]]:
+    """`work` on every task, `processes` at a time; yields each task with its result or its exception, as they finish.
 
-    A process runs one job after the other. One that dies takes its own job with it and is replaced. All end with this
+    A process does one task after the other. One that dies takes its own task with it and is replaced. All end with this
     process, however that ends. Each gets an equal share of the cores, unless OMP_NUM_THREADS says something else.
+
+    Args:
+        work: any function, closures included; it, the tasks and the results are pickled.
     """
-    waiting = deque(jobs)
-    count = min(processes, len(jobs))
-    places = [_Place(_environment(count)) for _ in range(count)]
-    idle = list(places)
-    busy: dict[Any, tuple[_Place, J]] = {}
+    waiting = deque(tasks)
+    count = min(processes, len(tasks))
+    workers = [_Worker(_environment(count)) for _ in range(count)]
+    idle = list(workers)
+    busy: dict[Any, tuple[_Worker, T]] = {}
     try:
         while waiting or busy:
             while idle and waiting:
-                place, job = idle.pop(), waiting.popleft()
-                busy[place.submit(work, job)] = (place, job)
+                worker = idle.pop()
+                task = waiting.popleft()
+                busy[worker.submit(work, task)] = (worker, task)
             done, _ = loky.wait(busy, return_when=loky.FIRST_COMPLETED)
             for future in done:
-                place, job = busy.pop(future)
-                idle.append(place)
-                error = place.error(future)
-                yield job, future.result() if error is None else error
-        for place in places:
-            place.close(kill=False)
+                worker, task = busy.pop(future)
+                idle.append(worker)
+                error = worker.error(future)
+                yield task, future.result() if error is None else error
     finally:
-        for place in places:
-            place.close(kill=True)
+        for worker in workers:
+            worker.end()
 
 
 @dataclass
-class _Place:
-    """One process, made when the first job comes."""
+class _Worker:
+    """One process, made when its first task comes."""
 
     env: dict[str, str]
     executor: Any = field(default=None)
 
-    def submit(self, work: Callable[[J], R], job: J) -> Any:
+    def submit(self, work: Callable[[T], R], task: T) -> Any:
         if self.executor is None:
             self.executor = loky.ProcessPoolExecutor(
                 max_workers=1, timeout=None, initializer=_prepare_process, initargs=(os.getpid(),), env=self.env
             )
-        return self.executor.submit(work, job)
+        return self.executor.submit(work, task)
 
     def error(self, future: Any) -> Exception | None:
-        """What the job raised; a process that is not there any more is replaced."""
+        """The exception of a task, None if it has a result. A process that is not there any more is replaced."""
         error = future.exception()
         if error is None:
             return None
-        self.close(kill=True)
+        self.end()
         if isinstance(error, loky.BrokenProcessPool):
-            return BnrecalError("its process died: killed, or out of memory; the same command does what is missing")
+            return ProcessDied("its process died: killed, or out of memory; the same command does what is missing")
         return error if isinstance(error, Exception) else BnrecalError(repr(error))
 
-    def close(self, *, kill: bool) -> None:
-        """End the process; one that does not end by itself within `_PATIENCE` has no more results to lose."""
-        if self.executor is None:
-            return
-        closing = threading.Thread(target=self.executor.shutdown, kwargs={"wait": True}, daemon=True)
-        if not kill:
-            closing.start()
-            closing.join(_PATIENCE)
-        if kill or closing.is_alive():
+    def end(self) -> None:
+        """Kill the process: it has no more results to lose, and a library's way out may take long or for ever."""
+        if self.executor is not None:
             self.executor.shutdown(wait=True, kill_workers=True)
-        self.executor = None
+            self.executor = None
 
 
 def _environment(processes: int) -> dict[str, str]:

@@ -3,9 +3,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bnrecal.commands.common import one_line_errors
-from bnrecal.commands.interrupt import raise_if_interrupted
-from bnrecal.commands.jobs import attempt_all
+from bnrecal.commands.cli.errors import one_line_errors, raise_if_interrupted
+from bnrecal.commands.parallel.local import attempt_all
 from bnrecal.errors import BnrecalError
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from helpers.command_line import CUSTOM, SMALL, bnrecal, run
 
-from bnrecal.commands.launchers.processes import in_processes
+from bnrecal.commands.parallel.sweep import on_this_machine
 from bnrecal.errors import BnrecalError
 
-pytest.importorskip("joblib")
 JOBLIB = ["-m", "+launch=joblib", "hydra.launcher.n_jobs=2"]
 
 
@@ -72,4 +71,4 @@ def wait_for(condition: object, seconds: float = 240) -> None:
 
 def test_no_processes_are_no_launcher() -> None:
     with pytest.raises(BnrecalError, match=r"hydra\.launcher\.n_jobs=0: must be at least 1"):
-        in_processes(0)
+        on_this_machine(0)

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from bnrecal.commands.pool import in_processes
 from bnrecal.errors import BnrecalError
+from bnrecal.processes import in_processes
 
 
 def square_or_trouble(job: int | str) -> tuple[int, str | None]:
@@ -37,7 +37,7 @@ def test_a_job_that_fails_or_whose_process_dies_is_told_and_the_others_finish() 
 SLEEPERS = """
 import os, sys, time
 from pathlib import Path
-from bnrecal.commands.pool import in_processes
+from bnrecal.processes import in_processes
 
 def sleep(folder):
     Path(folder, f"{os.getpid()}").touch()

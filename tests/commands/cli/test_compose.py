@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from bnrecal.commands.common import compose_config, config_dir, read_config
-from bnrecal.commands.schemas import SCHEMAS
+from bnrecal.commands.cli.compose import compose_config, config_dir, read_config
+from bnrecal.commands.cli.schemas import SCHEMAS
 from bnrecal.config import Config, parse
 
 ROOT = config_dir()

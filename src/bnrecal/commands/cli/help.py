@@ -9,8 +9,8 @@ from typing import Any, get_type_hints
 
 from omegaconf import OmegaConf
 
-from bnrecal.commands.common import compose_config, config_dir
-from bnrecal.commands.schemas import SCHEMAS
+from bnrecal.commands.cli.compose import compose_config, config_dir
+from bnrecal.commands.cli.schemas import SCHEMAS
 from bnrecal.config import Config
 
 WIDEST = 120  # characters of a line, on terminals that are wider still

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bnrecal.commands.launchers import slurm, squeue
-from bnrecal.commands.launchers.cells import Cell, Outcome
-from bnrecal.commands.launchers.squeue import JobState
+from bnrecal.commands.parallel import slurm
+from bnrecal.commands.parallel.slurm import JobState
+from bnrecal.commands.parallel.sweep import Cell, Outcome
 
 pytest.importorskip("submitit")
 PENDING, RUNNING = JobState("PENDING", "Resources"), JobState("RUNNING", "None")
@@ -48,7 +48,7 @@ def cells(tmp_path: Path, count: int) -> list[Cell]:
 def outcomes(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch, answers: Answers) -> dict[int, Outcome]:
     """What becomes of `count` cells if Slurm's n-th answer is `answers(n)`."""
     asked = iter(range(10_000))
-    monkeypatch.setattr(squeue, "job_states", lambda: answers(next(asked)))
+    monkeypatch.setattr(slurm, "job_states", lambda: answers(next(asked)))
     settings = {"submitit_folder": f"{tmp_path}/slurm/%j", "max_num_timeout": 0, "name": "bnrecal", "timeout_min": 5}
     run = slurm.on_slurm({**settings, "array_parallelism": 4, "partition": None})
     return {cell.number: outcome for cell, outcome in run(cells(tmp_path, count))}
@@ -170,9 +170,7 @@ def test_ctrl_c_says_how_to_end_the_jobs(
 
 
 def test_squeue_is_read_as_it_prints() -> None:
-    states = squeue.parse_states(
-        "12_0|RUNNING|None\n12_3|PENDING|launch failed requeued held\n13|TIMEOUT|TimeLimit\n\n"
-    )
+    states = slurm.parse_states("12_0|RUNNING|None\n12_3|PENDING|launch failed requeued held\n13|TIMEOUT|TimeLimit\n\n")
     assert states["12_0"] == RUNNING
     assert states["12_3"].stuck
     assert not states["12_3"].over
@@ -182,8 +180,8 @@ def test_squeue_is_read_as_it_prints() -> None:
 
 def test_an_squeue_that_fails_is_no_answer(programs: Path) -> None:
     _program(programs / "squeue", "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1")
-    assert squeue.job_states() is None
+    assert slurm.job_states() is None
     _program(programs / "squeue", 'echo "7_1|RUNNING|None"')
-    assert squeue.job_states() == {"7_1": RUNNING}
+    assert slurm.job_states() == {"7_1": RUNNING}
     (programs / "squeue").unlink()
-    assert squeue.job_states() is None
+    assert slurm.job_states() is None

@@ -1,5 +1,10 @@
-"""Each cell a job of a Slurm cluster: submitted by submitit, watched through `squeue`, given up when it is lost."""
+"""Each cell a job of a Slurm cluster: submitted by submitit, watched through `squeue`, given up when it is lost.
 
+submitit asks `sacct`, which answers nothing where accounting is off, and then waits for a cancelled job for ever.
+`squeue` is on every cluster.
+"""
+
+import getpass
 import logging
 import pickle
 import shutil
@@ -15,14 +20,43 @@ from typing import Any
 import submitit
 from hydra.core.singleton import Singleton
 
-from bnrecal.commands.launchers import squeue
-from bnrecal.commands.launchers.cells import Cell, Outcome, Runner, failed, run_cell
-from bnrecal.errors import BnrecalError
+from bnrecal.commands.parallel.sweep import Cell, Outcome, Runner, run_cell
+from bnrecal.errors import BnrecalError, one_line
 
 LOOK = 2.0  # seconds between looks for results
 ASK = 10.0  # seconds between questions to Slurm
 GRACE = 30.0  # seconds that a result may take to show up on a shared folder after its job ended
 SILENCE = 600.0  # seconds without an answer from Slurm after which it is given up
+_TIMEOUT = 60  # seconds for one answer of a program of Slurm
+
+ALIVE = {
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "COMPLETING",
+    "SUSPENDED",
+    "STOPPED",
+    "RESIZING",
+    "SIGNALING",
+    "STAGE_OUT",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "SPECIAL_EXIT",
+}
+"""States from which a job may still end well (`man squeue`, job state codes)."""
+
+NEVER_STARTS = (
+    "BadConstraints",
+    "DependencyNeverSatisfied",
+    "InvalidAccount",
+    "InvalidQOS",
+    "JobHeldAdmin",
+    "PartitionNodeLimit",
+    "PartitionTimeLimit",
+    "launch failed requeued held",
+)
+"""Reasons of a pending job that time alone does not mend (`man squeue`, job reason codes)."""
 
 _SHARED = {
     "timeout_min",
@@ -34,8 +68,26 @@ _SHARED = {
     "name",
     "stderr_to_stdout",
 }
+"""Parameters of submitit for any cluster; it wants the others as `slurm_...`."""
 
 log = logging.getLogger("bnrecal")
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A line of squeue: the state, and why a pending job waits or what ended another."""
+
+    state: str
+    reason: str
+
+    @property
+    def over(self) -> bool:
+        return self.state not in ALIVE
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it waits for what will not come."""
+        return self.state == "PENDING" and self.reason.replace("_", " ") in {r.replace("_", " ") for r in NEVER_STARTS}
 
 
 @dataclass
@@ -54,7 +106,7 @@ class _Waiting:
 
 
 def on_slurm(settings: dict[str, Any]) -> Runner:
-    """A `Runner` that submits all cells as one job array and waits for them.
+    """Make a `Runner` that submits all cells as one job array and waits for them.
 
     Args:
         settings: of `hydra.launcher`, as hydra-submitit-launcher defines them.
@@ -64,7 +116,7 @@ def on_slurm(settings: dict[str, Any]) -> Runner:
         try:
             jobs = _submit(cells, settings)
         except (BnrecalError, RuntimeError, OSError) as error:  # submitit's own errors are RuntimeErrors
-            refused = failed(BnrecalError(f"not submitted: {' '.join(str(error).split())}"))
+            refused = Outcome(error=f"not submitted: {one_line(error)}")
             yield from ((cell, refused) for cell in cells)
             return
         main_id = jobs[0].job_id.split("_")[0]
@@ -103,20 +155,21 @@ def _name(job_id: str, name: str) -> None:
     """Let squeue say which cell an array's job runs; nothing depends on it."""
     with suppress(OSError, subprocess.SubprocessError):
         command = ["scontrol", "update", f"JobId={job_id}", f"JobName={name}"]
-        subprocess.run(command, capture_output=True, check=True, timeout=60)
+        subprocess.run(command, capture_output=True, check=True, timeout=_TIMEOUT)
 
 
 def _wait(waiting: list[_Waiting]) -> Iterator[tuple[Cell, Outcome]]:
-    asked, answered = float("-inf"), time.monotonic()
-    told = ""
+    asked = float("-inf")
+    answered = time.monotonic()
+    reported = ""
     while waiting:
         now = time.monotonic()
         if now - asked >= ASK:
             asked = now
-            states = squeue.job_states()
+            states = job_states()
             if states is not None:
                 answered = time.monotonic()
-                told = _note_states(waiting, states, told)
+                reported = _note_states(waiting, states, reported)
         silent = time.monotonic() - answered >= SILENCE
         left = []
         for one in waiting:
@@ -130,17 +183,17 @@ def _wait(waiting: list[_Waiting]) -> Iterator[tuple[Cell, Outcome]]:
             time.sleep(LOOK)
 
 
-def _note_states(waiting: Sequence[_Waiting], states: dict[str, squeue.JobState], told: str) -> str:
-    """Mark the jobs that ended; say what the others do, if that is news. Returns what was told."""
+def _note_states(waiting: Sequence[_Waiting], states: dict[str, JobState], reported: str) -> str:
+    """Mark the jobs that ended; say what the others do, if that is news. Returns what was said."""
     counts: dict[str, int] = {}
     for one in waiting:
-        state = states.get(one.job.job_id, squeue.JobState("UNKNOWN", "Slurm knows it no longer"))
+        state = states.get(one.job.job_id, JobState("UNKNOWN", "Slurm knows it no longer"))
         # a cancelled job keeps the reason that it waited for
         why = "" if state.reason in ("None", "") or state.state == "CANCELLED" else f" ({state.reason})"
         if state.stuck:
             one.ended = f"cannot start: {state.reason}"
             with suppress(OSError, subprocess.SubprocessError):
-                subprocess.run(["scancel", one.job.job_id], capture_output=True, check=True, timeout=60)
+                subprocess.run(["scancel", one.job.job_id], capture_output=True, check=True, timeout=_TIMEOUT)
         elif state.over:
             one.ended = f"ended without a result: {state.state}{why}"
         if (state.stuck or state.over) and one.over_since is None:
@@ -148,13 +201,13 @@ def _note_states(waiting: Sequence[_Waiting], states: dict[str, squeue.JobState]
         text = f"{state.state.lower()}{why if state.state == 'PENDING' else ''}"
         counts[text] = counts.get(text, 0) + 1
     news = ", ".join(f"{count} {text}" for text, count in sorted(counts.items()))
-    if news != told:
+    if news != reported:
         log.info("jobs: %s", news)
     return news
 
 
 def _outcome(one: _Waiting, silent: bool) -> Outcome | None:
-    """What became of a job, or None as long as a result may still come."""
+    """The outcome of a job, None as long as a result may still come."""
     with suppress(OSError):  # makes a network file system look again
         folder = one.job.paths.folder
         folder.chmod(folder.stat().st_mode)
@@ -189,3 +242,22 @@ def _last_words(path: Any) -> str:
     except OSError:
         return ""
     return f"; {path}{f' ends with: {lines[-1]}' if lines else ''}"
+
+
+def job_states() -> dict[str, JobState] | None:
+    """State by job id (`12`, or `12_3` in an array) of this user's jobs; None if Slurm does not answer.
+
+    Slurm forgets a job some minutes after its end.
+    """
+    command = ["squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", "--format=%i|%T|%r"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIMEOUT)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return parse_states(done.stdout)
+
+
+def parse_states(text: str) -> dict[str, JobState]:
+    """What `squeue --format=%i|%T|%r` printed."""
+    rows = (line.strip().split("|", 2) for line in text.splitlines() if line.count("|") >= 2)
+    return {job: JobState(state, reason) for job, state, reason in rows}

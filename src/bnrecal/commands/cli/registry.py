@@ -7,9 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bnrecal.commands.common import on_all_processes, read_config
-from bnrecal.commands.keys import describe_keys
-from bnrecal.commands.schemas import SCHEMAS
+from bnrecal.commands.cli.compose import read_config
+from bnrecal.commands.cli.help import describe_keys
+from bnrecal.commands.cli.ranks import on_all_processes
+from bnrecal.commands.cli.schemas import SCHEMAS
 from bnrecal.errors import BnrecalError
 from bnrecal.files import check_writable
 
