@@ -48,6 +48,7 @@ EARLY = [  # told before torch is loaded
     (["prune", "prune.sparsity=1.5"], "prune.sparsity=1.5"),
     (["export", "vectors.outputs=0"], "vectors.outputs=0: must be at least 1"),
     (["bench", "device=mps"], "device=mps"),
+    (["bench", "costs=true"], "there is no key costs any more: in a checkout, python scripts/measure_costs.py"),
     (["bench", "batch=0"], "batch=0"),
 ]
 LATE = [

@@ -19,6 +19,11 @@ from bnrecal.errors import BnrecalError, one_line, with_type
 FULL_ERROR = "HYDRA_FULL_ERROR"  # set by someone who wants the traceback of an error
 _ONE_LINE = "BNRECAL_ONE_LINE"  # says that FULL_ERROR was set by `pass_errors_through`, here or in the parent process
 
+MOVED = {
+    "costs": "in a checkout, python scripts/measure_costs.py and python scripts/measure_shares.py print what it did"
+}
+"""Keys of earlier versions, with what takes their place."""
+
 failures: list[str] = []
 """A line for each experiment or cell that failed without ending the command, which ends with them and status 1."""
 
@@ -98,6 +103,8 @@ def _unknown_key(cause: BaseException | None) -> str | None:
     own = str(cause.key)
     path = str(cause.full_key)
     known = [str(key) for key in cause.parent_node if key != "hydra"]
+    if path in MOVED:
+        return f"there is no key {path} any more: {MOVED[path]}"
     if not known:  # a mapping, whose keys are the user's
         return f"there is no key {path}: write {path.rpartition('.')[0]}={{{own}: VALUE}}"
     return f"there is no key {path}: {choices(own, known)}"

@@ -193,7 +193,6 @@ class BenchConfig:
     batch: int = setting(8, "images per forward pass")
     repeats: int = setting(7, "of which the median counts")
     size: int = setting(224, "height and width of the images, in pixels")
-    costs: bool = setting(False, "instead measure, on one worker, what the parts of a layer and of a network cost")
     imagenet_time: bool = setting(False, "also estimate from these times how long 50,000 ImageNet images take")
     out: str = setting("outputs/bench/bench.json", "the file that the times go to")
 

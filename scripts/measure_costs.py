@@ -1,5 +1,11 @@
-"""What a dense and a listed weight cost on this processor: the figures that `nbsmt/cpu/choice.py` chooses by."""
+"""Measure what a dense and a listed weight cost on this processor: the figures that `nbsmt/cpu/choice.py` chooses by.
 
+    python scripts/measure_costs.py [--repeats 7]
+
+All times are of one worker. A class of dense sums is what oneDNN's 8-bit sums are worth; "none" stands for float32.
+"""
+
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bnrecal.benchmark.timing import on_one_worker
+from bnrecal.commands.cli.errors import one_line_errors
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.backends import FloatConv
 from bnrecal.nbsmt.cpu.conv import kernels_compile
@@ -27,7 +34,7 @@ GEOMETRY = Geometry((1, 1), (1, 1), (1, 1), 1)
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one layer, in nanoseconds of one core for each output.
+    """Costs of one layer, in nanoseconds of one core for each output.
 
     Attributes:
         dense: of a weight in the dense convolution, by what does its sums.
@@ -44,21 +51,25 @@ class Costs:
 
 
 def measure_costs(channels: int, size: int, repeats: int) -> Costs:
-    """Of a 3x3 layer of as many filters as channels, at 4 threads, on one worker."""
+    """Measure a 3x3 layer of as many filters as channels, at 4 threads, on one worker."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (1, channels, size, size), generator=generator)
     x = (x * (torch.rand(x.shape, generator=generator) < 0.5)).byte().contiguous(memory_format=torch.channels_last)
     w = torch.randint(1, 64, (channels, channels, 3, 3), generator=generator)
     w = (w * (torch.rand(w.shape, generator=generator) >= ZEROS)).to(torch.int8)
-    full, none = (split_weights(weight, SPEC, paired=True).listed for weight in (w, torch.ones_like(w)))
-    onednn, plain = OneDnnConv(lambda: w, GEOMETRY), FloatConv(w, GEOMETRY, 255, torch.float32, x.device)
+    full = split_weights(w, SPEC, paired=True).listed
+    none = split_weights(torch.ones_like(w), SPEC, paired=True).listed
+    onednn = OneDnnConv(lambda: w, GEOMETRY)
+    plain = FloatConv(w, GEOMETRY, 255, torch.float32, x.device)
     lists = {name: _list_conv(listed, x) for name, listed in (("list", full), ("finish", none))}
     calls = {name: _adding(listing, x) for name, listing in lists.items()}
     calls |= {"planes": lambda: lists["finish"].planes(x, False), "none": lambda: plain.sums(x)}
     if onednn_exactness() is not Exactness.NONE:
         calls[onednn_exactness().value] = lambda: onednn.sums(x)
     ns = {name: 1e9 * seconds / x.numel() for name, seconds in on_one_worker(calls, repeats).items()}
-    listed, finish, planes = (ns.pop(name) for name in ("list", "finish", "planes"))
+    listed = ns.pop("list")
+    finish = ns.pop("finish")
+    planes = ns.pop("planes")
     dense = {name: value / w[0].numel() for name, value in ns.items()}
     return Costs(channels, dense, (listed - finish) / (len(full) / channels), finish - planes, planes)
 
@@ -69,20 +80,21 @@ def _list_conv(listed: WeightList, x: Tensor) -> ListConv:
 
 
 def _adding(listing: ListConv, x: Tensor) -> Callable[[], object]:
-    """To dense sums that are there already."""
-    dense, target = (torch.zeros_like(x, dtype=torch.float32) for _ in range(2))
+    """Make a call that adds the list's sums to dense sums that are there already."""
+    dense = torch.zeros_like(x, dtype=torch.float32)
+    target = torch.zeros_like(x, dtype=torch.float32)
     scale = torch.ones(x.shape[1])
     return lambda: listing(x, False, dense, target, scale, None)
 
 
 def describe_costs(repeats: int) -> str:
-    """A table for people; a class is what oneDNN's 8-bit sums are worth, and "none" stands for float32.
+    """Return a table for people: costs in units of one listed weight.
 
     Raises:
         BnrecalError: where numba compiles nothing, and there is no list.
     """
     if not kernels_compile():
-        raise BnrecalError("costs=true: numba is switched off or cannot compile here, so there is no list to measure")
+        raise BnrecalError("numba is switched off or cannot compile here, so there is no list to measure")
     lines = [
         f"{processor_name()} ({instruction_set()}), one worker; in units of one listed weight",
         f"{'3x3 layer':>13} {'listed (ns)':>12} {'planes':>7} {'finish':>7}  dense, by class of its sums",
@@ -94,3 +106,15 @@ def describe_costs(repeats: int) -> str:
         passes = f"{found.planes / found.listed:7.1f} {found.finish / found.listed:7.1f}"
         lines.append(f"{shape:>13} {found.listed:12.4f} {passes}  {dense}")
     return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7, help="of which the quickest counts (default: %(default)s)")
+    print(describe_costs(parser.parse_args().repeats))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,5 +1,11 @@
-"""What more could be saved: in what lies between convolutions, and in `saturate: false`."""
+"""Measure what more could be saved on this processor: between convolutions, and with `smt.saturate=false`.
 
+    python scripts/measure_shares.py [--models resnet18 resnet50 mobilenet_v2] [--batch 8] [--size 224] [--repeats 7]
+
+All times are of one worker.
+"""
+
+import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,6 +18,7 @@ from torch import nn
 
 from bnrecal.benchmark.networks import VARIANTS, build, random_images
 from bnrecal.benchmark.timing import on_one_worker
+from bnrecal.commands.cli.errors import one_line_errors
 from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.cpu.conv import ListedConv
 from bnrecal.nbsmt.spec import SmtSpec
@@ -20,8 +27,9 @@ BETWEEN = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6)
 
 
 def describe_shares(name: str, variant: str, batch: int, size: int, repeats: int) -> str:
-    """What BatchNorm, ReLU and quantizing take of a forward pass on one worker: the most that one pass could save."""
-    images, spent = random_images(batch, size, "cpu"), defaultdict[str, float](float)
+    """Return the shares of BatchNorm, ReLU and quantizing in a forward pass: the most that one pass could save."""
+    images = random_images(batch, size, "cpu")
+    spent = defaultdict[str, float](float)
     built = build(name, VARIANTS[variant], images)
     for module in built.network.modules():
         if isinstance(module, BETWEEN):
@@ -45,7 +53,7 @@ def describe_shares(name: str, variant: str, batch: int, size: int, repeats: int
 
 
 def _counted(call: Callable[..., object], name: str, spent: dict[str, float]) -> Any:
-    """The call, its processor time added to `spent`."""
+    """Wrap the call: its processor time is added to `spent`."""
 
     def counted(*arguments: object) -> object:
         start = time.thread_time()
@@ -57,12 +65,13 @@ def _counted(call: Callable[..., object], name: str, spent: dict[str, float]) ->
 
 
 def describe_unsaturated(channels: int, size: int, batch: int, repeats: int) -> str:
-    """A 3x3 layer with and without `saturate`, as ratios to float32 on one worker."""
+    """Time a 3x3 layer with and without `saturate`, as ratios to float32."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, channels, size, size, generator=generator).relu_()
     x = x.contiguous(memory_format=torch.channels_last)
     w = torch.randint(-128, 128, (channels, channels, 3, 3), generator=generator).to(torch.int8)
-    w_float, scale = w.float().contiguous(memory_format=torch.channels_last), torch.ones(channels)
+    w_float = w.float().contiguous(memory_format=torch.channels_last)
+    scale = torch.ones(channels)
     calls: dict[str, Callable[[], object]] = {"float32": lambda: F.conv2d(x, w_float, padding=1)}
     for threads in (2, 4):
         for saturate in (True, False):
@@ -73,3 +82,21 @@ def describe_unsaturated(channels: int, size: int, batch: int, repeats: int) -> 
     plain = seconds.pop("float32")
     ratios = ", ".join(f"{label} {value / plain:.2f}" for label, value in seconds.items())
     return f"3x3 layer of {channels} x {size} x {size}, as ratio to float32: {ratios}"
+
+
+def main() -> None:
+    """Print a line for the layer, and one a network as soon as it is measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "mobilenet_v2"], help="of torchvision")
+    parser.add_argument("--batch", type=int, default=8, help="images per forward pass (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="height and width of the images (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="of which the quickest counts (default: %(default)s)")
+    options = parser.parse_args()
+    print(describe_unsaturated(64, options.size // 4, options.batch, options.repeats), flush=True)
+    for model in options.models:
+        print(describe_shares(model, "4T", options.batch, options.size, options.repeats), flush=True)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
