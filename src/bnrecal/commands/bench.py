@@ -1,4 +1,4 @@
-"""`bnrecal bench`: how fast the NB-SMT engine is."""
+"""`bnrecal bench`: speed of the NB-SMT engine."""
 
 from collections.abc import Sequence
 from pathlib import Path

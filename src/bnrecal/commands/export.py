@@ -20,7 +20,7 @@ def make_export(config: ExportConfig, overrides: Sequence[str]) -> Export:  # no
 
 
 def describe_export(made: Export) -> str:
-    """What was folded, how it compares, and what was written, for the terminal."""
+    """Say for the terminal which layers were folded, how the network compares, and where the files are."""
     folding = made.folding
     lines = [f"  folded      {len(folding.into)} of {len(folding.into) + len(folding.kept)} BatchNorm layers"]
     lines += _kept(folding.kept)

@@ -34,7 +34,8 @@ def make_plan(config: PlanConfig, overrides: Sequence[str]) -> Path:
     baseline = baseline_choice(search, order, config.slow, config.speedup)
     found = search.best(config.speedup, baseline)
     tried = search.evaluations
-    found, baseline = search.judged(found), search.judged(baseline) if baseline else None
+    found = search.judged(found)
+    baseline = search.judged(baseline) if baseline else None
     front = pareto_front(search, order, config.slow, found)
     path = save_plan(search, config.speedup, found, baseline, front, tried, out)
     print(describe_plan(search, tried, found, baseline, front))

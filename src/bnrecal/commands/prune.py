@@ -19,7 +19,8 @@ def make_pruned(config: PruneConfig, overrides: Sequence[str]) -> Path:  # noqa:
     setup = load(experiment_part(config))
     key = identity_key({**setup.identity, "prune": asdict(config.prune)})
     stem = f"{setup.model.name}-{setup.source.name}-p{100 * config.prune.sparsity:g}-{key[:8]}"
-    target, progress = Path(config.out) / f"{stem}.pth", Path(config.out) / f"{stem}.progress.pt"
+    target = Path(config.out) / f"{stem}.pth"
+    progress = Path(config.out) / f"{stem}.progress.pt"
     if config.resume and target.exists():
         print(f"{target} (finished earlier)")
         return target

@@ -18,7 +18,8 @@ from bnrecal.nbsmt.self_check import check_exact
 
 def shard(indices: Sequence[int], rank: int, world: int) -> list[int]:
     """Return a rank's contiguous share; the shares of ranks 0..world-1, one after the other, are `indices` again."""
-    start, stop = (len(indices) * edge // world for edge in (rank, rank + 1))
+    start = len(indices) * rank // world
+    stop = len(indices) * (rank + 1) // world
     return list(indices[start:stop])
 
 
@@ -44,7 +45,12 @@ def evaluate_on_ranks(
     finally:
         for network in networks.values():
             network.to(loader.device)
-    return {name: concatenate([part[name] for part in parts if part]) for name in networks}
+    parts = [part for part in parts if part]  # a rank without images has none
+    return {name: _joined(name, parts) for name in networks}
+
+
+def _joined(name: K, parts: Sequence[dict[K, Correctness]]) -> Correctness:
+    return concatenate([part[name] for part in parts])
 
 
 def _evaluate_share(

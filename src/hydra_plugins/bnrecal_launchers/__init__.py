@@ -67,7 +67,7 @@ class SlurmLauncher(_CellLauncher):
 
 @dataclass
 class JoblibLauncherConfig:
-    """What `hydra.launcher.*` may set with `+launch=joblib`."""
+    """Settings `hydra.launcher.*` of `+launch=joblib`."""
 
     _target_: str = "hydra_plugins.bnrecal_launchers.JoblibLauncher"
     n_jobs: int = 2  # cells at once

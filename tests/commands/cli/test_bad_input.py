@@ -71,11 +71,10 @@ Told = dict[str, tuple[int, str, bool]]
 def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     """Exit status, stderr and whether torch was loaded, by command line."""
     folder = tmp_path_factory.mktemp("bad")
-    commands = [arguments for arguments, _ in EARLY + LATE]
+    early = [arguments for arguments, _ in EARLY]
+    late = [arguments for arguments, _ in LATE]
     (folder / "huge.json").write_text('{"layers": {"conv1": 1e999}}')
-    (folder / "commands.json").write_text(
-        json.dumps([[arguments for arguments, _ in cases] for cases in (EARLY, LATE)])
-    )
+    (folder / "commands.json").write_text(json.dumps([early, late]))
     done = subprocess.run(
         [sys.executable, "-m", "helpers.many_commands", "commands.json"],
         cwd=folder,
@@ -85,7 +84,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
         check=True,
         timeout=900,
     )
-    return {" ".join(command): tuple(r) for command, r in zip(commands, json.loads(done.stdout), strict=True)}
+    return {" ".join(command): tuple(r) for command, r in zip(early + late, json.loads(done.stdout), strict=True)}
 
 
 @pytest.mark.parametrize(

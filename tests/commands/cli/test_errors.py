@@ -10,14 +10,14 @@ from bnrecal.errors import BnrecalError
 
 @pytest.fixture(autouse=True)
 def _foreground() -> Iterator[None]:
-    """Where the tests run in the background, SIGINT is ignored."""
+    """SIGINT as in the foreground: where the tests run in the background, it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 class _TidiesUpBadly:
-    """As OmegaConf's flag_override does when it is interrupted half-way."""
+    """A context like OmegaConf's flag_override when it is interrupted half-way."""
 
     def __enter__(self) -> None:
         pass

@@ -41,11 +41,11 @@ def test_every_failure_is_told_with_its_type_and_place(processes: int, capsys: p
     jobs = [*JOBS, ("dead", "dies")] if processes > 1 else JOBS
     failed = sorted(attempt_all(jobs, "test", "job", work, take, processes))
     assert taken == {1: 10, 2: 20}
-    assert failed.pop(0).startswith("broken: ZeroDivisionError: by zero (test_jobs.py, line ")
+    assert failed.pop(0).startswith(f"broken: ZeroDivisionError: by zero ({__file__}, line ")
     if processes > 1:
         assert failed.pop(0).startswith("dead: its process died")
     assert failed.pop(0) == "refused: smt.threads=3: choose one of 1, 2, 4"
-    assert failed.pop(0).startswith("untakeable: KeyError: 'no such column' (test_jobs.py, line ")
+    assert failed.pop(0).startswith(f"untakeable: KeyError: 'no such column' ({__file__}, line ")
     assert failed == []
     assert "bnrecal: refused: smt.threads=3" in capsys.readouterr().err
 

@@ -13,7 +13,8 @@ from bnrecal.commands.parallel.slurm import JobState
 from bnrecal.commands.parallel.sweep import Cell, Outcome
 
 pytest.importorskip("submitit")
-PENDING, RUNNING = JobState("PENDING", "Resources"), JobState("RUNNING", "None")
+PENDING = JobState("PENDING", "Resources")
+RUNNING = JobState("RUNNING", "None")
 Answers = Callable[[int], dict[str, JobState] | None]
 
 
@@ -46,7 +47,7 @@ def cells(tmp_path: Path, count: int) -> list[Cell]:
 
 
 def outcomes(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch, answers: Answers) -> dict[int, Outcome]:
-    """What becomes of `count` cells if Slurm's n-th answer is `answers(n)`."""
+    """Outcomes of `count` cells if Slurm's n-th answer is `answers(n)`."""
     asked = iter(range(10_000))
     monkeypatch.setattr(slurm, "job_states", lambda: answers(next(asked)))
     settings = {"submitit_folder": f"{tmp_path}/slurm/%j", "max_num_timeout": 0, "name": "bnrecal", "timeout_min": 5}

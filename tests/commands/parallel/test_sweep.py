@@ -1,4 +1,4 @@
-"""What every launcher does with cells that are finished, damaged or failing."""
+"""Cells of every launcher that are finished, damaged or failing."""
 
 from pathlib import Path
 

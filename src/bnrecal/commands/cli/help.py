@@ -1,4 +1,4 @@
-"""What `--help` says about settings: each key with its default and meaning, from the schema and configs/."""
+"""Help on settings: each key with its default and meaning, from the schema and configs/."""
 
 import shutil
 import textwrap
@@ -69,7 +69,7 @@ def _width() -> int:
 
 
 def _value(value: object) -> str:
-    """As it would be written on the command line."""
+    """Write a value as on the command line."""
     if isinstance(value, list):
         return "[...]" if value and isinstance(value[0], dict) else f"[{','.join(map(str, value))}]"
     if value is None or isinstance(value, bool):

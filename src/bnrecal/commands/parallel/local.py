@@ -71,7 +71,7 @@ def raise_failed(failed: Sequence[str], tasks: int, units: str) -> None:
 
 
 def _outcomes(tasks: Sequence[T], work: Callable[[T], R], processes: int) -> Iterator[tuple[int, tuple[R] | str]]:
-    """For each task by its number, as they finish, the result or what went wrong."""
+    """Yield each task by its number, as they finish, with its result or with what went wrong."""
     if processes == 1:
         for number, task in enumerate(tasks):
             yield number, _attempt(work, task)
@@ -81,7 +81,7 @@ def _outcomes(tasks: Sequence[T], work: Callable[[T], R], processes: int) -> Ite
 
 
 def _attempt(work: Callable[[T], R], task: T) -> tuple[R] | str:
-    """(result,), or one line about whatever was raised."""
+    """Return (result,), or one line about whatever was raised."""
     try:
         return (work(task),)
     except BrokenPipeError:

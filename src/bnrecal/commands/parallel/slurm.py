@@ -86,7 +86,7 @@ class JobState:
 
     @property
     def stuck(self) -> bool:
-        """Whether it waits for what will not come."""
+        """True for a pending job that time alone does not start."""
         return self.state == "PENDING" and self.reason.replace("_", " ") in {r.replace("_", " ") for r in NEVER_STARTS}
 
 
@@ -258,6 +258,6 @@ def job_states() -> dict[str, JobState] | None:
 
 
 def parse_states(text: str) -> dict[str, JobState]:
-    """What `squeue --format=%i|%T|%r` printed."""
+    """Read what `squeue --format=%i|%T|%r` printed: the state by job id."""
     rows = (line.strip().split("|", 2) for line in text.splitlines() if line.count("|") >= 2)
     return {job: JobState(state, reason) for job, state, reason in rows}

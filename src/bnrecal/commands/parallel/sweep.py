@@ -54,7 +54,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: plain values, which reach another process whatever the cell raised.
+    """The result of a cell or its error: plain values, which reach another process whatever the cell raised.
 
     Attributes:
         top1: in %; None for a cell that failed.
