@@ -67,12 +67,14 @@ def _evaluate_share(
     own = replace(selection, indices=tuple(shard(selection.indices, rank, world)))
     if not own.indices:
         return {}
+    started_by_others = process_group.world() > 1  # torchrun or Slurm, perhaps on several machines
+    local_rank = int(os.environ.get("LOCAL_RANK", rank)) if started_by_others else rank
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world)) if started_by_others else world
     device = loader.device
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # processes on this machine
     if device.type == "cuda":
-        device = choose_device(f"cuda:{int(os.environ.get('LOCAL_RANK', rank)) % torch.cuda.device_count()}", tf32=tf32)
+        device = choose_device(f"cuda:{local_rank % torch.cuda.device_count()}", tf32=tf32)
         check_exact(device)
-    elif rank and process_group.world() > 1:  # rank 0 goes on alone; new processes have their share of the cores
+    elif rank and started_by_others:  # rank 0 goes on alone; processes of `run_on_ranks` have their share of the cores
         torch.set_num_threads(max(1, torch.get_num_threads() // beside))
     for network in networks.values():
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -129,7 +129,7 @@ def _follow(place: Place) -> None:
 
 
 def _compute(place: Place, function: Callable[..., Any], args: bytes) -> list[Any]:
-    """Compute this rank's part; return on rank 0 the parts of all, on the others nothing."""
+    """Compute this rank's share; return on rank 0 those of all ranks, on the others nothing."""
     try:
         own = (True, call(function, args, place.rank, place.world))
     except BnrecalError as error:
@@ -137,12 +137,12 @@ def _compute(place: Place, function: Callable[..., Any], args: bytes) -> list[An
     if place.rank:
         dist.gather_object(own, None, dst=0)
         return []
-    parts: list[Any] = [None] * place.world
-    dist.gather_object(own, parts, dst=0)
-    for fine, value in parts:
+    shares: list[Any] = [None] * place.world
+    dist.gather_object(own, shares, dst=0)
+    for fine, value in shares:
         if not fine:
             raise BnrecalError(value)
-    return [value for _, value in parts]
+    return [value for _, value in shares]
 
 
 def _connect(place: Place) -> None:

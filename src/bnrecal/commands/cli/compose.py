@@ -51,7 +51,7 @@ def _cell_name(*, _root_: DictConfig) -> str:
     """A readable, unique folder name for the experiment that a composed config describes."""
     try:
         config = parse_experiment(_root_)
-    except (BnrecalError, OmegaConfBaseException):  # the job itself tells what is wrong
+    except (BnrecalError, OmegaConfBaseException):  # the cell itself reports what is wrong
         return f"invalid-{content_hash(OmegaConf.to_container(_without_hydra(_root_), resolve=False))[:10]}"
     recal = "recal" if config.recal else "plain"
     return f"{config.model.name}-{config.data.name}-{config.smt.threads}T-{recal}-{cell_key(config)[:10]}"
