@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numba import njit, prange
 from torch import Tensor
 
-from bnrecal.commands.common import compose_config
+from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.setup import Variant, prepare, prepare_variants
@@ -33,7 +33,7 @@ RB = np.array([reference.reduced_weight(b, "half_even", True) for b in range(-12
 
 @njit(parallel=True)
 def products(rows: Ints, filters: Ints, threads: int, ra: Ints, rb: Ints) -> Ints:  # pragma: no cover (compiled)
-    """(positions, K) with (filters, K), K a multiple of threads, to (positions, filters)."""
+    """Products of (positions, K) with (filters, K), K a multiple of threads, to (positions, filters)."""
     steps = rows.shape[1] // threads
     out = np.zeros((rows.shape[0], filters.shape[0]), np.int64)
     for m in prange(rows.shape[0]):
@@ -103,8 +103,8 @@ def answering(layer: NBSMTConv2d) -> Handler:
 def main() -> None:
     """Print both answers of 2 and 4 threads, without and with recalibration."""
     check_products()
-    count, overrides = int(sys.argv[1]), sys.argv[2:]
-    config = parse(compose_config("config", overrides))
+    count = int(sys.argv[1])
+    config = parse(compose_config("config", sys.argv[2:]))
     if config.smt.policy != "A" or not config.smt.sparsity or config.smt.rounding != "half_even":
         raise BnrecalError("only the default policy, sparsity and rounding are checked here")
     setup = prepare(config)
@@ -114,7 +114,8 @@ def main() -> None:
         twin = threaded_copy(prepared.network, prepared.layers)
         handlers: dict[str, Any] = {name: answering(layer) for name, layer in prepared.layers.items()}
         attach(twin, handlers)
-        engine, golden = prepared.network(images), twin(images)
+        engine = prepared.network(images)
+        golden = twin(images)
         same = int((engine.argmax(1) == golden.argmax(1)).sum())
         off = float((engine - golden).abs().max())
         print(f"{variant}: {same} of {len(images)} predictions the same, logits within {off:.1g}", flush=True)

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bnrecal.commands.common import compose_config, one_line_errors, read_config
-from bnrecal.commands.schemas import Table1Config
+from bnrecal.commands.cli.compose import compose_config, read_config
+from bnrecal.commands.cli.errors import one_line_errors
+from bnrecal.commands.cli.schemas import Table1Config
 from bnrecal.config import parse
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Bools

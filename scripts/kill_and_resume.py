@@ -2,7 +2,7 @@
 
     python scripts/kill_and_resume.py [--kills 20] [--seed 0]
 
-Checked: the final CSV is that of an undisturbed run, no finished piece is measured again (its file stays the very same
+Checked: the final CSV is that of an undisturbed run, no finished cell is measured again (its file stays the very same
 file), and nothing that a killed run leaves behind is in the way of `bnrecal merge`.
 """
 
@@ -35,13 +35,13 @@ class Case:
     """A command to be killed.
 
     Attributes:
-        pieces: glob, below the folder, of the files that must not be made twice.
+        cells: glob, below the folder, of the files that must not be made twice.
         table: the CSV to compare; made by `bnrecal merge` where there is none.
     """
 
     name: str
     arguments: Sequence[str]
-    pieces: str
+    cells: str
     table: str | None = None
 
     def command(self, folder: Path) -> list[str]:
@@ -49,8 +49,8 @@ class Case:
         return [sys.executable, "-m", "bnrecal", *self.arguments, *SMALL, f"{where}={folder}"]
 
     def finished(self, folder: Path) -> Stamps:
-        """Which pieces there are, with inode and time: another file under the same name differs in one of them."""
-        return {path: ((found := path.stat()).st_ino, found.st_mtime_ns) for path in folder.glob(self.pieces)}
+        """Finished cells, with inode and time: another file under the same name differs in one of them."""
+        return {path: ((found := path.stat()).st_ino, found.st_mtime_ns) for path in folder.glob(self.cells)}
 
     def csv(self, folder: Path) -> pd.DataFrame:
         merged = folder.with_suffix(".csv")
@@ -75,7 +75,7 @@ def run(command: Sequence[str]) -> float:
 
 
 def killed(command: Sequence[str], seconds: float) -> bool:
-    """Whether the command was still running after `seconds` and was killed, with everything it had started."""
+    """Return whether the command still ran after `seconds` and was killed, with everything it had started."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         status = process.wait(seconds)
@@ -93,7 +93,9 @@ def check(case: Case, kills: int, work: Path, rng: random.Random) -> None:
     whole = work / f"{case.name}-whole"
     seconds = run(case.command(whole))
     expected = case.csv(whole)
-    count, rounds, kept = 0, 0, 0
+    count = 0
+    rounds = 0
+    kept = 0
     while count < kills:
         rounds += 1
         folder = work / f"{case.name}-{rounds}"
@@ -115,11 +117,11 @@ def check(case: Case, kills: int, work: Path, rng: random.Random) -> None:
             if ended:
                 break
             count += 1
-            print(f"{case.name}: killed after {moment:5.1f} s, {len(now)} pieces finished", flush=True)
+            print(f"{case.name}: killed after {moment:5.1f} s, {len(now)} cells finished", flush=True)
         pd.testing.assert_frame_equal(case.csv(folder), expected)
         strays = [path for path in folder.rglob(".*") if path.is_file()]
         print(f"{case.name}: round {rounds} ended with the same table; {len(strays)} half-written files lie about")
-    print(f"{case.name}: {count} kills in {rounds} rounds, up to {kept} finished pieces kept, none made twice")
+    print(f"{case.name}: {count} kills in {rounds} rounds, up to {kept} finished cells kept, none made twice")
 
 
 def main() -> None:

@@ -5,10 +5,17 @@ from pathlib import Path
 import pytest
 from helpers.small import SMALL, config
 
-from bnrecal.commands.common import compose_config, quoted_paths, read_config
+from bnrecal.commands.cli.compose import compose_config, quoted_paths, read_config
+from bnrecal.commands.cli.schemas import (
+    BenchConfig,
+    CommandConfig,
+    Figure1Config,
+    PlanConfig,
+    PruneConfig,
+    Table1Config,
+)
 from bnrecal.commands.figure1 import make_figure1
 from bnrecal.commands.plan import make_plan
-from bnrecal.commands.schemas import BenchConfig, CommandConfig, Figure1Config, PlanConfig, PruneConfig, Table1Config
 from bnrecal.commands.table1 import make_table1
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.setup import load, prepare

@@ -12,7 +12,7 @@ import torch
 from helpers.fake_cuda import NAME, simulated
 
 from bnrecal import device as device_module
-from bnrecal.commands.common import compose_config
+from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import check_device, parse
 from bnrecal.device import choose_device, describe_device, find_device, tf32, tf32_is_on, with_fitting_batches
 from bnrecal.errors import BnrecalError

@@ -9,7 +9,6 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("src", "tests", "scripts") for path in (ROOT / folder).rglob("*.py"))
 FILE_LINES = 300
 FUNCTION_LINES = 40
-TOP_MODULES = 10
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -25,7 +24,3 @@ def test_files_and_functions_are_short(path: Path) -> None:
     functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     lengths = {node.name: code_lines(node) for node in functions}
     assert {name: length for name, length in lengths.items() if length > FUNCTION_LINES} == {}
-
-
-def test_few_modules_lie_directly_in_the_package() -> None:
-    assert len(list((ROOT / "src" / "bnrecal").glob("*.py"))) <= TOP_MODULES

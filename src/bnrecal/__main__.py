@@ -1,6 +1,6 @@
 """`python -m bnrecal`."""
 
-from bnrecal.commands.entry import main
+from bnrecal.commands.main import main
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnrecal.checks import at_least, mapping, one_of, sane_values
-from bnrecal.errors import BnrecalError
+from bnrecal.errors import BnrecalError, first_line
 from bnrecal.options import (
     ACT_RANGES,
     BITS,
@@ -178,8 +178,7 @@ def complete(config: Config) -> Config:
     try:
         typed = OmegaConf.merge(OmegaConf.structured(Config), asdict(config))
     except OmegaConfBaseException as error:
-        said = str(error).split("\n")[0]
-        raise BnrecalError(f"{error.full_key or 'config'}: {said}") from error
+        raise BnrecalError(f"{error.full_key or 'config'}: {first_line(error)}") from error
     assert isinstance(typed, DictConfig)
     names = {"table1": "resnet18", "custom": "custom"}
     if OmegaConf.is_missing(typed.model, "name") and typed.model.family in names:

@@ -91,7 +91,7 @@ def cuda_trouble(device: torch.device) -> str:
         ones = torch.ones(2, 2, device=device)
         product = (ones @ ones).tolist()
     except RuntimeError as error:  # a driver that fails, no code for this GPU, a GPU that others fill
-        return f"the GPU does not compute ({first_line(error)})"
+        return f"the GPU does not compute ({first_line(error)[:160]})"
     return "" if product == [[2.0, 2.0], [2.0, 2.0]] else f"the GPU computes wrong products ({product})"
 
 

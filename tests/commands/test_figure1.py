@@ -6,9 +6,9 @@ from helpers.small import TINY
 
 import bnrecal.commands.figure1
 import bnrecal.experiment.setup
-from bnrecal.commands.common import read_config
+from bnrecal.commands.cli.compose import read_config
+from bnrecal.commands.cli.schemas import Figure1Config, Network
 from bnrecal.commands.figure1 import make_figure1
-from bnrecal.commands.schemas import Figure1Config, Network
 from bnrecal.data import build_source
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError

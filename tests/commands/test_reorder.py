@@ -9,9 +9,9 @@ import pytest
 import bnrecal.commands.figure1
 import bnrecal.commands.table1
 import bnrecal.experiment.setup
-from bnrecal.commands.common import read_config
+from bnrecal.commands.cli.compose import read_config
+from bnrecal.commands.cli.schemas import Figure1Config, Table1Config
 from bnrecal.commands.figure1 import make_figure1
-from bnrecal.commands.schemas import Figure1Config, Table1Config
 from bnrecal.commands.table1 import make_table1
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError

@@ -9,8 +9,8 @@ from helpers.imagenet_tree import make_imagenet_tree
 
 import bnrecal.commands.table1
 import bnrecal.experiment.run
-from bnrecal.commands.common import read_config
-from bnrecal.commands.schemas import Table1Config
+from bnrecal.commands.cli.compose import read_config
+from bnrecal.commands.cli.schemas import Table1Config
 from bnrecal.commands.table1 import CELLS, measure_model
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.setup import Setup, Variant

@@ -9,7 +9,7 @@ from helpers.imagenet_tree import CLASSES
 from helpers.nets import GREYS
 from PIL import Image
 
-from bnrecal.commands.common import compose_config
+from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
 from bnrecal.evaluation.accuracy import percent
 from bnrecal.experiment.layer_report import describe_layers

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import bnrecal.experiment.setup
-from bnrecal.commands.common import compose_config, read_config
+from bnrecal.commands.cli.compose import compose_config, read_config
+from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.commands.export import make_export
-from bnrecal.commands.schemas import ExportConfig
 from bnrecal.config import parse
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError

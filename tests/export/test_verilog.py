@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import bnrecal.experiment.setup
-from bnrecal.commands.common import read_config
+from bnrecal.commands.cli.compose import read_config
+from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.commands.export import make_export
-from bnrecal.commands.schemas import ExportConfig
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.export.vector_files import corner_vectors, write_hex
 from bnrecal.nbsmt.spec import SmtSpec

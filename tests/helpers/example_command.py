@@ -14,9 +14,9 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from bnrecal.commands.common import compose_config, read_config
-from bnrecal.commands.registry import COMMANDS, FilesCommand
-from bnrecal.commands.schemas import SCHEMAS
+from bnrecal.commands.cli.compose import compose_config, read_config
+from bnrecal.commands.cli.registry import COMMANDS, FilesCommand
+from bnrecal.commands.cli.schemas import SCHEMAS
 from bnrecal.config import parse
 
 RUN = ["data.val_images=60", "calibration.images=40", "recalibration.images=32", "recalibration.batch_size=16"]

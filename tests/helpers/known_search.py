@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import bnrecal.experiment.setup
-from bnrecal.commands.common import compose_config
+from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.experiment.setup import Setup, prepare

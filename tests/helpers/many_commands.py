@@ -14,7 +14,7 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-from bnrecal.commands import entry
+from bnrecal.commands.main import main
 
 
 def in_a_fork(arguments: list[str]) -> tuple[int, str, bool]:
@@ -28,7 +28,7 @@ def in_a_fork(arguments: list[str]) -> tuple[int, str, bool]:
             status = 0
             signal.alarm(120)  # one that is not refused would go on and measure
             try:
-                entry.main()
+                main()
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 1 if end.code else 0
                 if isinstance(end.code, str):

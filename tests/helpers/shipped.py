@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from bnrecal.commands.common import compose_config
+from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import Config, parse
 from bnrecal.experiment.setup import Setup, Variant, prepare, prepare_variants
 

@@ -1,6 +1,6 @@
 """Experiments that take seconds."""
 
-from bnrecal.commands.common import compose_config
+from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import Config, parse
 
 TINY = [  # enough for 100 training and 20 validation images

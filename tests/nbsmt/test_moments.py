@@ -56,7 +56,7 @@ def test_workers_and_layout_change_no_bit(shape: tuple[int, ...]) -> None:
 
 LOGITS = """
 import sys, torch
-from bnrecal.commands.common import compose_config
+from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
 from bnrecal.experiment.setup import Variant, prepare, prepare_variants
 

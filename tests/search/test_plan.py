@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bnrecal.experiment.setup
-from bnrecal.commands.common import compose_config, read_config
+from bnrecal.commands.cli.compose import compose_config, read_config
+from bnrecal.commands.cli.schemas import PlanConfig
 from bnrecal.commands.plan import make_plan
-from bnrecal.commands.schemas import PlanConfig
 from bnrecal.config import parse
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError

@@ -14,12 +14,12 @@ from helpers.small import TINY
 
 import bnrecal.experiment.setup
 from bnrecal.benchmark import bench
+from bnrecal.commands import experiment as command
 from bnrecal.commands.bench import run_bench
-from bnrecal.commands.common import compose_config, read_config
+from bnrecal.commands.cli.compose import compose_config, read_config
+from bnrecal.commands.cli.schemas import BenchConfig, ExportConfig, PlanConfig, Table1Config
 from bnrecal.commands.export import make_export
-from bnrecal.commands.job import run_into
 from bnrecal.commands.plan import make_plan
-from bnrecal.commands.schemas import BenchConfig, ExportConfig, PlanConfig, Table1Config
 from bnrecal.commands.table1 import make_table1
 from bnrecal.config import parse
 from bnrecal.data.glyphs import GlyphSource
@@ -54,7 +54,7 @@ def engines(result: Result) -> set[str]:
 
 
 def test_an_experiment_with_recalibration_and_its_tables(tmp_path: Path) -> None:
-    done = run_into(parse(compose_config("config", [*FEW, "recal=true", "save_checkpoint=true"])), tmp_path)
+    done = command._run_into(parse(compose_config("config", [*FEW, "recal=true", "save_checkpoint=true"])), tmp_path)
     assert f"{NAME} 0, float32" in done.text
     assert "triton-int8" in done.text
     found = read_result(tmp_path / "result.json")

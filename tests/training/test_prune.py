@@ -7,9 +7,9 @@ from torch import Tensor
 
 import bnrecal.experiment.setup
 import bnrecal.training.prune
-from bnrecal.commands.common import read_config
+from bnrecal.commands.cli.compose import read_config
+from bnrecal.commands.cli.schemas import PruneConfig
 from bnrecal.commands.prune import make_pruned
-from bnrecal.commands.schemas import PruneConfig
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.models.weights import read_state

@@ -1,1 +1,1 @@
-"""How fast the engine is, as a ratio to float32 PyTorch in the same run."""
+"""Speed of the engine, as a ratio to float32 PyTorch in the same process."""

@@ -1,4 +1,4 @@
-"""How fast the NB-SMT engine is: whole networks against float32 PyTorch, side by side."""
+"""Speed of the NB-SMT engine: whole networks against float32 PyTorch, side by side."""
 
 import json
 import multiprocessing
@@ -74,14 +74,14 @@ def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int,
 
 
 def machine(device: str) -> str:
-    """One line about what the times hold for."""
+    """Say in one line what machine the times are of."""
     place = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor_name()
     backend = describe_backend(torch.device(device))
     return f"{place} ({instruction_set()}), {torch.get_num_threads()} workers; sums by {backend}"
 
 
 def time_network(name: str, device: str, batch: int, repeats: int, size: int) -> list[Row]:
-    """float32 channels-last, then 8-bit with 1, 2 and 4 threads, on the same images."""
+    """Time float32 channels-last, then 8-bit with 1, 2 and 4 threads, on the same images."""
     images = random_images(batch, size, device)
     built = {label: build(name, variant, images) for label, variant in VARIANTS.items() if not variant.compiled}
     calls = {label: _call(found.network, images) for label, found in built.items()}
@@ -117,12 +117,13 @@ def _compiled_row(name: str, device: str, batch: int, repeats: int, size: int) -
 
 
 def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> list[Row]:
-    """One convolution: float32, the engine, and the usual emulation (once: it takes seconds)."""
+    """Time one convolution: float32, the engine, and the usual emulation (once: it takes seconds)."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch, 64, 56, 56, generator=generator).relu().to(device)
     x = x.contiguous(memory_format=torch.channels_last)
     w = torch.randint(-128, 128, (64, 64, 3, 3), generator=generator).to(device, torch.int8)
-    w_float, scale = w.float().contiguous(memory_format=torch.channels_last), torch.ones(64, device=device)
+    w_float = w.float().contiguous(memory_format=torch.channels_last)
+    scale = torch.ones(64, device=device)
     prepared = PreparedConv2d(w, SmtSpec(4), padding=1)
     q = (x * 63).round().clamp(0, 255).byte()
     times = interleaved(
@@ -134,7 +135,8 @@ def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> l
         times["broadcast 4T"] = time.perf_counter() - start
         if not torch.equal(emulated, prepared.accumulate(q).cpu()):
             raise BnrecalError("the engine differs from the emulation product by product")
-    isa, backends = instruction_set(), {"float32": "torch", "4T": prepared.backend, "broadcast 4T": "torch"}
+    isa = instruction_set()
+    backends = {"float32": "torch", "4T": prepared.backend, "broadcast 4T": "torch"}
     zeros = float((w == 0).float().mean())
     return [
         Row(LAYER, v, t / times["float32"], batch / t, None, backends[v], None if v == "float32" else zeros, isa)
@@ -179,7 +181,7 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """As text, one line a row."""
+    """Lay out the rows as text, one line each."""
     lines = [f"{'model':24} {'variant':17} {'x float32':>10} {'images/s':>10} {'memory':>7} {'zeros':>6}  backend"]
     for row in rows:
         memory = "-" if row.memory_ratio is None else f"{row.memory_ratio:.2f}"

@@ -21,8 +21,9 @@ def broadcast_conv2d(x: Tensor, w: Tensor, threads: int, geometry: Geometry) -> 
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
-    """(M, 1, T, K / T) and (1, O, T, K / T) to (M, O)."""
+    """Products of (M, 1, T, K / T) with (1, O, T, K / T), summed up to (M, O)."""
     active = ((a != 0) & (b != 0)).sum(2, keepdim=True)
-    narrow_a, narrow_b = reduce_activation(a).int(), reduce_weight(b).int()
+    narrow_a = reduce_activation(a).int()
+    narrow_b = reduce_weight(b).int()
     product = torch.where(active <= 1, a * b, torch.where(active == 2, narrow_a * b, narrow_a * narrow_b))
     return product.sum((2, 3), dtype=torch.int32)

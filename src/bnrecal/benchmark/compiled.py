@@ -53,7 +53,8 @@ def _measure(answer: Connection, name: str, device: str, batch: int, repeats: in
 def _times(name: str, device: str, batch: int, repeats: int, size: int) -> dict[str, float] | str:
     choose_device(device)
     images = random_images(batch, size, device)
-    plain, compiled = (build(name, VARIANTS[label], images).network for label in ("float32", COMPILED))
+    plain = build(name, VARIANTS["float32"], images).network
+    compiled = build(name, VARIANTS[COMPILED], images).network
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

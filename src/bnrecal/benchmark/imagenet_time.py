@@ -1,4 +1,4 @@
-"""How long Table 1's cells of one network would take on ImageNet: an estimate from measured times, and labelled so."""
+"""Time that Table 1's cells of one network would take on ImageNet: an estimate from measured times, and labelled so."""
 
 import tempfile
 import time
@@ -39,7 +39,7 @@ class Estimate:
 
 
 def estimate(rows: Sequence[Row], images_decoded_per_s: float, *, beside: bool) -> list[Estimate]:
-    """One for each network among the rows of the benchmark.
+    """Estimate each network among the rows of the benchmark.
 
     Args:
         beside: decoding runs beside the computing (on a GPU), instead of sharing its cores.
@@ -58,14 +58,15 @@ def estimate(rows: Sequence[Row], images_decoded_per_s: float, *, beside: bool) 
 
 
 def decoding_rate(seconds: float = 2.0) -> float:
-    """Images that one process decodes and prepares in a second, measured on one JPEG of ImageNet's usual size."""
+    """Measure how many images of ImageNet's usual size one process decodes and prepares in a second."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "photograph.JPEG")
         coarse = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize(PHOTOGRAPH[::-1], Image.Resampling.BICUBIC).save(path, quality=95)
         prepare = Preprocessing().evaluation
         prepare(decode(str(path)))
-        count, start = 0, time.perf_counter()
+        count = 0
+        start = time.perf_counter()
         while (passed := time.perf_counter() - start) < seconds:
             prepare(decode(str(path)))
             count += 1
@@ -73,8 +74,9 @@ def decoding_rate(seconds: float = 2.0) -> float:
 
 
 def describe_estimates(rows: Sequence[Row], *, beside: bool) -> str:
-    """A table for people, after measuring how fast images are decoded."""
-    rate, workers = decoding_rate(), usual_workers()
+    """Measure how fast images are decoded, and return a table for people."""
+    rate = decoding_rate()
+    workers = usual_workers()
     lines = [
         f"Estimate, not a measurement: {VALIDATION:,} images at all cells of Table 1, from the times above and from "
         f"{rate:.0f} images/s decoded by a process, {workers} of them",

@@ -24,7 +24,8 @@ def peak_memory(make: Callable[[], Callable[[], object]], device: str) -> float 
         torch.cuda.reset_peak_memory_stats(device)
         _twice(call)
         return float(torch.cuda.max_memory_allocated(device) - before)
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    status = Path("/proc/self/status")
+    reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
     _c_library("mallopt", M_MMAP_THRESHOLD, 131072)

@@ -92,7 +92,7 @@ def _zero_smallest(weight: Tensor, share: float) -> None:
 
 
 def _drop_float_weights(network: nn.Module, layers: dict[str, NBSMTConv2d]) -> None:
-    """Of the threaded convolutions: inference needs their shapes alone."""
+    """Drop the weights of the threaded convolutions: inference needs their shapes alone."""
     convs = conv_modules(network)
     for name in layers:
         shape, device = convs[name].weight.shape, convs[name].weight.device

@@ -25,7 +25,8 @@ def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[st
 
 def on_one_worker(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """The shortest processor time of each, in seconds: other programs add to it less than to the time that passes."""
-    workers, shortest = torch.get_num_threads(), dict.fromkeys(calls, math.inf)
+    workers = torch.get_num_threads()
+    shortest = dict.fromkeys(calls, math.inf)
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():

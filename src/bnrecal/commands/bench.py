@@ -1,25 +1,17 @@
-"""`bnrecal bench`: how fast the NB-SMT engine is."""
+"""`bnrecal bench`: speed of the NB-SMT engine."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from bnrecal.benchmark.bench import run
-from bnrecal.benchmark.costs import describe_costs
 from bnrecal.benchmark.imagenet_time import describe_estimates
-from bnrecal.benchmark.shares import describe_shares, describe_unsaturated
-from bnrecal.commands.schemas import BenchConfig
+from bnrecal.commands.cli.schemas import BenchConfig
 from bnrecal.device import choose_device
 from bnrecal.nbsmt.cuda.choose import triton_trouble
 
 
 def run_bench(config: BenchConfig, overrides: Sequence[str]) -> None:  # noqa: ARG001
     """Check, time, print and write."""
-    if config.costs:
-        print(describe_costs(config.repeats))
-        print(describe_unsaturated(64, config.size // 4, config.batch, config.repeats))
-        for model in config.models:
-            print(describe_shares(model, "4T", config.batch, config.size, config.repeats), flush=True)
-        return
     device = choose_device(config.device, engine_trouble=triton_trouble)
     rows = run(str(device), config.models, config.batch, config.repeats, config.size, Path(config.out))
     if config.imagenet_time:

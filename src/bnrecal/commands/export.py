@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnrecal.commands.schemas import ExportConfig
+from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.config import experiment_part
 from bnrecal.experiment.setup import Variant, prepare, prepare_variants
 from bnrecal.export.bundle import Export, export
@@ -20,7 +20,7 @@ def make_export(config: ExportConfig, overrides: Sequence[str]) -> Export:  # no
 
 
 def describe_export(made: Export) -> str:
-    """What was folded, how it compares, and what was written, for the terminal."""
+    """Say for the terminal which layers were folded, how the network compares, and where the files are."""
     folding = made.folding
     lines = [f"  folded      {len(folding.into)} of {len(folding.into) + len(folding.kept)} BatchNorm layers"]
     lines += _kept(folding.kept)

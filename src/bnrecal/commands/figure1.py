@@ -7,9 +7,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import in_usual_order, raise_failed, read_config, refuse, refuse_other_model, shown_order
-from bnrecal.commands.jobs import attempt_all, side_by_side
-from bnrecal.commands.schemas import Figure1Config, Network
+from bnrecal.commands.cli.compose import read_config, refuse, refuse_other_model
+from bnrecal.commands.cli.schemas import Figure1Config, Network
+from bnrecal.commands.order import in_usual_order, shown_order
+from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_side
 from bnrecal.config import Config, experiment_part
 from bnrecal.device import describe_device
 from bnrecal.experiment.provenance import cell_key, content_hash

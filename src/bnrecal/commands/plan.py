@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bnrecal.commands.common import refuse
-from bnrecal.commands.schemas import PlanConfig
+from bnrecal.commands.cli.compose import refuse
+from bnrecal.commands.cli.schemas import PlanConfig
 from bnrecal.config import experiment_part
 from bnrecal.experiment.setup import prepare
 from bnrecal.search.error_order import at_four_threads
@@ -34,7 +34,8 @@ def make_plan(config: PlanConfig, overrides: Sequence[str]) -> Path:
     baseline = baseline_choice(search, order, config.slow, config.speedup)
     found = search.best(config.speedup, baseline)
     tried = search.evaluations
-    found, baseline = search.judged(found), search.judged(baseline) if baseline else None
+    found = search.judged(found)
+    baseline = search.judged(baseline) if baseline else None
     front = pareto_front(search, order, config.slow, found)
     path = save_plan(search, config.speedup, found, baseline, front, tried, out)
     print(describe_plan(search, tried, found, baseline, front))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bnrecal.commands.schemas import PruneConfig
+from bnrecal.commands.cli.schemas import PruneConfig
 from bnrecal.config import experiment_part
 from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.setup import load
@@ -19,7 +19,8 @@ def make_pruned(config: PruneConfig, overrides: Sequence[str]) -> Path:  # noqa:
     setup = load(experiment_part(config))
     key = identity_key({**setup.identity, "prune": asdict(config.prune)})
     stem = f"{setup.model.name}-{setup.source.name}-p{100 * config.prune.sparsity:g}-{key[:8]}"
-    target, progress = Path(config.out) / f"{stem}.pth", Path(config.out) / f"{stem}.progress.pt"
+    target = Path(config.out) / f"{stem}.pth"
+    progress = Path(config.out) / f"{stem}.progress.pt"
     if config.resume and target.exists():
         print(f"{target} (finished earlier)")
         return target

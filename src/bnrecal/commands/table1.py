@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import in_usual_order, raise_failed, read_config, refuse, refuse_other_model, shown_order
-from bnrecal.commands.jobs import attempt_all, side_by_side
-from bnrecal.commands.schemas import Table1Config
+from bnrecal.commands.cli.compose import read_config, refuse, refuse_other_model
+from bnrecal.commands.cli.schemas import Table1Config
+from bnrecal.commands.order import in_usual_order, shown_order
+from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_side
 from bnrecal.config import Config, experiment_part
 from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.identity import Identity

@@ -12,20 +12,21 @@ from bnrecal.data.loader import ImageLoader, Selection
 from bnrecal.device import choose_device, tf32_is_on, with_fitting_batches
 from bnrecal.evaluation import process_group
 from bnrecal.evaluation.accuracy import Correctness, K, concatenate, evaluate
-from bnrecal.evaluation.launch import run_on_ranks
+from bnrecal.evaluation.ranks import run_on_ranks
 from bnrecal.nbsmt.self_check import check_exact_once
 
 
 def shard(indices: Sequence[int], rank: int, world: int) -> list[int]:
-    """Rank's contiguous share; the shares of ranks 0..world-1, one after the other, are `indices` again."""
-    start, stop = (len(indices) * edge // world for edge in (rank, rank + 1))
+    """Return a rank's contiguous share; the shares of ranks 0..world-1, one after the other, are `indices` again."""
+    start = len(indices) * rank // world
+    stop = len(indices) * (rank + 1) // world
     return list(indices[start:stop])
 
 
 def evaluate_on_ranks(
     networks: dict[K, nn.Module], loader: ImageLoader, selection: Selection, batch_size: int, gpus: int, **judging: Any
 ) -> dict[K, Correctness]:
-    """As `evaluate(networks, loader.batches(selection, batch_size), **judging)`, by several processes.
+    """Evaluate as `evaluate(networks, loader.batches(selection, batch_size), **judging)` does, by several processes.
 
     They are those of the process group where there is one, else `gpus` new ones on this machine. Every rank gets the
     very same networks, so recalibrated statistics are computed once and shared.
@@ -44,7 +45,12 @@ def evaluate_on_ranks(
     finally:
         for network in networks.values():
             network.to(loader.device)
-    return {name: concatenate([part[name] for part in parts if part]) for name in networks}
+    parts = [part for part in parts if part]  # a rank without images has none
+    return {name: _joined(name, parts) for name in networks}
+
+
+def _joined(name: K, parts: Sequence[dict[K, Correctness]]) -> Correctness:
+    return concatenate([part[name] for part in parts])
 
 
 def _evaluate_share(
@@ -57,15 +63,18 @@ def _evaluate_share(
     tf32: bool,
     judging: dict[str, Any],
 ) -> dict[K, Correctness]:
-    """This rank's part of the images; nothing where it has none."""
+    """Evaluate this rank's share of the images; nothing where it has none."""
     own = replace(selection, indices=tuple(shard(selection.indices, rank, world)))
     if not own.indices:
         return {}
-    device, beside = loader.device, int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    started_by_others = process_group.world() > 1  # torchrun or Slurm, perhaps on several machines
+    local_rank = int(os.environ.get("LOCAL_RANK", rank)) if started_by_others else rank
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world)) if started_by_others else world
+    device = loader.device
     if device.type == "cuda":
-        device = choose_device(f"cuda:{int(os.environ.get('LOCAL_RANK', rank)) % torch.cuda.device_count()}", tf32=tf32)
+        device = choose_device(f"cuda:{local_rank % torch.cuda.device_count()}", tf32=tf32)
         check_exact_once(device)
-    elif rank:  # rank 0 may go on alone
+    elif rank and started_by_others:  # rank 0 goes on alone; processes of `run_on_ranks` have their share of the cores
         torch.set_num_threads(max(1, torch.get_num_threads() // beside))
     for network in networks.values():
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

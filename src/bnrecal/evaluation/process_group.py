@@ -5,7 +5,6 @@ calibration and recalibration happen once, and every rank evaluates the very sam
 """
 
 import os
-import pickle
 import subprocess
 import sys
 import threading
@@ -20,15 +19,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bnrecal.errors import BnrecalError
-from bnrecal.evaluation.launch import describe
+from bnrecal.evaluation.ranks import call, pickled
 
-T = TypeVar("T")
+R = TypeVar("R")
 PATIENCE = timedelta(days=7)  # followers wait while rank 0 calibrates; a dead rank is noticed by its closed connection
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which of how many processes this one is."""
+    """This process among those that share a run.
+
+    Attributes:
+        rank: its number, from 0.
+        world: how many there are.
+    """
 
     rank: int
     world: int
@@ -38,12 +42,12 @@ _joined: Place | None = None
 
 
 def world() -> int:
-    """How many processes share this run; 1 outside `share`."""
+    """Return how many processes share this run; 1 outside `share`."""
     return _joined.world if _joined else 1
 
 
 def find_place(gpus: int) -> Place | None:
-    """This process's place among those that torchrun or Slurm started, None if it was started alone.
+    """Find this process's place among those that torchrun or Slurm started, None if it was started alone.
 
     Args:
         gpus: as configured; 1 under torchrun means all of its processes, under Slurm separate runs.
@@ -53,21 +57,23 @@ def find_place(gpus: int) -> Place | None:
     """
     environment = os.environ
     if int(environment.get("WORLD_SIZE", "1")) > 1:
-        place, by = Place(int(environment["RANK"]), int(environment["WORLD_SIZE"])), "torchrun"
+        started_by = "torchrun"
+        place = Place(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
     elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and gpus > 1:
-        place, by = Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"])), "Slurm"
+        started_by = "Slurm"
+        place = Place(int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"]))
         environment.setdefault("LOCAL_RANK", environment["SLURM_LOCALID"])
     else:
         return None
     if gpus not in (1, place.world):
-        raise BnrecalError(f"gpus={gpus}, but {by} started {place.world} processes: set gpus={place.world}")
+        raise BnrecalError(f"gpus={gpus}, but {started_by} started {place.world} processes: set gpus={place.world}")
     return place
 
 
-def share(gpus: int, work: Callable[[], T]) -> T | None:
-    """work() with `on_every_rank` reaching every process of this run; None on all but rank 0, which only help.
+def share(gpus: int, work: Callable[[], R]) -> R | None:
+    """Return work(), within which `on_every_rank` reaches every process of this run; None on all but rank 0.
 
-    Once any process dies, the others end within seconds, with one line.
+    The other ranks only help. Once any process dies, the others end within seconds, with one line.
     """
     global _joined  # noqa: PLW0603 (one group a process, as in torch.distributed)
     place = find_place(gpus)
@@ -91,7 +97,7 @@ def share(gpus: int, work: Callable[[], T]) -> T | None:
         dist.destroy_process_group()
 
 
-def _lead(work: Callable[[], T]) -> T:
+def _lead(work: Callable[[], R]) -> R:
     try:
         return work()
     finally:
@@ -99,19 +105,16 @@ def _lead(work: Callable[[], T]) -> T:
             dist.broadcast_object_list([None], src=0)
 
 
-def on_every_rank(function: Callable[..., T], *args: Any) -> list[T]:
-    """[function(rank, world, *args) for each rank], called by rank 0 within `share`.
+def on_every_rank(function: Callable[..., R], *args: Any) -> list[R]:
+    """Return [function(rank, world, *args) for each rank]; called by rank 0 within `share`.
 
     Raises:
         BnrecalError: as the lowest rank that failed raised it; if something cannot be pickled.
     """
     assert _joined is not None
-    try:
-        payload = pickle.dumps((function, args))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise BnrecalError(f"cannot send the networks to other processes ({error}): set gpus=1") from error
-    dist.broadcast_object_list([payload], src=0)
-    return _compute(_joined, payload)
+    task = (function, pickled(args))
+    dist.broadcast_object_list([task], src=0)
+    return _compute(_joined, *task)
 
 
 def _follow(place: Place) -> None:
@@ -121,25 +124,25 @@ def _follow(place: Place) -> None:
         dist.broadcast_object_list(received, src=0)
         if received[0] is None:
             return
-        with suppress(BnrecalError):  # rank 0 tells it
-            _compute(place, received[0])
+        with suppress(BnrecalError):  # rank 0 reports it
+            _compute(place, *received[0])
 
 
-def _compute(place: Place, payload: bytes) -> list[Any]:
-    """This rank's part; on rank 0 the parts of all."""
+def _compute(place: Place, function: Callable[..., Any], args: bytes) -> list[Any]:
+    """Compute this rank's share; return on rank 0 those of all ranks, on the others nothing."""
     try:
-        function, args = pickle.loads(payload)
-        own = (True, function(place.rank, place.world, *args))
+        own = (True, call(function, args, place.rank, place.world))
     except BnrecalError as error:
         own = (False, str(error))
-    except Exception as error:  # noqa: BLE001 (told by rank 0)
-        own = (False, describe(error, place.rank))
-    parts: list[Any] = [None] * place.world
-    dist.gather_object(own, parts if place.rank == 0 else None, dst=0)
-    failed = [value for fine, value in parts if not fine] if place.rank == 0 else []
-    if failed:
-        raise BnrecalError(failed[0])
-    return [value for _, value in parts] if place.rank == 0 else []
+    if place.rank:
+        dist.gather_object(own, None, dst=0)
+        return []
+    shares: list[Any] = [None] * place.world
+    dist.gather_object(own, shares, dst=0)
+    for fine, value in shares:
+        if not fine:
+            raise BnrecalError(value)
+    return [value for _, value in shares]
 
 
 def _connect(place: Place) -> None:

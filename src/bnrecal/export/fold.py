@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnrecal.errors import first_line
 from bnrecal.quantization.intercept import ConvCall, Handler, attached, conv_modules
 from bnrecal.recalibrate import batchnorms
 
@@ -100,8 +101,7 @@ def find_folds(network: nn.Module, seen: dict[str, SeenConv]) -> Folding:
     try:
         graph = _Tracer().trace(network)
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError) as error:  # what users' code may
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return Folding({}, dict.fromkeys(layers, f"torch.fx cannot trace the network ({first})"))
+        return Folding({}, dict.fromkeys(layers, f"torch.fx cannot trace the network ({first_line(error)})"))
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     into: dict[str, str] = {}
     kept = {name: f"is called {calls[name]} times" for name in layers if calls[name] != 1}

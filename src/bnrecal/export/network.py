@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnrecal.errors import BnrecalError
+from bnrecal.errors import BnrecalError, one_line
 from bnrecal.export.fold import Folding
 from bnrecal.export.tensors import Tensors, entry
 from bnrecal.nbsmt.arithmetic import quantize_activation
@@ -151,6 +151,7 @@ def load_folded_(network: nn.Module, state: Tensors) -> nn.Module:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        raise BnrecalError(f"the folded weights do not fit {type(network).__name__}: {first}") from error
+        raise BnrecalError(
+            f"the folded weights do not fit {type(network).__name__}: {one_line(error)[:200]}"
+        ) from error
     return network

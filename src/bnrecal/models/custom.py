@@ -8,11 +8,10 @@ from torch import nn
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
-from bnrecal.errors import BnrecalError
+from bnrecal.errors import BnrecalError, with_place
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.finish import arguments, finish, load_checkpoint, overridden
 from bnrecal.nbsmt.user_code import find as find_object
-from bnrecal.nbsmt.user_code import told
 
 
 def load_custom(config: ModelConfig, data: ImageSource) -> LoadedModel:
@@ -47,8 +46,8 @@ def _call(factory: str, kwargs: dict[str, object]) -> nn.Module:
     function = find(factory)
     try:
         network = function(**kwargs)
-    except Exception as error:  # whatever the user's code raises, told with its place
-        raise BnrecalError(f"model.factory={factory} failed: {told(error)}") from error
+    except Exception as error:  # whatever the user's code raises, reported with its place
+        raise BnrecalError(f"model.factory={factory} failed: {with_place(error)}") from error
     if not isinstance(network, nn.Module):
         raise BnrecalError(f"model.factory={factory} returned {type(network).__name__}, not an nn.Module")
     return network

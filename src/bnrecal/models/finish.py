@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Interpolation, Preprocessing
-from bnrecal.errors import BnrecalError
+from bnrecal.errors import BnrecalError, first_line
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.weights import check_state, read_state, state_dict_hash
 
@@ -119,8 +119,7 @@ def _count_outputs(name: str, network: nn.Module, preprocessing: Preprocessing, 
         with torch.inference_mode():
             logits = network(image)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BnrecalError(f"{name} cannot classify an image of {tuple(image.shape)}: {reason}") from error
+        raise BnrecalError(f"{name} cannot classify an image of {tuple(image.shape)}: {first_line(error)}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise BnrecalError(f"{name} must return logits (images, classes) in eval mode, not {found}")

@@ -7,7 +7,7 @@ from typing import Any
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
-from bnrecal.errors import BnrecalError
+from bnrecal.errors import BnrecalError, first_line
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.finish import IMAGENET_LABELLED, arguments, finish, load_checkpoint, overridden
 
@@ -30,9 +30,8 @@ def load_timm(config: ModelConfig, data: ImageSource) -> LoadedModel:
     try:
         network = timm.create_model(config.name, **kwargs)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BnrecalError(
-            f"timm cannot make {config.name} ({reason}): without a network, give model.checkpoint=PATH"
+            f"timm cannot make {config.name} ({first_line(error)}): without a network, give model.checkpoint=PATH"
         ) from error
     if config.checkpoint is not None:
         load_checkpoint(network, Path(config.checkpoint).expanduser())

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bnrecal.errors import BnrecalError
+from bnrecal.errors import BnrecalError, first_line
 
 # Counters that older checkpoints lack and no result depends on (momentum is a number everywhere here).
 _OPTIONAL_SUFFIX = "num_batches_tracked"
@@ -50,9 +50,9 @@ def read_state(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise BnrecalError(f"{path} is not a checkpoint of plain tensors: {_first_line(error)}") from error
+        raise BnrecalError(f"{path} is not a checkpoint of plain tensors: {first_line(error)[:120]}") from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BnrecalError(f"{path} cannot be read, truncated or no checkpoint: {_first_line(error)}") from error
+        raise BnrecalError(f"{path} cannot be read, truncated or no checkpoint: {first_line(error)[:120]}") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
@@ -88,8 +88,3 @@ def check_state(network: nn.Module, state: Mapping[str, Tensor], source: str) ->
             raise BnrecalError(f"{source} does not fit {type(network).__name__}: it has no {name}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise BnrecalError(f"{source} has NaN or infinity in {name}")
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:120] if text else type(error).__name__

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bnrecal.errors import BnrecalError
-from bnrecal.nbsmt.user_code import told
+from bnrecal.errors import BnrecalError, with_place
 
 Integers = npt.NDArray[np.int64]
 Product = Callable[[int, int, int], int]
@@ -53,8 +52,8 @@ def product_tables(product: Product, threads: int, name: str) -> Integers:
     places = [(p, a, b) for p in range(1, threads + 1) for a in ACTIVATIONS for b in WEIGHTS]
     try:
         values = [product(a, b, p) for p, a, b in places]
-    except Exception as error:  # whatever the user's code raises, told with its place
-        raise BnrecalError(f"{name}: its product fails: {told(error)}") from error
+    except Exception as error:  # whatever the user's code raises, reported with its place
+        raise BnrecalError(f"{name}: its product fails: {with_place(error)}") from error
     for (p, a, b), value in zip(places, values, strict=True):
         if not isinstance(value, int):
             raise BnrecalError(f"{name}: product(a={a}, b={b}, active={p}) is {value!r}, not an integer")

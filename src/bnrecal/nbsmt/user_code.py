@@ -3,9 +3,8 @@
 import importlib
 import os
 import sys
-import traceback
 
-from bnrecal.errors import BnrecalError
+from bnrecal.errors import BnrecalError, with_place
 
 
 def find(key: str, text: str, what: str) -> object:
@@ -27,18 +26,12 @@ def find(key: str, text: str, what: str) -> object:
         sys.path.insert(0, here)
     try:
         found: object = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's code raises, told with its place
+    except Exception as error:  # whatever the user's code raises, reported with its place
         if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
             raise BnrecalError(f"{key}={text}: no module {error.name} here ({here}) or installed") from error
-        raise BnrecalError(f"{key}={text}: importing {module_name} failed: {told(error)}") from error
+        raise BnrecalError(f"{key}={text}: importing {module_name} failed: {with_place(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise BnrecalError(f"{key}={text}: {module_name} has no {what} {attribute}")
         found = getattr(found, part)
     return found
-
-
-def told(error: BaseException) -> str:
-    """An exception of the user's code in one line, with its place."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

@@ -1,7 +1,7 @@
 """bnrecal's launchers, here because Hydra takes launchers from this namespace package alone.
 
 Hydra imports this module in every program of the environment: it stays light, and the work is done by
-`bnrecal.commands.launchers`.
+`bnrecal.commands.parallel`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from bnrecal.commands.launchers.cells import Runner
+    from bnrecal.commands.parallel.sweep import Runner
 
 
 class _CellLauncher(Launcher):
@@ -30,7 +30,7 @@ class _CellLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from bnrecal.commands.launchers.base import launch
+        from bnrecal.commands.parallel.sweep import launch
 
         return launch(self.runner(), self.context, self.config, job_overrides, initial_job_idx)
 
@@ -42,7 +42,7 @@ class SerialLauncher(_CellLauncher):
     """One cell after the other: what `-m` does without `+launch`."""
 
     def runner(self) -> "Runner":
-        from bnrecal.commands.launchers.serial import run_serially
+        from bnrecal.commands.parallel.sweep import run_serially
 
         return run_serially
 
@@ -51,23 +51,23 @@ class JoblibLauncher(_CellLauncher):
     """`+launch=joblib`: `n_jobs` cells at once, each in a process of this machine."""
 
     def runner(self) -> "Runner":
-        from bnrecal.commands.launchers.processes import in_processes
+        from bnrecal.commands.parallel.sweep import on_this_machine
 
-        return in_processes(**self.settings)
+        return on_this_machine(**self.settings)
 
 
 class SlurmLauncher(_CellLauncher):
     """`+launch=slurm` and `+launch=slurm_cpu`: each cell a job of a Slurm cluster."""
 
     def runner(self) -> "Runner":
-        from bnrecal.commands.launchers.slurm import on_slurm
+        from bnrecal.commands.parallel.slurm import on_slurm
 
         return on_slurm(self.settings)
 
 
 @dataclass
 class JoblibLauncherConfig:
-    """What `hydra.launcher.*` may set with `+launch=joblib`."""
+    """Settings `hydra.launcher.*` of `+launch=joblib`."""
 
     _target_: str = "hydra_plugins.bnrecal_launchers.JoblibLauncher"
     n_jobs: int = 2  # cells at once

@@ -2,7 +2,7 @@
 
 Nothing is timed at run time, so that the choice, which `layers.csv` reports, is the same in every run. The unit is what
 one listed weight costs an output: the list kernel is the same everywhere, 32 bytes an instruction at most.
-`bnrecal bench costs=true` measures the figures.
+`scripts/measure_costs.py` measures the figures.
 """
 
 from torch import Tensor

@@ -62,7 +62,7 @@ def triton_trouble(device: torch.device) -> str:
 
         wrote = try_launch(device)
     except (RuntimeError, OSError, SubprocessError, AssertionError, ImportError) as error:
-        return f"Triton starts no kernel ({first_line(error)}): it wants a C compiler and Python's headers"
+        return f"Triton starts no kernel ({first_line(error)[:160]}): it wants a C compiler and Python's headers"
     return "" if wrote else "Triton's kernels write wrong numbers"
 
 

@@ -1,0 +1,120 @@
+"""Measure what a dense and a listed weight cost on this processor: the figures that `nbsmt/cpu/choice.py` chooses by.
+
+    python scripts/measure_costs.py [--repeats 7]
+
+All times are of one worker. A class of dense sums is what oneDNN's 8-bit sums are worth; "none" stands for float32.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bnrecal.benchmark.timing import on_one_worker
+from bnrecal.commands.cli.errors import one_line_errors
+from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.backends import FloatConv
+from bnrecal.nbsmt.cpu.conv import kernels_compile
+from bnrecal.nbsmt.cpu.list_conv import ListConv
+from bnrecal.nbsmt.cpu.list_plan import Layer
+from bnrecal.nbsmt.cpu.onednn import Exactness, OneDnnConv, onednn_exactness
+from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.processor import instruction_set, processor_name
+from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.split import WeightList, split_weights
+
+# Channels and height of 3x3 layers as ResNets have them; one image, so that all stays in the caches.
+LAYERS = ((64, 56), (128, 28), (256, 14))
+ZEROS = 0.02  # of the weights, as in trained networks: some 6 % of the others lack a partner and are listed
+SPEC = SmtSpec(4)
+GEOMETRY = Geometry((1, 1), (1, 1), (1, 1), 1)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of one layer, in nanoseconds of one core for each output.
+
+    Attributes:
+        dense: of a weight in the dense convolution, by what does its sums.
+        listed: of a weight in the list.
+        finish: of adding the list's sums to the dense ones, without any weights.
+        planes: of an input value, to make it ready for the list.
+    """
+
+    channels: int
+    dense: dict[str, float]
+    listed: float
+    finish: float
+    planes: float
+
+
+def measure_costs(channels: int, size: int, repeats: int) -> Costs:
+    """Measure a 3x3 layer of as many filters as channels, at 4 threads, on one worker."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (1, channels, size, size), generator=generator)
+    x = (x * (torch.rand(x.shape, generator=generator) < 0.5)).byte().contiguous(memory_format=torch.channels_last)
+    w = torch.randint(1, 64, (channels, channels, 3, 3), generator=generator)
+    w = (w * (torch.rand(w.shape, generator=generator) >= ZEROS)).to(torch.int8)
+    full = split_weights(w, SPEC, paired=True).listed
+    none = split_weights(torch.ones_like(w), SPEC, paired=True).listed
+    onednn = OneDnnConv(lambda: w, GEOMETRY)
+    plain = FloatConv(w, GEOMETRY, 255, torch.float32, x.device)
+    lists = {name: _list_conv(listed, x) for name, listed in (("list", full), ("finish", none))}
+    calls = {name: _adding(listing, x) for name, listing in lists.items()}
+    calls |= {"planes": lambda: lists["finish"].planes(x, False), "none": lambda: plain.sums(x)}
+    if onednn_exactness() is not Exactness.NONE:
+        calls[onednn_exactness().value] = lambda: onednn.sums(x)
+    ns = {name: 1e9 * seconds / x.numel() for name, seconds in on_one_worker(calls, repeats).items()}
+    listed = ns.pop("list")
+    finish = ns.pop("finish")
+    planes = ns.pop("planes")
+    dense = {name: value / w[0].numel() for name, value in ns.items()}
+    return Costs(channels, dense, (listed - finish) / (len(full) / channels), finish - planes, planes)
+
+
+def _list_conv(listed: WeightList, x: Tensor) -> ListConv:
+    channels = x.shape[1]
+    return ListConv(listed, SPEC, Layer(SPEC.threads, channels, channels, 1), GEOMETRY, (3, 3), x.shape)
+
+
+def _adding(listing: ListConv, x: Tensor) -> Callable[[], object]:
+    """Make a call that adds the list's sums to dense sums that are there already."""
+    dense = torch.zeros_like(x, dtype=torch.float32)
+    target = torch.zeros_like(x, dtype=torch.float32)
+    scale = torch.ones(x.shape[1])
+    return lambda: listing(x, False, dense, target, scale, None)
+
+
+def describe_costs(repeats: int) -> str:
+    """Return a table for people: costs in units of one listed weight.
+
+    Raises:
+        BnrecalError: where numba compiles nothing, and there is no list.
+    """
+    if not kernels_compile():
+        raise BnrecalError("numba is switched off or cannot compile here, so there is no list to measure")
+    lines = [
+        f"{processor_name()} ({instruction_set()}), one worker; in units of one listed weight",
+        f"{'3x3 layer':>13} {'listed (ns)':>12} {'planes':>7} {'finish':>7}  dense, by class of its sums",
+    ]
+    for channels, size in LAYERS:
+        found = measure_costs(channels, size, repeats)
+        dense = ", ".join(f"{name} {ns / found.listed:.2f}" for name, ns in found.dense.items())
+        shape = f"{channels} x {size} x {size}"
+        passes = f"{found.planes / found.listed:7.1f} {found.finish / found.listed:7.1f}"
+        lines.append(f"{shape:>13} {found.listed:12.4f} {passes}  {dense}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7, help="of which the quickest counts (default: %(default)s)")
+    print(describe_costs(parser.parse_args().repeats))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

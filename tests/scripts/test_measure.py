@@ -1,0 +1,60 @@
+"""The developers' measurements on small layers: complete tables, sensible numbers, loud errors."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.cpu.onednn import Exactness, onednn_exactness
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def script(name: str) -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_costs_of_weights(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = script("measure_costs")
+    monkeypatch.setattr(measure, "LAYERS", ((16, 6),))
+    monkeypatch.setattr(sys, "argv", ["measure_costs.py", "--repeats", "1"])
+    workers = torch.get_num_threads()
+    measure.main()
+    printed = capsys.readouterr().out.splitlines()
+    assert "in units of one listed weight" in printed[0]
+    assert "  16 x 6 x 6 " in printed[2]
+    assert "none " in printed[2]
+    assert (onednn_exactness() is not Exactness.NONE) == (f"{onednn_exactness().value} " in printed[2].split("none")[1])
+    assert torch.get_num_threads() == workers
+    monkeypatch.setattr(measure, "kernels_compile", lambda: False)
+    with pytest.raises(BnrecalError, match="numba is switched off or cannot compile here"):
+        measure.main()
+
+
+def test_shares_of_a_forward_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["--models", "resnet18", "--batch", "1", "--size", "32", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["measure_shares.py", *small])
+    workers = torch.get_num_threads()
+    script("measure_shares").main()
+    printed = capsys.readouterr().out.splitlines()
+    layer, ratios = printed[0].split(", as ratio to float32: ")
+    assert layer == "3x3 layer of 64 x 8 x 8"
+    found = dict(ratio.rsplit(" ", 1) for ratio in ratios.split(", "))
+    assert list(found) == ["2T", "2T without saturation", "4T", "4T without saturation"]
+    assert float(found["4T without saturation"]) > float(found["2T"]) > 0
+    shares = dict(re.findall(r"(\w+) ([\d.]+)%", printed[1]))
+    assert set(shares) == {"BatchNorm2d", "ReLU", "quantizing"}
+    assert 0 < sum(map(float, shares.values())) < 100
+    assert torch.get_num_threads() == workers
