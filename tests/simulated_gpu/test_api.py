@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.cuda_tensor import held
 from helpers.fake_cuda import NAME, simulated
 from helpers.nets import images, tiny
 
@@ -40,7 +41,7 @@ def test_the_calls(device: str, capability: tuple[int, int]) -> None:
     assert scores["4T"].images == 24
     assert table["mse"].tolist() == pytest.approx(bnrecal.layer_table(twin, batches)["mse"].tolist(), rel=1e-2)
     assert torch.equal(
-        sums.held, bnrecal.nbsmt_conv2d((x * 255).byte(), torch.ones(4, 3, 3, 3).to(torch.int8), threads=2)
+        held(sums), bnrecal.nbsmt_conv2d((x * 255).byte(), torch.ones(4, 3, 3, 3).to(torch.int8), threads=2)
     )
 
 

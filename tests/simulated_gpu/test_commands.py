@@ -27,7 +27,7 @@ from bnrecal.experiment.results import Result, read_result
 from bnrecal.experiment.run import run
 from bnrecal.nbsmt.conv import nbsmt_conv2d
 
-FEW = [*TINY, "workers=0", "resume=false"]
+FEW = [*TINY, "device=auto", "workers=0", "resume=false"]
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.heldout_images=32", "search.rounds=0"]
 
 
