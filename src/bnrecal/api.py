@@ -2,6 +2,9 @@
 
 Batches are whatever a DataLoader gives: float32 images (N, 3, H, W), or pairs that begin with them; they are moved to
 the network's device. Every function returns its networks in the modes (training or eval) that it found them in.
+
+A GPU is compared with the reference of the arithmetic at its first use. These functions compute true float32 on it,
+without TF32, whatever torch is set to; the settings are as before when they return.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from bnrecal import recalibrate as recalibration
 from bnrecal.config import Config, complete
+from bnrecal.device import tf32
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness, percent, standard_error
 from bnrecal.evaluation.accuracy import evaluate as judge
@@ -22,6 +26,7 @@ from bnrecal.experiment.layer_report import measured_columns
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run as run_experiment
 from bnrecal.nbsmt.conv import nbsmt_conv2d
+from bnrecal.nbsmt.self_check import check_exact_once
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import ACT_RANGES, THREADS
 from bnrecal.quantization.calibrate import calibrate
@@ -114,7 +119,8 @@ def quantize(
     for name, threads in (layers or {}).items():
         if threads not in THREADS:
             raise BnrecalError(f"layers[{name}]={threads}: choose one of {', '.join(map(str, THREADS))}")
-    with recalibration.eval_mode(model):
+    _check_gpu(model)
+    with recalibration.eval_mode(model), tf32(False):
         seen = calibrate(model, _images(batches, model), keep_float=lambda name: matches_any(name, skip))
     plans = plan_threads(seen, spec.threads, dict(layers or {}), skip)
     return threaded_copy(model, quantize_layers(plans, spec, act_range)).eval()
@@ -140,7 +146,9 @@ def recalibrate_(
     """
     if not 0 < momentum <= 1:
         raise BnrecalError(f"momentum={momentum}: choose a number above 0 and up to 1")
-    recalibration.recalibrate_(model, _images(batches, model), method=method, momentum=momentum)
+    _check_gpu(model)
+    with tf32(False):
+        recalibration.recalibrate_(model, _images(batches, model), method=method, momentum=momentum)
     return model
 
 
@@ -163,9 +171,11 @@ def evaluate(
     """
     if not models:
         raise BnrecalError("evaluate got no models: give a mapping, as in {'float32': model}")
-    device = _device(next(iter(models.values())))
+    first = next(iter(models.values()))
+    _check_gpu(first)
+    device = _device(first)
     pairs = ((images.to(device), labels.to(device)) for images, labels in batches)
-    with recalibration.eval_mode(*models.values()):
+    with recalibration.eval_mode(*models.values()), tf32(False):
         return {name: Score(outcome) for name, outcome in judge(dict(models), pairs, label_offset=label_offset).items()}
 
 
@@ -191,7 +201,8 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
     layers = threaded_layers(model)
     if not layers:
         raise BnrecalError("the model has no quantized convolution: give what bnrecal.quantize returned")
-    with recalibration.eval_mode(model):
+    _check_gpu(model)
+    with recalibration.eval_mode(model), tf32(False):
         statistics = collect_statistics(model, _images(batches, model))
     rows = []
     for name, layer in layers.items():
@@ -224,13 +235,25 @@ def _device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
+def _check_gpu(model: nn.Module) -> None:
+    """Compare the GPU of a model, if that is where it lies, with the reference of the arithmetic, once in a process.
+
+    Raises:
+        BnrecalError: if it computes something else.
+    """
+    device = _device(model)
+    if device.type == "cuda":
+        check_exact_once(device)
+
+
 def _images(batches: Iterable[Batch], model: nn.Module) -> Iterator[Tensor]:
     """The images of each batch, on the model's device.
 
     Raises:
         BnrecalError: if there is no batch, or one is not float32 (N, C, H, W).
     """
-    device, count = _device(model), 0
+    device = _device(model)
+    count = 0
     for batch in batches:
         images = batch if isinstance(batch, Tensor) else batch[0]
         if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.float32:

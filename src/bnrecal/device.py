@@ -151,6 +151,11 @@ def describe_kind(device: torch.device) -> str:
     return describe_device(device) if device.type == "cuda" else f"cpu, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def device_kind(device: torch.device) -> str:
+    """The name of the GPU, or "cpu": cells of one sweep are to come from one kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def with_fitting_batches(what: str, batch_size: int, work: Callable[[int], T]) -> T:
     """work(batch_size); where the GPU's memory is short, from the start again with half the images in a batch.
 

@@ -17,7 +17,7 @@ from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError
 
 SMALL = ["model=custom", "model.factory=helpers.nets:glyph_net", "data.val_images=20", "calibration.images=32"]
-SMALL += ["recalibration.images=32", "recalibration.batch_size=16"]
+SMALL += ["device=cpu", "recalibration.images=32", "recalibration.batch_size=16"]
 ROWS = "rows=[{source: a, label: Tiny, model: custom}, {source: a, label: 'Tiny†', model: custom, spare_worst: true}]"
 FIGURE = ["networks=[{panel: a, label: Net, model: custom, plan: false}]", "points=3"]
 ORDERED = ["4t_r_wo", "4t_r_w"]

@@ -22,7 +22,7 @@ from bnrecal.experiment.setup import Variant
 from bnrecal.models.mini import CHECKPOINT_FOLDER, CHECKPOINTS
 
 LAYER = "layer2.0.conv2"
-FEW = ["model=resnet18", "smt.threads=4", "recal=true", "data.val_images=12", "calibration.images=12"]
+FEW = ["model=resnet18", "device=cpu", "smt.threads=4", "recal=true", "data.val_images=12", "calibration.images=12"]
 FEW += ["recalibration.images=12", "recalibration.batch_size=6"]
 
 

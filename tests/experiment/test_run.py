@@ -69,6 +69,7 @@ def test_a_result_carries_all_that_its_experiment_was(recalibrated: Result) -> N
         "config": asdict(setup.config),
         "versions": versions(),
         "device": describe_device(setup.device),
+        "device_kind": "cpu",
         "backend": describe_backend(setup.device),
         "weights": "helpers.nets:glyph_net",
         "weights_hash": setup.model.weights_hash,

@@ -69,7 +69,13 @@ def test_networks_that_count_the_background_are_judged_one_class_further(tmp_pat
             folder.mkdir(parents=True)
             for number in range(2):
                 Image.new("RGB", (40, 40), (grey, grey, grey)).save(folder / f"{number}.png")
-    settings = ["model=custom", "model.factory=helpers.nets:grey_net", "data=imagenet", f"data.root={tmp_path}"]
+    settings = [
+        "model=custom",
+        "device=cpu",
+        "model.factory=helpers.nets:grey_net",
+        "data=imagenet",
+        f"data.root={tmp_path}",
+    ]
     settings += ["model.mean=[0,0,0]", "model.std=[1,1,1]", "model.crop=32", "workers=0", "smt.threads=1"]
     settings += ["calibration.images=16", "quant.act_range=max", "recalibration.images=4", "recalibration.batch_size=2"]
     result = run(parse(compose_config("config", settings)))

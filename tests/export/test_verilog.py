@@ -86,7 +86,13 @@ def test_vectors_of_an_exported_network_pass_and_damaged_ones_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 40, 20))
-    small = ["model=custom", "model.factory=helpers.nets:glyph_net", "calibration.images=32", "smt.threads=4"]
+    small = [
+        "model=custom",
+        "device=cpu",
+        "model.factory=helpers.nets:glyph_net",
+        "calibration.images=32",
+        "smt.threads=4",
+    ]
     small += ["recalibration.images=16", "recalibration.batch_size=16", "vectors.layers=[conv2,depthwise]"]
     out = make_export(read_config(ExportConfig, [*small, f"out={tmp_path / 'out'}"]), []).folder
 

@@ -5,7 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-SMALL = ["data.val_images=60", "calibration.images=40", "recalibration.images=32", "recalibration.batch_size=16"]
+SMALL = [
+    "device=cpu",
+    "data.val_images=60",
+    "calibration.images=40",
+    "recalibration.images=32",
+    "recalibration.batch_size=16",
+]
 CUSTOM = ["model=custom", "model.factory=helpers.nets:glyph_net", *SMALL]
 
 

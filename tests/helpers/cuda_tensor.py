@@ -107,7 +107,7 @@ class CudaTensor(Tensor):
 
     def data_ptr(self) -> int:
         """An address to compare with others; the arithmetic's kernels, which would follow it, are refused."""
-        asking = str(sys._getframe(1).f_globals["__name__"])
+        asking = str(sys._getframe(1).f_globals.get("__name__"))
         if asking.startswith("bnrecal.nbsmt"):
             raise RuntimeError(f"{asking} asks for the address of a CUDA tensor")
         return self.held.data_ptr()
@@ -137,7 +137,7 @@ def compute(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         RuntimeError: as torch does where tensors of several devices meet.
     """
     if torch.is_inference_mode_enabled():  # which leaves operations that consist of others whole
-        with OnDevices():
+        with OnDevices():  # type: ignore[no-untyped-call]
             parts = func.decompose(*args, **kwargs)
         if parts is not NotImplemented:
             return parts

@@ -19,7 +19,13 @@ from bnrecal.commands.cli.registry import COMMANDS, FilesCommand
 from bnrecal.commands.cli.schemas import SCHEMAS
 from bnrecal.config import parse
 
-RUN = ["data.val_images=60", "calibration.images=40", "recalibration.images=32", "recalibration.batch_size=16"]
+RUN = [
+    "device=cpu",
+    "data.val_images=60",
+    "calibration.images=40",
+    "recalibration.images=32",
+    "recalibration.batch_size=16",
+]
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.heldout_images=32", "search.rounds=0"]
 # a network of two layers that can run threads: the search measures every layer many times
 TINY = ["model=custom", "model.factory=helpers.nets:glyph_net"]

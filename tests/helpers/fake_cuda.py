@@ -92,14 +92,19 @@ def _load(original: Callable[..., Any], file: Any, map_location: Any = None, **k
 
 
 @contextmanager
-def simulated(count: int = 1, capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
-    """So many CUDA devices of this compute capability; below (8, 0) the engine is int-mm, in torch's own code."""
+def simulated(count: int = 1, capability: tuple[int, int] = (9, 0), *, kernels: bool = True) -> Iterator[None]:
+    """So many CUDA devices of this compute capability; below (8, 0) the engine is int-mm, in torch's own code.
+
+    Args:
+        kernels: stand for Triton's launches; False: leave them to Triton.
+    """
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     _forget()
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
         _patch_devices(patch, count, capability)
-        _patch_triton(patch)
+        if kernels:
+            _patch_triton(patch)
         patch.setattr(torch, "load", partial(_load, torch.load))
         patch.setattr(Tensor, "pin_memory", lambda tensor, *_: tensor)
         try:

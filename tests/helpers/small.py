@@ -3,8 +3,9 @@
 from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import Config, parse
 
-TINY = [  # enough for 100 training and 20 validation images
+TINY = [  # on the CPU wherever they run; enough for 100 training and 20 validation images
     "model=custom",
+    "device=cpu",
     "model.factory=helpers.nets:glyph_net",
     "calibration.images=32",
     "recalibration.images=32",
@@ -12,6 +13,7 @@ TINY = [  # enough for 100 training and 20 validation images
 ]
 SMALL = [
     "model=custom",
+    "device=cpu",
     "model.factory=helpers.nets:glyph_net",
     "data.val_images=60",
     "calibration.images=40",

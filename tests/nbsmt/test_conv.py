@@ -177,7 +177,7 @@ def test_call_in_pieces_and_in_several_shapes(monkeypatch: pytest.MonkeyPatch) -
     x = torch.rand(6, 16, 8, 8, generator=generator)
     whole = prepared(x, 1 / 255, torch.ones(8))
     monkeypatch.setattr("bnrecal.nbsmt.cpu.conv.PIECE_BYTES", 2 * (16 * 4 * 4 * 4 + 4 * 8 * 4 * 4))
-    monkeypatch.setattr("bnrecal.nbsmt.expanded.PIECE_BYTES", 2 * 12 * 16 * 4 * 4)
+    monkeypatch.setattr("bnrecal.nbsmt.backends.PIECE_BYTES", 2 * 12 * 16 * 4 * 4)
     assert torch.equal(prepared(x, 1 / 255, torch.ones(8)), whole)
     for images, size in ((1, 8), (5, 8), (6, 5), (2, 3), (6, 8)):
         part = x[:images, :, :size, :size]

@@ -19,6 +19,7 @@ def test_covers_what_devices_have_got_wrong() -> None:
     assert any(case.x[0] >= 16 for case in CASES)
     assert any(case.groups > 1 and case.w[1] > 1 for case in CASES)
     assert any(case.groups > 1 and case.w[1] == 1 for case in CASES)
+    assert any(case.groups > 1 and case.w[1] >= 16 and case.stride == (1, 1) and case.w[2:] == (3, 3) for case in CASES)
     assert any(case.w[2:] == (1, 1) and case.stride == (2, 2) for case in CASES)
     assert any(case.w[1] * case.w[2] * case.w[3] == 4608 and case.extremes for case in CASES)
 

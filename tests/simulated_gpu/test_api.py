@@ -2,12 +2,16 @@
 
 import pytest
 import torch
+from helpers.cuda_tensor import held
 from helpers.fake_cuda import NAME, simulated
 from helpers.nets import images, tiny
+from torch import nn
 
 import bnrecal
 import bnrecal.experiment.setup
 from bnrecal.data.glyphs import GlyphSource
+from bnrecal.device import tf32, tf32_is_on
+from bnrecal.nbsmt import self_check
 from bnrecal.quantization.convert import threaded_layers
 
 SPEC = bnrecal.SmtSpec(threads=4)
@@ -40,8 +44,47 @@ def test_the_calls(device: str, capability: tuple[int, int]) -> None:
     assert scores["4T"].images == 24
     assert table["mse"].tolist() == pytest.approx(bnrecal.layer_table(twin, batches)["mse"].tolist(), rel=1e-2)
     assert torch.equal(
-        sums.held, bnrecal.nbsmt_conv2d((x * 255).byte(), torch.ones(4, 3, 3, 3).to(torch.int8), threads=2)
+        held(sums), bnrecal.nbsmt_conv2d((x * 255).byte(), torch.ones(4, 3, 3, 3).to(torch.int8), threads=2)
     )
+
+
+def test_a_gpu_that_computes_something_else_is_found_before_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(device: torch.device) -> None:
+        raise bnrecal.BnrecalError(f"{device} does not compute NB-SMT exactly")
+
+    monkeypatch.setattr(self_check, "check_exact", wrong)
+    x = images(8)
+    with simulated(2):
+        model = tiny().to("cuda:1")
+        with pytest.raises(bnrecal.BnrecalError, match="cuda:1 does not compute"):
+            bnrecal.quantize(model, [x], SPEC)
+        with pytest.raises(bnrecal.BnrecalError, match="cuda:1 does not compute"):
+            bnrecal.evaluate({"float32": model}, [(x, torch.zeros(8, dtype=torch.int64))])
+
+
+def test_numbers_are_true_float32_and_the_setting_is_given_back() -> None:
+    seen: list[bool] = []
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(tf32_is_on())
+            logits: torch.Tensor = self.inner(x)
+            return logits
+
+    x = images(8)
+    batches = [(x, torch.zeros(8, dtype=torch.int64))]
+    with tf32(True):
+        q = bnrecal.quantize(Watched(), batches, SPEC)
+        bnrecal.recalibrate_(q, batches)
+        bnrecal.evaluate({"4T": q}, batches)
+        bnrecal.layer_table(q, batches)
+        assert tf32_is_on()
+    assert len(seen) == 4
+    assert not any(seen)
 
 
 def test_a_whole_experiment(monkeypatch: pytest.MonkeyPatch) -> None:

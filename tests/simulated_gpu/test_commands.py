@@ -27,7 +27,7 @@ from bnrecal.experiment.results import Result, read_result
 from bnrecal.experiment.run import run
 from bnrecal.nbsmt.conv import nbsmt_conv2d
 
-FEW = [*TINY, "workers=0", "resume=false"]
+FEW = [*TINY, "device=auto", "workers=0", "resume=false"]
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.heldout_images=32", "search.rounds=0"]
 
 
@@ -82,6 +82,8 @@ def test_the_numbers_are_the_cpus(overrides: list[str], engine: str) -> None:
     on_gpu = result("device=cuda:0", *overrides)
     on_cpu = result(*overrides, "device=cpu")
     assert engines(on_gpu) == {engine}
+    assert on_gpu.provenance["backend"].startswith(engine)
+    assert on_gpu.provenance["device_kind"].startswith(NAME)
     assert on_gpu.outcome is not None
     assert on_cpu.outcome is not None
     assert (on_gpu.outcome.top5 == on_cpu.outcome.top5).mean() >= 0.9  # ties of a random network may fall elsewhere
@@ -92,6 +94,21 @@ def test_the_numbers_are_the_cpus(overrides: list[str], engine: str) -> None:
         assert found == pytest.approx(on_cpu.layers[column].to_numpy(float), rel=1e-2, abs=1e-4, nan_ok=True), column
     current = "1" if "device=cuda:1" in overrides else "0"
     assert on_gpu.provenance["device"] == f"{NAME} {current}, float32"
+
+
+def test_what_another_kind_of_device_measured_is_kept_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = [*TINY, "workers=0"]
+    run_into(parse(compose_config("config", [*kept, "device=auto"])), tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA Other")
+        done = run_into(parse(compose_config("config", [*kept, "device=auto"])), tmp_path)
+    assert done.text.endswith("(finished earlier)")
+    said = [record.getMessage() for record in caplog.records if "are kept" in record.getMessage()]
+    assert said == [
+        f"results measured on {NAME} 0 are kept, new ones come from NVIDIA Other: resume=false measures all again"
+    ]
 
 
 def test_table1(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bnrecal.config import Config
+from bnrecal.device import device_kind, find_device
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.identity import differences
 from bnrecal.experiment.results import (
@@ -18,6 +19,8 @@ from bnrecal.experiment.results import (
 )
 from bnrecal.experiment.run import describe, run
 from bnrecal.experiment.setup import identify
+from bnrecal.files import warn_once
+from bnrecal.nbsmt.cuda.choose import triton_trouble
 
 log = logging.getLogger("bnrecal")
 
@@ -66,4 +69,15 @@ def earlier(config: Config, folder: Path) -> dict[str, Any] | None:
     if changed:
         log.warning("%s is measured again: %s changed", folder.name, ", ".join(changed))
         return None
+    _tell_another_device(config, result["provenance"].get("device_kind"))
     return result
+
+
+def _tell_another_device(config: Config, kind: str | None) -> None:
+    """Warn once if a result that is kept was measured on another kind of device than this process would take."""
+    try:
+        here = device_kind(find_device(config.device, triton_trouble))
+    except BnrecalError:  # a machine that only hands out tasks
+        return
+    if kind is not None and kind != here:
+        warn_once(f"results measured on {kind} are kept, new ones come from {here}: resume=false measures all again")

@@ -9,7 +9,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from bnrecal.config import Config
-from bnrecal.device import describe_device, with_fitting_batches
+from bnrecal.device import describe_device, device_kind, with_fitting_batches
 from bnrecal.evaluation import process_group
 from bnrecal.evaluation.accuracy import Correctness, evaluate
 from bnrecal.evaluation.multi_gpu import evaluate_on_ranks
@@ -24,6 +24,7 @@ from bnrecal.experiment.setup import (
     Prepared,
     Setup,
     Variant,
+    machine,
     prepare,
     prepare_variants,
     variant_identity,
@@ -158,14 +159,16 @@ def make_result(
 def result_provenance(setup: Setup, variant: Variant) -> dict[str, Any]:
     """What produced the numbers."""
     identity = variant_identity(setup, variant)
+    config = variant.apply(setup.config)
     selections = [setup.calibration, setup.validation, *([setup.recalibration] if variant.recal else [])]
     return {
         "cell": identity_key(identity),
         "identity": identity,
-        "config": resolved(variant.apply(setup.config)),
+        "config": resolved(config),
         "versions": versions(),
         "device": describe_device(setup.device),
-        "backend": describe_backend(setup.device),
+        "device_kind": device_kind(setup.device),
+        "backend": describe_backend(setup.device, machine(config.smt)),
         "weights": setup.model.weights,
         "weights_hash": setup.model.weights_hash,
         "images": {selection.role: selection.provenance(setup.source) for selection in selections},

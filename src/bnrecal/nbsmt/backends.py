@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.geometry import Geometry, Pair
 
 # Sums of integers are exact in a format while every partial sum stays below 2 to its significand.
 EXACT_BELOW = {torch.float32: 2**24, torch.float64: 2**53}
+# What is sent for the images taken at a time: it stays near a processor's cache; a GPU wants long launches.
+PIECE_BYTES, GPU_PIECE_BYTES = 4 * 2**20, 2**30
 
 
 class Backend(Protocol):
@@ -65,6 +67,17 @@ class FloatConv:
             return _conv_by_product(x, w, g)
         with torch.backends.nnpack.flags(enabled=False):  # whose transforms round from batch 16 on
             return F.conv2d(x, w, None, g.stride, g.padding, g.dilation, g.groups)
+
+
+def images_at_a_time(sent: int, kernel: Pair, device: torch.device) -> int:
+    """Images to expand and convolve at a time, at least 1.
+
+    Args:
+        sent: bytes that are sent for one image. A GPU holds them as float32 once for every tap of the kernel.
+    """
+    if device.type == "cuda":
+        return max(1, GPU_PIECE_BYTES // (4 * kernel[0] * kernel[1] * sent))
+    return max(1, PIECE_BYTES // sent)
 
 
 def _conv_by_product(x: Tensor, w: Tensor, g: Geometry) -> Tensor:

@@ -72,8 +72,8 @@ class PreparedConv2d:
             TypeError, ValueError: naming the argument that no such convolution has.
         """
         _check_weight(weight)
-        if spec.threads == 1 and is_own(spec.policy):  # nothing collides: the quick ways need not know the rule
-            spec = replace(spec, policy=SmtSpec.policy)
+        if spec.threads == 1:  # nothing collides or is reduced: the quick ways need not know how
+            spec = replace(spec, policy=SmtSpec.policy, saturate=True)
         self.spec, self.weight, self.kernel = spec, weight.detach(), (weight.shape[2], weight.shape[3])
         self.geometry = check_geometry(weight.shape[1], weight.shape[0], stride, padding, dilation, groups)
         self.device = torch.device(device) if device is not None else weight.device

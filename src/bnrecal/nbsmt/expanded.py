@@ -4,13 +4,10 @@ import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.backends import Backend, FloatConv
+from bnrecal.nbsmt.backends import Backend, FloatConv, images_at_a_time
 from bnrecal.nbsmt.expansion import expand_activations, expand_weights, plan_expansion
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
-
-# Images are taken so many at a time that their expanded activations stay near the cache.
-PIECE_BYTES = 4 * 2**20
 
 
 class ExpandedConv:
@@ -53,7 +50,7 @@ class ExpandedConv:
 
     def _pieces(self, x: Tensor, images: int | None = None) -> tuple[Tensor, ...]:
         per_image = self.expansion.width * self.geometry.groups * x.shape[2] * x.shape[3]
-        return torch.split(x, images or max(1, PIECE_BYTES // per_image))
+        return torch.split(x, images or images_at_a_time(per_image, self.kernel, self.device))
 
     def _expand(self, levels: Tensor) -> Tensor:
         return expand_activations(levels, self.expansion, self.spec, self.geometry.groups)

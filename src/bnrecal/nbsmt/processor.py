@@ -7,9 +7,11 @@ from pathlib import Path
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 import torch
 
+from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.cpu.conv import kernels_compile
 from bnrecal.nbsmt.cpu.onednn import Exactness, onednn_exactness, onednn_trial
 from bnrecal.nbsmt.cuda.choose import choose_cuda
+from bnrecal.nbsmt.own_policy import is_own
 from bnrecal.nbsmt.spec import SmtSpec
 
 # What 8-bit products can come from, the best last, by the names that LLVM has for them.
@@ -34,11 +36,22 @@ def instruction_set() -> str:
     return f"{found} (oneDNN capped at {cap})" if cap else found
 
 
-def describe_backend(device: torch.device) -> str:
-    """One line: what does the sums of a usual layer on this device, and when it is slow, why."""
+def describe_backend(device: torch.device, spec: SmtSpec | None = None) -> str:
+    """One line: what does the sums of a usual layer on this device, and when it is slow, why.
+
+    Args:
+        spec: the machine emulated; None: the usual one at 4 threads.
+    """
+    spec = spec or SmtSpec(4)
+    if spec.threads == 1:  # nothing collides: the rest of the machine does not matter
+        spec = SmtSpec()
+    if is_own(spec.policy) or not spec.saturate:
+        layer = PreparedConv2d(torch.arange(-128, 128).to(torch.int8).view(4, 4, 4, 4), spec, device=device)
+        reason = "a policy given as tables" if is_own(spec.policy) else "without saturation operands leave 8 bits"
+        return f"{layer.backend} (slow: {reason})"
     if device.type == "cuda":
-        layer = torch.ones(4, 4, 3, 3, dtype=torch.int8)
-        return choose_cuda(layer, SmtSpec(4), 1, device) or "float32 (slow: no exact 8-bit convolution on this device)"
+        usual = torch.ones(4, 4, 3, 3, dtype=torch.int8)
+        return choose_cuda(usual, spec, 1, device) or "float32 (slow: no exact 8-bit convolution on this device)"
     if not kernels_compile():
         return "float32 (slow: numba is switched off or cannot compile here)"
     exactness = onednn_exactness()

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.backends import FloatConv
+from bnrecal.nbsmt.backends import FloatConv, images_at_a_time
 from bnrecal.nbsmt.cpu import lookup
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.operands import weight_patterns
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.tables import Factors
 
-# Images are taken so many at a time that their expanded activations stay near the cache.
-PIECE_BYTES = 4 * 2**20
 TF32_EXACT = 2**11  # integers up to here survive the rounding of operands on a GPU
 
 
@@ -101,7 +99,7 @@ class TableConv:
 
     def _pieces(self, x: Tensor) -> tuple[Tensor, ...]:
         per_image = 2 * self.width * self.geometry.groups * x.shape[2] * x.shape[3]
-        return torch.split(x, max(1, PIECE_BYTES // per_image))
+        return torch.split(x, images_at_a_time(per_image, self.kernel, self.device))
 
     def _expand(self, x: Tensor, x_scale: float, signed: bool) -> Tensor:
         """What is sent for float32 activations or their levels."""

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kernels are not tested")
+triton = pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kernels are not tested")
+# Up to Triton 3.6 its interpreter makes numbers of arrays of one element, which NumPy refuses since 2.4.
+OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
 
 
 def test_kernels_equal_the_golden_model_in_the_interpreter() -> None:
@@ -19,5 +22,7 @@ def test_kernels_equal_the_golden_model_in_the_interpreter() -> None:
         text=True,
         check=False,
     )
+    if OLD and "can be converted to Python scalars" in run.stdout:
+        pytest.skip(f"the interpreter of Triton {triton.__version__} does not run with NumPy {np.__version__}")
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
     assert " skipped" not in run.stdout

@@ -31,7 +31,7 @@ class WholeConv(Protocol):
 
 def can_run(name: str, weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) -> bool:
     """Whether a backend runs this layer on this device, exactly. Rounding up to 256 and 128 leaves bytes."""
-    if not spec.saturate or is_own(spec.policy):
+    if (not spec.saturate and spec.threads > 1) or is_own(spec.policy):
         return False
     if name == TRITON:
         return triton_runs(device)
