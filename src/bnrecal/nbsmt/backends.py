@@ -64,7 +64,11 @@ class FloatConv:
         if x.is_cuda and g.groups == 1:  # cuDNN may choose Winograd, whose transforms round
             return _conv_by_product(x, w, g)
         with torch.backends.nnpack.flags(enabled=False):  # whose transforms round from batch 16 on
-            return F.conv2d(x, w, None, g.stride, g.padding, g.dilation, g.groups)
+            if x.shape[1] > 1:
+                return F.conv2d(x, w, None, g.stride, g.padding, g.dilation, g.groups)
+            # of a single channel oneDNN reads beyond the rows where a wide stride leaves one column of outputs
+            with torch.backends.mkldnn.flags(enabled=False):
+                return F.conv2d(x, w, None, g.stride, g.padding, g.dilation, g.groups)
 
 
 def _conv_by_product(x: Tensor, w: Tensor, g: Geometry) -> Tensor:
