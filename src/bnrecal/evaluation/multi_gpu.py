@@ -13,7 +13,7 @@ from bnrecal.device import choose_device, with_fitting_batches
 from bnrecal.evaluation import process_group
 from bnrecal.evaluation.accuracy import Correctness, K, concatenate, evaluate
 from bnrecal.evaluation.launch import run_on_ranks
-from bnrecal.nbsmt.self_check import check_exact
+from bnrecal.nbsmt.self_check import check_exact_once
 
 
 def shard(indices: Sequence[int], rank: int, world: int) -> list[int]:
@@ -64,7 +64,7 @@ def _evaluate_share(
     device, beside = loader.device, int(os.environ.get("LOCAL_WORLD_SIZE", world))
     if device.type == "cuda":
         device = choose_device(f"cuda:{int(os.environ.get('LOCAL_RANK', rank)) % torch.cuda.device_count()}", tf32=tf32)
-        check_exact(device)
+        check_exact_once(device)
     elif rank:  # rank 0 may go on alone
         torch.set_num_threads(max(1, torch.get_num_threads() // beside))
     for network in networks.values():

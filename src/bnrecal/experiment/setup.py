@@ -19,7 +19,7 @@ from bnrecal.files import warn_once
 from bnrecal.models import load_model
 from bnrecal.models.base import LoadedModel
 from bnrecal.nbsmt.own_policy import check_policy
-from bnrecal.nbsmt.self_check import check_exact
+from bnrecal.nbsmt.self_check import check_exact_once
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.widths import named
 from bnrecal.quantization.calibrate import ConvInfo, calibrate
@@ -152,8 +152,7 @@ def load(config: Config) -> Setup:
     """The images, the float network and the device."""
     check_policy(machine(config.smt).policy)
     device = choose_device(config.device, tf32=config.tf32)
-    if device.type == "cuda":
-        check_exact(device)
+    check_exact_once(device)
     source, model, selections = inputs(config)
     calibration, validation = selections[:2]
     identity = experiment_identity(config, source, model, *selections)
