@@ -12,7 +12,7 @@ from torch import Tensor
 import bnrecal.nbsmt.moments
 from bnrecal.nbsmt.moments import BLOCK, LANES, batch_moments
 
-needs_numba = pytest.mark.skipif(bnrecal.nbsmt.moments.worker() is None, reason="numba is switched off")
+needs_numba = pytest.mark.skipif(bnrecal.nbsmt.moments.kernel() is None, reason="numba is switched off")
 SHAPES = [(2, 1), (5, 3), (3, 1, 7, 5), (4, 20, 9, 9), (2, LANES, 5, 5), (7, 130, 16, 16), (3, 2 * BLOCK + 1)]
 
 
@@ -26,7 +26,7 @@ def batch(shape: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("compiled", [True, False])
 def test_moments_are_those_of_float64(shape: tuple[int, ...], compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
-        monkeypatch.setattr(bnrecal.nbsmt.moments, "worker", lambda: None)
+        monkeypatch.setattr(bnrecal.nbsmt.moments, "kernel", lambda: None)
     x = batch(shape)
     values = x.double().movedim(1, 0).flatten(1)
     found = batch_moments(x)

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt import self_check
 from bnrecal.nbsmt.conv import PreparedConv2d
-from bnrecal.nbsmt.self_check import CASES, Case, check_exact
+from bnrecal.nbsmt.self_check import CASES, check_exact
 
 CPU = torch.device("cpu")
 
@@ -24,11 +25,19 @@ def test_covers_what_devices_have_got_wrong() -> None:
     assert any(case.w[1] * case.w[2] * case.w[3] == 4608 and case.extremes for case in CASES)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
-@pytest.mark.parametrize("case", CASES)
-def test_tells_which_layer_is_off_by_one(case: Case, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = PreparedConv2d.accumulate, iter(range(1000))
-    bad = 3 * CASES.index(case) + (1, 2, 4).index(threads)
+def test_sends_several_sizes_through_one_layer() -> None:
+    several = [case for case in CASES if case.then]
+    assert any(case.w[1] == 1 and case.w[0] > case.groups for case in several)
+    assert any(case.w[1] > 1 for case in several)
+
+
+RUNS = [(case, threads, size) for case in CASES for threads in (1, 2, 4) for size in range(1 + len(case.then))]
+
+
+@pytest.mark.parametrize("bad", range(len(RUNS)))
+def test_tells_which_layer_is_off_by_one(bad: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = PreparedConv2d.accumulate
+    calls = iter(range(1000))
 
     def off(self: PreparedConv2d, x: Tensor) -> Tensor:
         found = original(self, x)
@@ -37,5 +46,24 @@ def test_tells_which_layer_is_off_by_one(case: Case, threads: int, monkeypatch: 
         return found
 
     monkeypatch.setattr(PreparedConv2d, "accumulate", off)
-    with pytest.raises(BnrecalError, match=f"{case.name} with {threads} threads.*device=cpu"):
+    case, threads, _ = RUNS[bad]
+    with pytest.raises(BnrecalError, match=f"{case.name} with {threads} threads.*ONEDNN_MAX_CPU_ISA"):
         check_exact(CPU)
+
+
+def test_a_run_checks_its_device_once_and_every_run_of_a_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(self_check, "check_exact", seen.append)
+    self_check.check_exact_once.cache_clear()
+    for _ in range(2):
+        self_check.check_exact_once(CPU)
+    assert seen == [CPU]
+
+    def wrong(_: torch.device) -> None:
+        raise BnrecalError("wrong")
+
+    monkeypatch.setattr(self_check, "check_exact", wrong)
+    self_check.check_exact_once.cache_clear()
+    for _ in range(2):
+        with pytest.raises(BnrecalError):
+            self_check.check_exact_once(CPU)

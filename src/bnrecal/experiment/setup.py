@@ -153,8 +153,7 @@ def load(config: Config) -> Setup:
     """The images, the float network and the device."""
     check_policy(machine(config.smt).policy)
     device = choose_device(config.device, tf32=config.tf32, engine_trouble=triton_trouble)
-    if device.type == "cuda":
-        check_exact_once(device)
+    check_exact_once(device)
     source, model, selections = inputs(config)
     calibration, validation = selections[:2]
     identity = experiment_identity(config, source, model, *selections)

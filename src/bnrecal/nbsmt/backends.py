@@ -63,7 +63,9 @@ class FloatConv:
     def _sum(self, x: Tensor, chunk: int) -> Tensor:
         g, w = self.geometry, self.weights[chunk]
         x = channel_range(x, g.groups, self.chunks[chunk]).to(self.dtype)
-        if x.is_cuda and g.groups == 1:  # cuDNN may choose Winograd, whose transforms round
+        # cuDNN may choose Winograd, whose transforms round; oneDNN reads beyond a single channel's rows where a wide
+        # stride leaves one column of outputs.
+        if x.shape[1] == 1 or (x.is_cuda and g.groups == 1):
             return _conv_by_product(x, w, g)
         with torch.backends.nnpack.flags(enabled=False):  # whose transforms round from batch 16 on
             return F.conv2d(x, w, None, g.stride, g.padding, g.dilation, g.groups)

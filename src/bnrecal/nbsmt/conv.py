@@ -185,7 +185,7 @@ class PreparedConv2d:
         if is_own(self.spec.policy):
             return self._by_table(weight, backend)
         kernels = self.device.type == "cpu" and kernels_compile()
-        in_one_pass = kernels and DepthwiseConv.fits(weight, self.spec, self._inner.groups)
+        in_one_pass = kernels and DepthwiseConv.fits(weight, self.spec)
         if in_one_pass and backend in (None, "depthwise"):
             return DepthwiseConv(weight, self._inner)
         # Rounding up to 256 and 128 leaves the 8-bit operands of the kernels.

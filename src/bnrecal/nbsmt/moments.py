@@ -6,27 +6,29 @@ float64, in an order that follows from the shape alone: a batch is cut into bloc
 then the blocks are added in their order.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import carray, cfunc, config, types  # type: ignore[attr-defined]
-from numba.core.errors import NumbaError
-from numba.extending import intrinsic
+from numba import carray  # type: ignore[attr-defined]
 from torch import Tensor
 
-from bnrecal.nbsmt.cpu.team import run_on_workers
-from bnrecal.nbsmt.cpu.vectors import claim
+from bnrecal.nbsmt.cpu import vectors as v
+from bnrecal.nbsmt.cpu.jobs import compile_kernel, fields, run
+from bnrecal.nbsmt.cpu.sending import Word
 
 BLOCK = 16384  # values of a block: they stay in a worker's first-level cache
 LANES = 64  # sums side by side: rows of fewer channels are taken several at a time
-# Of a job: the addresses of source, origin and sums, the values in all, side by side and in a block, the counter's
-# address, and the counter of blocks.
-WORDS, COUNTER = 8, 7
+JOB = fields(
+    "source",  # float32 (values,)
+    "origin",  # float64 (lanes,), what is taken off each value
+    "sums",  # float64 (units, 2, lanes)
+    "values",
+    "lanes",  # a multiple of the channels
+    "block",  # a multiple of the lanes
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def batch_moments(x: Tensor) -> Moments:
     """
     rows = x.detach().movedim(1, -1).reshape(-1, x.shape[1])  # (N * positions, C), the order of the sums
     origin = rows[0].double()  # sums of squares lose no digits when taken about a value of the channel's own
-    if rows.device.type == "cpu" and rows.dtype == torch.float32 and worker() is not None:
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and kernel() is not None:
         sums = _compiled_sums(rows.contiguous(), origin)
     else:
         sums = _plain_sums(rows, origin)
@@ -90,65 +92,47 @@ def _compiled_sums(rows: Tensor, origin: Tensor) -> Tensor:
     blocks = -(-count * channels // block)
     sums = np.zeros((blocks, 2, lanes))
     origins = origin.repeat(lanes // channels)
-    job = np.zeros(WORDS, np.uint64)
-    job[:6] = rows.data_ptr(), origins.data_ptr(), sums.ctypes.data, count * channels, lanes, block
-    job[6] = job.ctypes.data + 8 * COUNTER
-    run_on_workers(worker(), job.ctypes.data, min(torch.get_num_threads(), blocks))
+    job = np.zeros((), JOB)
+    job["source"] = rows.data_ptr()
+    job["origin"] = origins.data_ptr()
+    job["sums"] = sums.ctypes.data
+    job["values"] = count * channels
+    job["lanes"] = lanes
+    job["block"] = block
+    run(kernel(), job, blocks)
     by_lane = np.add.reduce(sums, axis=0).reshape(2, -1, channels)  # along the first axis NumPy adds in order
     return torch.from_numpy(np.add.reduce(by_lane, axis=1))
 
 
-_array: Any = carray
+def _make(sources: str) -> Any:
+    def sum_blocks(address: Any) -> None:
+        sources  # noqa: B018  (part of numba's key)
+        # Unsigned numbers (a signed index could count from the end) and two arrays of sums: LLVM then makes vectors.
+        job = carray(address, 1, JOB)[0]
+        values, lanes, block = job.values, job.lanes, job.block
+        origin = carray(v.pointer(job.origin), lanes, np.float64)
+        while True:
+            number = v.claim(job.address + Word(8))
+            row = number * block
+            if row >= values:
+                return
+            last = min(row + block, values)
+            target = job.sums + Word(16) * lanes * number
+            sums = carray(v.pointer(target), lanes, np.float64)
+            squares = carray(v.pointer(target + Word(8) * lanes), lanes, np.float64)
+            while row < last:
+                count = min(lanes, last - row)
+                source = carray(v.pointer(job.source + Word(4) * row), count, np.float32)
+                for lane in range(count):
+                    shifted = np.float64(source[lane]) - origin[lane]
+                    sums[lane] += shifted
+                    squares[lane] += shifted * shifted
+                row += lanes
 
-
-def _intrinsic(typed: Callable[..., Any]) -> Any:
-    return intrinsic(typed)
-
-
-@_intrinsic
-def _pointer(_context: Any, address: Any) -> Any:  # noqa: ARG001 (numba looks at the arguments)
-    """The void pointer to an address (uint64)."""
-
-    def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.uint64), code
-
-
-def _work(address: Any) -> None:
-    """One worker's share of the job at an address: blocks, until none is left."""
-    # Unsigned numbers (a signed index could count from the end) and two arrays of sums: LLVM then makes vectors.
-    job = _array(address, WORDS, np.uint64)
-    values, lanes, block = job[3], job[4], job[5]
-    origin = _array(_pointer(job[1]), lanes, np.float64)
-    while True:
-        number = claim(job[6])
-        row = number * block
-        if row >= values:
-            return
-        last = min(row + block, values)
-        target, bytes_each = job[2] + np.uint64(16) * lanes * number, np.uint64(8) * lanes
-        sums = _array(_pointer(target), lanes, np.float64)
-        squares = _array(_pointer(target + bytes_each), lanes, np.float64)
-        while row < last:
-            count = min(lanes, last - row)
-            source = _array(_pointer(job[0] + np.uint64(4) * row), count, np.float32)
-            for lane in range(count):
-                shifted = np.float64(source[lane]) - origin[lane]
-                sums[lane] += shifted
-                squares[lane] += shifted * shifted
-            row += lanes
+    return sum_blocks
 
 
 @cache
-def worker() -> Any | None:
-    """`_work` as a C function (numba's CFunc), or None where numba is switched off or cannot compile here."""
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
-        return None
-    signature = types.void(types.voidptr)
-    try:
-        return cfunc(signature, cache=True)(_work)
-    except RuntimeError:  # no folder to keep it in
-        return cfunc(signature)(_work)
-    except (OSError, NumbaError):
-        return None
+def kernel() -> Any | None:
+    """The compiled kernel, None where numba cannot compile."""
+    return compile_kernel(_make)

@@ -109,12 +109,10 @@ def test_extremes_of_the_largest_kernels(kernel: int) -> None:
 
 def test_only_depthwise_layers_on_one_thread() -> None:
     w = torch.ones(8, 1, 3, 3, dtype=torch.int8)
-    assert DepthwiseConv.fits(w, SmtSpec(1), 8)
-    assert not DepthwiseConv.fits(w, SmtSpec(1), 4)  # two filters a channel
-    assert not DepthwiseConv.fits(w, SmtSpec(2), 8)
-    assert not DepthwiseConv.fits(torch.ones(8, 2, 3, 3, dtype=torch.int8), SmtSpec(1), 8)
-    assert not DepthwiseConv.fits(torch.full((8, 1, 23, 23), -128, dtype=torch.int8), SmtSpec(1), 8)  # beyond 2^24
+    assert DepthwiseConv.fits(w, SmtSpec(1))
+    assert not DepthwiseConv.fits(w, SmtSpec(2))
+    assert not DepthwiseConv.fits(torch.ones(8, 2, 3, 3, dtype=torch.int8), SmtSpec(1))
+    assert not DepthwiseConv.fits(torch.full((8, 1, 23, 23), -128, dtype=torch.int8), SmtSpec(1))  # beyond 2^24
     assert PreparedConv2d(w, SmtSpec(1), groups=8).layout == DepthwiseConv.layout
-    for threads, groups in ((1, 4), (2, 8)):
-        with pytest.raises(ValueError, match="'depthwise'"):
-            PreparedConv2d(w, SmtSpec(threads), groups=groups, backend="depthwise")
+    with pytest.raises(ValueError, match="'depthwise'"):
+        PreparedConv2d(w, SmtSpec(2), groups=8, backend="depthwise")

@@ -1,23 +1,17 @@
 """The kernels in processes of their own: on lesser processors, without numba, after an edit."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from numba.core.codegen import get_host_cpu_features
+from helpers.processors import PROCESSORS, run, skip_if_missing
 
-import bnrecal
 from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.cpu.conv import kernels_compile
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import POLICIES
 
-PACKAGE = Path(bnrecal.__file__).parent
 # Every thread count and policy with every backend there is, on layers that golden results came with.
 CHECK = """
 import json, sys, torch
@@ -34,31 +28,6 @@ for case in torch.load(sys.argv[1]):
             assert torch.equal(prepared.accumulate(case["x"]), case["sums"]), (backend, case["spec"])
 print(json.dumps({"kernels": kernels_compile(), "exactness": onednn_exactness().value}))
 """
-GENERIC = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-PROCESSORS = {
-    "SSE41": {**GENERIC, "ONEDNN_MAX_CPU_ISA": "SSE41"},
-    "AVX2": {"NUMBA_CPU_NAME": "haswell", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "AVX2_VNNI": {"NUMBA_CPU_NAME": "alderlake", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"},
-    "AVX512_CORE": {"NUMBA_CPU_NAME": "skylake-avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
-    "AVX512_CORE_VNNI": {"NUMBA_CPU_NAME": "cascadelake", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
-}
-NEEDED = {
-    "SSE41": "sse4.1",
-    "AVX2": "avx2",
-    "AVX2_VNNI": "avxvnni",
-    "AVX512_CORE": "avx512bw",
-    "AVX512_CORE_VNNI": "avx512vnni",
-}
-HAS = get_host_cpu_features().split(",")  # type: ignore[no-untyped-call]
-
-
-def run(arguments: list[str], environment: dict[str, str], package: Path = PACKAGE) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(
-        [sys.executable, "-c", *arguments], env=environment, capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def cases(path: Path) -> Path:
@@ -83,8 +52,7 @@ def cases(path: Path) -> Path:
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_lesser_processors_compute_the_same(processor: str, tmp_path: Path) -> None:
-    if NEEDED[processor] not in [feature.lstrip("+") for feature in HAS]:
-        pytest.skip(f"this processor has no {NEEDED[processor]}")
+    skip_if_missing(processor)
     found = json.loads(run([CHECK, str(cases(tmp_path / "cases.pt"))], PROCESSORS[processor]))
     assert found["kernels"] == kernels_compile()
     if processor in ("SSE41", "AVX2", "AVX512_CORE"):
@@ -120,18 +88,3 @@ def test_numba_in_trouble(trouble: str, tmp_path: Path) -> None:
     compiled, total = run([SUM], environment).split()
     assert float(total) == true_sum()
     assert compiled == str(trouble == "no cache folder")
-
-
-@pytest.mark.skipif(not kernels_compile(), reason="numba is switched off")
-def test_an_edited_helper_is_compiled_again(tmp_path: Path) -> None:
-    package = tmp_path / "edited" / "bnrecal"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("*.pth", "__pycache__"))
-    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
-    before = run([SUM], environment, package).split()[1]
-    assert float(before) == true_sum()
-    helper = package / "nbsmt" / "cpu" / "vectors.py"
-    assert "splat(240)), a, splat(240))" in helper.read_text()
-    helper.write_text(helper.read_text().replace("splat(240)), a, splat(240))", "splat(240)), a, splat(208))"))
-    after = run([SUM.replace("arange(200)", "arange(56, 256)")], environment, package).split()[1]
-    honest = run([SUM.replace("arange(200)", "arange(56, 256)")], {}).split()[1]
-    assert after != honest

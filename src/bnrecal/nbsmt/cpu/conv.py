@@ -1,6 +1,7 @@
 """NB-SMT on a processor: a dense 8-bit convolution and a list, quantized and put together by numba kernels."""
 
 from collections import OrderedDict
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from bnrecal.nbsmt.cpu.onednn import (
     SIGNED_OFFSET,
     Exactness,
     OneDnnConv,
+    can_trust,
     onednn_exactness,
     sums_are_exact,
 )
@@ -36,15 +38,15 @@ def kernels_compile() -> bool:
 class ListedConv:
     """One layer with fixed weights.
 
-    Attributes:
-        backend: what does the dense sums: "onednn-int8", else "float32", or "float64" for the largest kernels.
+    The sums are oneDNN's at the shapes where it computes exactly, else float32's, or float64's for the largest kernels.
     """
 
     def __init__(self, weight: Tensor, spec: SmtSpec, geometry: Geometry, backend: str) -> None:
         """Of int8 weights (O, C / groups, kh, kw), C / groups a multiple of the threads."""
-        self.spec, self.geometry, self.backend = spec, geometry, backend
+        self.spec, self.geometry = spec, geometry
         self.kernel = (weight.shape[2], weight.shape[3])
-        self.exactness = onednn_exactness() if backend == "onednn-int8" else Exactness.NONE
+        eight_bit = backend == "onednn-int8" and can_trust(tuple(weight.shape))
+        self.exactness = onednn_exactness() if eight_bit else Exactness.NONE
         self.weight, self.held = weight.cpu(), cheapest(weight, spec, geometry, self.exactness)
         self.layer = Layer(spec.threads, weight.shape[1], weight.shape[0], geometry.groups)
         self._split: Split | None = None
@@ -52,7 +54,15 @@ class ListedConv:
         self.operands, self.entries = split.operands, len(split.listed)
         self.quantizer = Quantizer(self.operands, spec, weight.shape[1], geometry.groups)
         self._lists: OrderedDict[torch.Size, ListConv] = OrderedDict()
-        self._dense: dict[bool, Backend] = {}
+        self._onednn: dict[bool, OneDnnConv] = {}  # of unsigned and of signed levels
+        self._used: set[str] = set()
+
+    @property
+    def backend(self) -> str:
+        """What did the dense sums in the calls so far, before the first what is to do them: one of "onednn-int8",
+        "float32" and "float64", or where shapes differ, two."""
+        expected = "float32" if self.exactness is Exactness.NONE else "onednn-int8"
+        return " and ".join(sorted(self._used, reverse=True)) or expected
 
     @property
     def layout(self) -> str:
@@ -85,7 +95,8 @@ class ListedConv:
         pieces = self._pieces(x)
         if self.operands and not self.entries and len(pieces) == 1:
             _, dense = self.quantizer(x, x_scale, signed, order)
-            y = self._backend(dense, signed).convolve(self._shifted(dense, signed), scale, bias)
+            backend, levels = self._backend(dense, signed)
+            y = backend.convolve(levels, scale, bias)
         else:
             y = torch.empty(self._output_shape(x), memory_format=torch.channels_last)
             for part in pieces:
@@ -120,7 +131,7 @@ class ListedConv:
         if not self.operands:
             listing(levels, signed, None, target, scale, bias)
             return
-        backend, operands = self._backend(operands, signed), self._shifted(operands, signed)
+        backend, operands = self._backend(operands, signed)
         try:
             listing(levels, signed, _channels_last(backend.sums(operands)), target, scale, bias)
         except Inexact:
@@ -154,28 +165,32 @@ class ListedConv:
         self._lists.move_to_end(shape)
         return self._lists[shape]
 
-    def _backend(self, operands: Tensor, signed: bool) -> Backend:
-        """oneDNN where a trial of these shapes came out exact, else float32."""
-        if signed not in self._dense:
-            self._dense[signed] = self._choose(operands, signed)
-        return self._dense[signed]
+    def _backend(self, operands: Tensor, signed: bool) -> tuple[Backend, Tensor]:
+        """What does the sums at this shape, and the operands as it takes them: for floats, signed ones as they are."""
+        if self._is_exact_at(operands.shape, signed):
+            self._used.add("onednn-int8")
+            return self._onednn_for(signed), operands
+        self._used.add("float32" if self._floats.dtype == torch.float32 else "float64")
+        return self._floats, operands.to(torch.int16) - SIGNED_OFFSET if signed else operands
 
-    def _choose(self, operands: Tensor, signed: bool) -> Backend:
+    def _is_exact_at(self, shape: torch.Size, signed: bool) -> bool:
+        """Whether a trial of oneDNN at this shape of the operands came out exact; its answer is kept."""
+        if self.exactness is Exactness.NONE:
+            return False
+        weight_shape = (len(self.weight), len(self.operands) * self.weight.shape[1], *self.kernel)
+        zero_point = SIGNED_OFFSET if signed else 0
+        return sums_are_exact(self.exactness, tuple(shape), weight_shape, self.geometry, zero_point)
+
+    def _onednn_for(self, signed: bool) -> OneDnnConv:
+        if signed not in self._onednn:
+            self._onednn[signed] = OneDnnConv(self._dense_weight, self.geometry, SIGNED_OFFSET if signed else 0)
+        return self._onednn[signed]
+
+    @cached_property
+    def _floats(self) -> FloatConv:
         weight = self._dense_weight()
-        if self.exactness is not Exactness.NONE:
-            zero_point = SIGNED_OFFSET if signed else 0
-            shape, weight_shape = tuple(operands.shape), tuple(weight.shape)
-            if sums_are_exact(self.exactness, shape, weight_shape, self.geometry, zero_point):
-                return OneDnnConv(self._dense_weight, self.geometry, zero_point)
-        fits = FloatConv.fits(weight, 255)
-        self.backend = "float32" if fits else "float64"
-        return FloatConv(weight, self.geometry, 255, torch.float32 if fits else torch.float64, weight.device)
-
-    def _shifted(self, operands: Tensor, signed: bool) -> Tensor:
-        """For float32, signed levels as they are."""
-        if signed and self.backend != "onednn-int8":
-            return operands.to(torch.int16) - SIGNED_OFFSET
-        return operands
+        dtype = torch.float32 if FloatConv.fits(weight, 255) else torch.float64
+        return FloatConv(weight, self.geometry, 255, dtype, weight.device)
 
 
 def _channels_last(x: Tensor) -> Tensor:

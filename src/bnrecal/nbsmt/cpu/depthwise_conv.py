@@ -1,4 +1,4 @@
-"""Depthwise convolutions on one thread: quantized, summed and scaled in one pass."""
+"""Depthwise convolutions on one thread, of one or more filters a channel: quantized, summed and scaled in one pass."""
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ UNITS = 4  # for each worker, so that none waits long for the last
 
 
 class DepthwiseConv:
-    """One layer with fixed weights, each filter with an input channel of its own.
+    """One layer with fixed weights, each filter with one input channel.
 
     Attributes:
         backend: "depthwise".
@@ -30,13 +30,12 @@ class DepthwiseConv:
     layout = "quantized and summed in one pass"
 
     @staticmethod
-    def fits(weight: Tensor, spec: SmtSpec, groups: int) -> bool:
+    def fits(weight: Tensor, spec: SmtSpec) -> bool:
         """Whether a layer is one, and its sums are exact in float32."""
-        own = weight.shape[1] == 1 and weight.shape[0] == groups
-        return own and spec.threads == 1 and FloatConv.fits(weight, 255)
+        return weight.shape[1] == 1 and spec.threads == 1 and FloatConv.fits(weight, 255)
 
     def __init__(self, weight: Tensor, geometry: Geometry) -> None:
-        """Of int8 weights (C, 1, kh, kw)."""
+        """Of int8 weights (O, 1, kh, kw), O a multiple of the groups."""
         self.geometry, self.kernel = geometry, (weight.shape[2], weight.shape[3])
         self.filters, self.channels = len(weight), max(len(weight), LANES)
         starts = torch.arange(0, self.channels, LANES).clamp(max=self.channels - LANES)
@@ -71,12 +70,15 @@ class DepthwiseConv:
         )
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """int32 sums (N, C, H', W') of uint8 or int8 levels."""
+        """int32 sums (N, O, H', W') of uint8 or int8 levels."""
         sums = self.convolve(x.float(), 1.0, torch.ones(self.filters), None, x.dtype == torch.int8)
         return sums.to(torch.int32)
 
     def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
-        """sums * scale + bias of float32 activations, float32 (N, C, H', W'), channels-last."""
+        """sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
+        each = self.filters // self.geometry.groups
+        if each > 1:  # the kernel knows one filter a channel
+            x = x.repeat_interleave(each, 1)
         if self.channels > self.filters:
             x = F.pad(x, (0, 0, 0, 0, 0, self.channels - self.filters))
         x = x.contiguous(memory_format=torch.channels_last)

@@ -5,11 +5,8 @@ the same job together: each claims the next unit until none is left. Compiled co
 no folder can be written it is compiled again in every process.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +15,7 @@ from numba import cfunc, config, njit, types
 from numba.core.errors import NumbaError
 from torch import Tensor
 
+from bnrecal.nbsmt.cpu.cache_key import cache_key
 from bnrecal.nbsmt.cpu.team import run_on_workers
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -38,28 +36,16 @@ def fields(*names: str, floats: tuple[str, ...] = ()) -> "np.dtype[np.void]":
     return np.dtype(words + [(name, "f4") for name in floats])
 
 
-@cache
-def _sources() -> str:
-    """A hash of every kernel file.
-
-    numba looks only at the file of the kernel itself, and would answer an edited helper with an old compilation.
-    """
-    found = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
-
-
 def compile_kernel(make: Callable[[str], Callable[[Any], None]]) -> Any | None:
     """What `make` makes, as a C function, or None where numba is switched off or cannot compile here.
 
     Args:
-        make: a function of one address that holds the string it is made with: numba's cache tells kernels apart by what
-            they hold.
+        make: what makes a function of one address that holds the key it is made with: numba's cache tells kernels apart
+            by what they hold.
     """
     if config.DISABLE_JIT:  # type: ignore[attr-defined]
         return None
-    kernel, signature = make(_sources()), types.void(types.voidptr)
+    kernel, signature = make(cache_key(make.__module__)), types.void(types.voidptr)
     try:
         return cfunc(signature, cache=True)(kernel)
     except RuntimeError:  # no folder to keep it in

@@ -1,20 +1,27 @@
 """oneDNN's 8-bit convolution, and how far its sums can be trusted here.
 
-No list of processors decides that, but a trial: operands at their extremes, compared with the exact sums.
+No list of processors decides that, but a trial: operands at their extremes, compared with the exact sums. A trial
+proves nothing where oneDNN reads beyond its input, for what lies there changes, so such geometries never reach it. A
+search of thousands of layers at every instruction set (`scripts/search_exactness.py`) found two kinds:
+
+- One channel a group. On AVX-512 without VNNI neighbouring taps are added in 16 bits, at some sizes of input only.
+- Images so narrow that an output sees the border on both sides, or nothing but border. Sums are wrong, or the process
+  ends. With the border made beforehand they are right.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bnrecal.nbsmt.backends import EXACT_BELOW, FloatConv, channel_range, chunks_within
-from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.geometry import Geometry, Pair
 from bnrecal.nbsmt.split import PAIR_LIMIT
 
 SIGNED_OFFSET = 128  # oneDNN takes unsigned activations only: signed ones travel as x + 128
@@ -31,6 +38,11 @@ class Exactness(Enum):
     FULL = "full"  # exact whatever the weights are
 
 
+def can_trust(weight_shape: tuple[int, ...]) -> bool:
+    """Whether a trial tells what oneDNN's sums are worth for weights (O, C / groups, kh, kw)."""
+    return weight_shape[1] > 1
+
+
 class OneDnnConv:
     """oneDNN's uint8 x int8 convolution: int32 sums inside, float32 out, channels-last."""
 
@@ -38,6 +50,11 @@ class OneDnnConv:
         """Of int8 weights (O, C / groups, kh, kw), asked for when packed; activations count from `zero_point`."""
         self.weights, self.geometry, self.zero_point = weights, geometry, zero_point
         self._packed: OrderedDict[torch.Size, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
+
+    @cached_property
+    def kernel(self) -> Pair:
+        """(kh, kw)."""
+        return self.weights().shape[2], self.weights().shape[3]
 
     def accumulate(self, x: Tensor) -> Tensor:
         sums = self.sums(x)
@@ -47,20 +64,32 @@ class OneDnnConv:
         if not FloatConv.fits(w, 2 * 255):  # a kernel so large that no two channels would do
             exact = FloatConv(w, self.geometry, 255, torch.float64, x.device)
             return exact.accumulate(x.to(torch.int16) - self.zero_point)
+        x, geometry = self._bordered(x)
         for chunk in chunks_within(w, 255, EXACT_BELOW[torch.float32], together=2):
-            part = channel_range(x, self.geometry.groups, chunk)
-            total += self._run(part, *self._pack(w[:, chunk[0] : chunk[1]], part), None).to(torch.int32)
+            part = channel_range(x, geometry.groups, chunk)
+            packed = self._pack(w[:, chunk[0] : chunk[1]], part, geometry)
+            total += self._run(part, geometry, *packed, None).to(torch.int32)
         return total
 
     def sums(self, x: Tensor) -> Tensor:
-        packed, unit, zero_points = self._pack_for(x)
-        return self._run(x, packed, unit, zero_points, None)
+        x, geometry = self._bordered(x)
+        packed, unit, zero_points = self._pack_for(x, geometry)
+        return self._run(x, geometry, packed, unit, zero_points, None)
 
     def convolve(self, x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        packed, _, zero_points = self._pack_for(x)
-        return self._run(x, packed, scale, zero_points, bias)
+        x, geometry = self._bordered(x)
+        packed, _, zero_points = self._pack_for(x, geometry)
+        return self._run(x, geometry, packed, scale, zero_points, bias)
 
-    def _pack_for(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _bordered(self, x: Tensor) -> tuple[Tensor, Geometry]:
+        """The input and the geometry that oneDNN sees: where its own border fails, one that is part of the input."""
+        g = self.geometry
+        if not _is_narrow((x.shape[2], x.shape[3]), self.kernel, g):
+            return x, g
+        rows, columns = g.padding
+        return F.pad(x, (columns, columns, rows, rows), value=self.zero_point), replace(g, padding=(0, 0))
+
+    def _pack_for(self, x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
         """Weights in the order that oneDNN wants for this shape.
 
         Any other order works too, but is converted on every call: seconds for the largest layers.
@@ -68,24 +97,35 @@ class OneDnnConv:
         if x.shape not in self._packed:
             if len(self._packed) == PACKED_SHAPES:
                 self._packed.popitem(last=False)
-            self._packed[x.shape] = self._pack(self.weights(), x)
+            self._packed[x.shape] = self._pack(self.weights(), x, geometry)
         self._packed.move_to_end(x.shape)
         return self._packed[x.shape]
 
-    def _pack(self, w: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        g, unit, zero_points = self.geometry, torch.ones(w.shape[0]), torch.zeros(w.shape[0], dtype=torch.int64)
+    def _pack(self, w: Tensor, x: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+        unit = torch.ones(w.shape[0])
+        zero_points = torch.zeros(w.shape[0], dtype=torch.int64)
         packed: Tensor = torch.ops.onednn.qconv_prepack(
             w, unit, 1.0, self.zero_point, g.stride, g.padding, g.dilation, g.groups, list(x.shape)
         )
         return packed, unit, zero_points
 
-    def _run(self, x: Tensor, packed: Tensor, scale: Tensor, zero_points: Tensor, bias: Tensor | None) -> Tensor:
-        g = self.geometry
+    def _run(
+        self, x: Tensor, g: Geometry, packed: Tensor, scale: Tensor, zero_points: Tensor, bias: Tensor | None
+    ) -> Tensor:
         y: Tensor = torch.ops.onednn.qconv2d_pointwise(
             x.contiguous(memory_format=torch.channels_last), 1.0, self.zero_point, packed, scale, zero_points, bias,
             g.stride, g.padding, g.dilation, g.groups, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         return y
+
+
+def _is_narrow(size: Pair, kernel: Pair, g: Geometry) -> bool:
+    """Whether an output sees the border on both sides of the image, or nothing but border, in rows or in columns."""
+    for d in range(2):
+        reach = (kernel[d] - 1) * g.dilation[d]
+        if g.padding[d] > 0 and (size[d] <= reach or g.padding[d] > reach):
+            return True
+    return False
 
 
 def onednn_exactness() -> Exactness:
