@@ -159,12 +159,12 @@ def evaluate(
         A score for each name.
 
     Raises:
-        BnrecalError: without models or images, for logits of another shape, not finite, or with too few classes.
+        BnrecalError: without models or images, for images or logits of another shape or not finite, for too few classes.
     """
     if not models:
         raise BnrecalError("evaluate got no models: give a mapping, as in {'float32': model}")
     device = _device(next(iter(models.values())))
-    pairs = ((images.to(device), labels.to(device)) for images, labels in batches)
+    pairs = ((_checked(images).to(device), labels.to(device)) for images, labels in batches)
     with recalibration.eval_mode(*models.values()):
         return {name: Score(outcome) for name, outcome in judge(dict(models), pairs, label_offset=label_offset).items()}
 
@@ -228,15 +228,22 @@ def _images(batches: Iterable[Batch], model: nn.Module) -> Iterator[Tensor]:
     """The images of each batch, on the model's device.
 
     Raises:
-        BnrecalError: if there is no batch, or one is not float32 (N, C, H, W).
+        BnrecalError: if there is no batch, or one is not float32 (N, C, H, W), N above 0.
     """
     device, count = _device(model), 0
     for batch in batches:
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.float32:
-            kind = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-            raise BnrecalError(f"a batch is {kind}: give float32 images (N, C, H, W), or pairs that begin with them")
+        images = _checked(batch if isinstance(batch, Tensor) else batch[0])
         count += len(images)
         yield images.to(device)
     if count == 0:
         raise BnrecalError("there was no batch of images: a generator gives its batches only once")
+
+
+def _checked(images: object) -> Tensor:
+    """What stands for the images of a batch, if it is that."""
+    if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.float32:
+        kind = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise BnrecalError(f"a batch is {kind}: give float32 images (N, C, H, W), or pairs that begin with them")
+    if len(images) == 0:
+        raise BnrecalError(f"a batch has no images, {tuple(images.shape)}: leave it out")
+    return images

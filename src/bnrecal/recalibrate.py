@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.finite import check_images
 from bnrecal.nbsmt.moments import Moments, batch_moments
 from bnrecal.options import RECALIBRATION_METHODS
 
@@ -65,8 +66,9 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
         The number of images seen.
 
     Raises:
-        BnrecalError: without a BatchNorm layer that keeps statistics, without images, or for a batch that brings a
-            layer a single value per channel. On any exception the statistics are as they were before.
+        BnrecalError: without a BatchNorm layer that keeps statistics, without images, for a batch with NaN or infinity
+            in its images or in what a layer gets of it, or for one that brings a layer a single value per channel. On
+            any exception the statistics are as they were before.
     """
     if method not in ESTIMATORS:
         raise BnrecalError(f"recalibration.method={method}: choose one of {', '.join(ESTIMATORS)}")
@@ -74,9 +76,20 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
     before = statistics(network)
     estimates = {name: ESTIMATORS[method](*_running(layer), momentum) for name, layer in layers.items()}
     images = 0
+    number = 0
+
+    def note(name: str, batch: Moments) -> None:
+        estimates[name].add(batch)
+        if not batch.finite:
+            raise BnrecalError(
+                f"recalibration batch {number} brings BatchNorm layer {name or 'of the network'} NaN, infinity or "
+                "values beyond float32, made inside the network: check its weights, or leave these images out"
+            )
+
     try:
-        with eval_mode(network), batch_statistics(layers, lambda name, batch: estimates[name].add(batch)):
-            for batch in batches:
+        with eval_mode(network), batch_statistics(layers, note):
+            for number, batch in enumerate(batches, start=1):
+                check_images(batch, f"recalibration batch {number}")
                 network(batch)
                 images += len(batch)
         if images == 0:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from bnrecal.nbsmt.finite import check_images
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.statistics import Statistics
 from bnrecal.quantization.intercept import attach, handlers
@@ -56,12 +57,16 @@ def collect_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
 
     Args:
         batches: float32 (N, 3, H, W), on the network's device.
+
+    Raises:
+        BnrecalError: for a batch that is empty or not finite.
     """
     layers = threaded_layers(network)
     try:
         for layer in layers.values():
             layer.statistics, layer.collecting = None, True
-        for images in batches:
+        for number, images in enumerate(batches, start=1):
+            check_images(images, f"batch {number}")
             network(images)
         return {name: layer.statistics for name, layer in layers.items() if layer.statistics is not None}
     finally:

@@ -8,12 +8,14 @@ from torch import Tensor
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.conv import PreparedConv2d
+from bnrecal.nbsmt.finite import all_finite
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.statistics import Statistics, conv_statistics
 from bnrecal.quantization.calibrate import ConvInfo
 from bnrecal.quantization.intercept import ConvCall, Pair
 from bnrecal.quantization.qparams import activation_scale, quantize_weight
 
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # of activations: float32 holds them exactly
 Geometry = tuple[torch.device, Pair, Pair, Pair, int]
 
 
@@ -96,7 +98,12 @@ class NBSMTConv2d:
         self._scales: dict[torch.device, Tensor] = {}
 
     def __call__(self, call: ConvCall) -> Tensor:
-        """Answer one `conv2d` call."""
+        """Answer one `conv2d` call.
+
+        Raises:
+            BnrecalError: for activations of another type, or (on a GPU in the first call alone) that are not finite.
+        """
+        self._check_activations(call.x)
         prepared = self.packed.for_call(call)
         if self.collecting and not self.signed:
             levels = quantize_activation(call.x, self.input_scale)
@@ -106,6 +113,20 @@ class NBSMTConv2d:
             self.statistics = more if self.statistics is None else self.statistics + more
         scale = self._scale_on(call.x.device)
         return prepared(call.x, self.input_scale, scale, call.bias, signed=self.signed, order=self.order)
+
+    def _check_activations(self, x: Tensor) -> None:
+        if x.dtype not in FLOATS:
+            raise BnrecalError(
+                f"the quantized convolution {self.name} gets {x.dtype} activations: give the network float32 images"
+            )
+        # on a GPU every look waits for all that runs there, and the images themselves are looked at anyway
+        if x.device.type != "cpu" and x.device in self._scales:
+            return
+        if not all_finite(x):
+            raise BnrecalError(
+                f"the quantized convolution {self.name} gets NaN or infinity, which 8 bits would hide: "
+                "check the images, the weights and what the network computes before it"
+            )
 
     def _scale_on(self, device: torch.device) -> Tensor:
         """The weight's scale: copied once, for a copy to a GPU waits for everything that runs there."""
