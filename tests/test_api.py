@@ -180,6 +180,12 @@ def test_what_cannot_be_is_named(model: nn.Module) -> None:
         bnrecal.quantize(model, [torch.zeros(2, 3, 12, 12, dtype=torch.uint8)], SPEC)
     with pytest.raises(bnrecal.BnrecalError, match="matches no quantized convolution"):
         bnrecal.quantize(model, [images(8)], SPEC, layers={"layer9": 2})
+    with pytest.raises(bnrecal.BnrecalError, match="skip names layer9, which matches no quantized convolution: choose"):
+        bnrecal.quantize(model, [images(8)], SPEC, skip=["conv2", "layer9"])
+    with pytest.raises(
+        bnrecal.BnrecalError, match="skip names stem, which matches only convolutions that stay float32"
+    ):
+        bnrecal.quantize(model, [images(8)], SPEC, skip=["stem"])
     with pytest.raises(bnrecal.BnrecalError, match=r"layers\[conv2\]=3: choose one of 1, 2, 4"):
         bnrecal.quantize(model, [images(8)], SPEC, layers={"conv2": 3})
     with pytest.raises(bnrecal.BnrecalError, match="act_range=most: choose one of"):

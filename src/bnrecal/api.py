@@ -25,8 +25,14 @@ from bnrecal.nbsmt.conv import nbsmt_conv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import ACT_RANGES, THREADS
 from bnrecal.quantization.calibrate import calibrate
-from bnrecal.quantization.convert import collect_statistics, quantize_layers, threaded_copy, threaded_layers
-from bnrecal.quantization.layer_plan import matches_any, plan_threads
+from bnrecal.quantization.convert import (
+    collect_statistics,
+    compare_weights,
+    quantize_layers,
+    threaded_copy,
+    threaded_layers,
+)
+from bnrecal.quantization.layer_plan import check_skipped, matches_any, plan_threads
 
 __all__ = ["Score", "evaluate", "layer_table", "nbsmt_conv2d", "quantize", "recalibrate_", "run"]
 
@@ -93,7 +99,8 @@ def quantize(
 
     The first convolution and linear layers stay float32; depthwise convolutions, and inputs that go below zero, run
     one thread. `print` of the copy says what each convolution does. Parameters are shared with the original, buffers
-    are the copy's own, and its `state_dict()` has the names and shapes of the original's.
+    are the copy's own, and its `state_dict()` has the names and shapes of the original's. It loads such a state_dict
+    for the BatchNorm statistics in it; one with other parameters is refused, for they are quantized already.
 
     Args:
         model: any network with `nn.Conv2d` layers (subclasses too); unchanged.
@@ -116,6 +123,7 @@ def quantize(
             raise BnrecalError(f"layers[{name}]={threads}: choose one of {', '.join(map(str, THREADS))}")
     with recalibration.eval_mode(model):
         seen = calibrate(model, _images(batches, model), keep_float=lambda name: matches_any(name, skip))
+    check_skipped("skip", skip, model, seen)
     plans = plan_threads(seen, spec.threads, dict(layers or {}), skip)
     return threaded_copy(model, quantize_layers(plans, spec, act_range)).eval()
 
@@ -136,10 +144,12 @@ def recalibrate_(
 
     Raises:
         BnrecalError: for an unknown method, a momentum out of range, a network without BatchNorm statistics, no images,
-            or a batch with a single value per channel. The statistics are then as they were before.
+            a batch with a single value per channel or with NaN or infinity, or weights that changed since they were
+            quantized. The statistics are then as they were before.
     """
     if not 0 < momentum <= 1:
         raise BnrecalError(f"momentum={momentum}: choose a number above 0 and up to 1")
+    compare_weights(model)
     recalibration.recalibrate_(model, _images(batches, model), method=method, momentum=momentum)
     return model
 
@@ -159,12 +169,15 @@ def evaluate(
         A score for each name.
 
     Raises:
-        BnrecalError: without models or images, for images or logits of another shape or not finite, for too few classes.
+        BnrecalError: without models or images, for images or logits of another shape or not finite,
+            for too few classes, or weights that changed since they were quantized.
     """
     if not models:
         raise BnrecalError("evaluate got no models: give a mapping, as in {'float32': model}")
     device = _device(next(iter(models.values())))
     pairs = ((_checked(images).to(device), labels.to(device)) for images, labels in batches)
+    for model in models.values():
+        compare_weights(model)
     with recalibration.eval_mode(*models.values()):
         return {name: Score(outcome) for name, outcome in judge(dict(models), pairs, label_offset=label_offset).items()}
 
@@ -186,11 +199,12 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
         missing where the input is signed: it runs one thread.
 
     Raises:
-        BnrecalError: for a model that `quantize` did not make, or without images.
+        BnrecalError: for a model that `quantize` did not make, weights that changed since then, or without images.
     """
     layers = threaded_layers(model)
     if not layers:
         raise BnrecalError("the model has no quantized convolution: give what bnrecal.quantize returned")
+    compare_weights(model)
     with recalibration.eval_mode(model):
         statistics = collect_statistics(model, _images(batches, model))
     rows = []
