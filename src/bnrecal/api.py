@@ -22,6 +22,7 @@ from bnrecal.experiment.layer_report import measured_columns
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run as run_experiment
 from bnrecal.nbsmt.conv import nbsmt_conv2d
+from bnrecal.nbsmt.own_policy import check_policy
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import ACT_RANGES, THREADS
 from bnrecal.quantization.calibrate import calibrate
@@ -116,6 +117,7 @@ def quantize(
     """
     if threaded_layers(model):
         raise BnrecalError("the model is quantized already: quantize the float32 model it was made from")
+    check_policy(spec.policy)
     if act_range not in ACT_RANGES:
         raise BnrecalError(f"act_range={act_range}: choose one of {', '.join(ACT_RANGES)}")
     for name, threads in (layers or {}).items():

@@ -25,7 +25,11 @@ def quantize_layers(
 
     Args:
         orders: of the input channels, by the name of the convolution; int64 (C,).
+
+    Raises:
+        BnrecalError: for a policy from outside, at the first operand pair that is wrong.
     """
+    spec = spec.pinned()  # all layers follow one rule, whatever its name means when they are first called
     return {
         plan.name: NBSMTConv2d(
             plan.conv,
