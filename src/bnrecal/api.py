@@ -118,6 +118,7 @@ def quantize(
     if threaded_layers(model):
         raise BnrecalError("the model is quantized already: quantize the float32 model it was made from")
     check_policy(spec.policy)
+    recalibration.warn_of_others(model)
     if act_range not in ACT_RANGES:
         raise BnrecalError(f"act_range={act_range}: choose one of {', '.join(ACT_RANGES)}")
     for name, threads in (layers or {}).items():

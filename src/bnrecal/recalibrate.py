@@ -4,7 +4,7 @@ Only `running_mean`, `running_var` and `num_batches_tracked` change; gamma, beta
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +13,46 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.errors import BnrecalError
+from bnrecal.files import warn_once
 from bnrecal.nbsmt.finite import check_images
 from bnrecal.nbsmt.moments import Moments, batch_moments
 from bnrecal.options import RECALIBRATION_METHODS
+
+RUNNING, FROZEN, BY_BATCH = "running", "frozen", "batch"  # see `normalization`
+
+
+def normalization(layer: _BatchNorm) -> str:
+    """What a BatchNorm layer normalises with in eval mode.
+
+    Returns:
+        RUNNING: its running statistics, which recalibration re-estimates. FROZEN: those that its buffers hold, which
+        recalibration leaves alone, since `track_running_stats` was switched off. BY_BATCH: those of each batch, since
+        it holds none; what it gives for an image depends on the others.
+    """
+    if layer.running_mean is None or layer.running_var is None:
+        return BY_BATCH
+    return RUNNING if layer.track_running_stats else FROZEN
+
+
+def warn_of_others(network: nn.Module) -> None:
+    """Warn, once in a process, of BatchNorm layers that recalibration does not reach, by name."""
+    layers = {name or "of the network": m for name, m in network.named_modules() if isinstance(m, _BatchNorm)}
+    frozen = [name for name, layer in layers.items() if normalization(layer) == FROZEN]
+    by_batch = [name for name, layer in layers.items() if normalization(layer) == BY_BATCH]
+    if frozen:
+        warn_once(
+            f"recalibration leaves BatchNorm {_named(frozen)} alone, which keep the statistics they hold: set "
+            "track_running_stats=True to re-estimate them"
+        )
+    if by_batch:
+        warn_once(
+            f"BatchNorm {_named(by_batch)} hold no running statistics and normalise with those of each batch: accuracy "
+            "depends on the batch size, and recalibration has nothing to re-estimate"
+        )
+
+
+def _named(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def batchnorms(network: nn.Module) -> dict[str, _BatchNorm]:
@@ -23,7 +60,7 @@ def batchnorms(network: nn.Module) -> dict[str, _BatchNorm]:
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
+        if isinstance(module, _BatchNorm) and normalization(module) == RUNNING
     }
 
 
@@ -72,6 +109,7 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
     """
     if method not in ESTIMATORS:
         raise BnrecalError(f"recalibration.method={method}: choose one of {', '.join(ESTIMATORS)}")
+    warn_of_others(network)
     layers = normalizing_layers(network)
     before = statistics(network)
     estimates = {name: ESTIMATORS[method](*_running(layer), momentum) for name, layer in layers.items()}

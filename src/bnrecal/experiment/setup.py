@@ -27,7 +27,7 @@ from bnrecal.quantization.convert import quantize_layers, threaded_copy
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, check_skipped, matches_any, plan_threads, threads_by_layer
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 from bnrecal.quantization.reorder import REORDER_IMAGES, can_reorder, channel_order, gather_activity, random_order
-from bnrecal.recalibrate import recalibrate_
+from bnrecal.recalibrate import recalibrate_, warn_of_others
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def prepare(config: Config) -> Setup:
         BnrecalError: for anything the user can mend.
     """
     setup = load(config)
+    warn_of_others(setup.model.network)
     return replace(setup, convs=tuple(conv_infos(setup)))
 
 
