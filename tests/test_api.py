@@ -137,7 +137,8 @@ def test_a_config_made_in_python_is_checked_and_completed(monkeypatch: pytest.Mo
     bnrecal.run(given)
     assert (seen[0].model.name, seen[0].data.name, seen[0].smt.layers) == ("resnet18", "glyphs", {"conv1": 1})
     assert seen[0].model.kwargs == {}
-    assert given.model.name == "???"  # the caller's own is left alone
+    assert (given.model.name, given.data.name) == ("", "")  # the caller's own is left alone
+    assert "???" not in repr(given)
 
 
 @pytest.mark.parametrize(
