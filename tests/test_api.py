@@ -137,7 +137,8 @@ def test_a_config_made_in_python_is_checked_and_completed(monkeypatch: pytest.Mo
     bnrecal.run(given)
     assert (seen[0].model.name, seen[0].data.name, seen[0].smt.layers) == ("resnet18", "glyphs", {"conv1": 1})
     assert seen[0].model.kwargs == {}
-    assert given.model.name == "???"  # the caller's own is left alone
+    assert (given.model.name, given.data.name) == ("", "")  # the caller's own is left alone
+    assert "???" not in repr(given)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,12 @@ def test_what_cannot_be_is_named(model: nn.Module) -> None:
         bnrecal.quantize(model, [torch.zeros(2, 3, 12, 12, dtype=torch.uint8)], SPEC)
     with pytest.raises(bnrecal.BnrecalError, match="matches no quantized convolution"):
         bnrecal.quantize(model, [images(8)], SPEC, layers={"layer9": 2})
+    with pytest.raises(bnrecal.BnrecalError, match="skip names layer9, which matches no quantized convolution: choose"):
+        bnrecal.quantize(model, [images(8)], SPEC, skip=["conv2", "layer9"])
+    with pytest.raises(
+        bnrecal.BnrecalError, match="skip names stem, which matches only convolutions that stay float32"
+    ):
+        bnrecal.quantize(model, [images(8)], SPEC, skip=["stem"])
     with pytest.raises(bnrecal.BnrecalError, match=r"layers\[conv2\]=3: choose one of 1, 2, 4"):
         bnrecal.quantize(model, [images(8)], SPEC, layers={"conv2": 3})
     with pytest.raises(bnrecal.BnrecalError, match="act_range=most: choose one of"):

@@ -25,6 +25,8 @@ from bnrecal.quantization.layer_plan import load_plan
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("model=torchvision", "model.name is missing: give a name that family=torchvision knows"),
+        ("data.name=''", "data.name is missing: choose one of glyphs, imagenet"),
         ("device=0", "device=0: write device=cuda:0"),
         ("device=mps", "device=mps: choose auto, cpu, cuda or cuda:N"),
         ("device=cuda:", "device=cuda:: choose auto, cpu, cuda or cuda:N"),

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.experiment.layer_report import describe_batchnorms
 from bnrecal.recalibrate import batch_statistics, batchnorms, load_statistics, recalibrate_, statistics
 
 BATCHES = [images(8, seed) + 0.3 * seed for seed in range(4)]
@@ -100,6 +102,47 @@ def test_without_batchnorm_or_images_or_a_known_method_there_is_an_error() -> No
         recalibrate_(tiny(), [])
     with pytest.raises(BnrecalError, match=r"recalibration.method=median: choose one of ema"):
         recalibrate_(tiny(), BATCHES, method="median")
+
+
+def untracked() -> Tiny:
+    """Its second BatchNorm has its statistics frozen, its third none."""
+    network = tiny()
+    network.bn2.track_running_stats = False
+    network.bn3 = nn.BatchNorm2d(16, track_running_stats=False)
+    return network.eval()
+
+
+def test_layers_without_statistics_of_their_own_are_left_alone_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    network = untracked()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    recalibrate_(network, BATCHES)
+    recalibrate_(network, BATCHES)
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {f"bn{i}.{key}" for i in (1, 4) for key in ("running_mean", "running_var", "num_batches_tracked")}
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        "recalibration leaves BatchNorm bn2 alone, which keep the statistics they hold",
+        "BatchNorm bn3 hold no running statistics and normalise with those of each batch",
+    ]
+    assert batchnorms(network).keys() == {"bn1", "bn4"}
+
+
+def test_layers_that_lost_their_statistics_are_named_too(caplog: pytest.LogCaptureFixture) -> None:
+    network = tiny()
+    network.bn4.running_mean = network.bn4.running_var = None
+    recalibrate_(network, BATCHES)
+    assert "BatchNorm bn4 hold no running statistics" in caplog.text
+
+
+def test_the_table_has_a_row_for_every_batchnorm() -> None:
+    network = untracked()
+    own = copy.deepcopy(network)
+    recalibrate_(own, BATCHES)
+    table = describe_batchnorms(network, own).set_index("name")
+    assert table["status"].to_dict() == {"bn1": "running", "bn2": "frozen", "bn3": "batch", "bn4": "running"}
+    assert (table.loc[["bn1", "bn4"], "mean_shift"] > 0).all()
+    assert (table.loc["bn2", "mean_shift"], table.loc["bn2", "variance_ratio"]) == (0, 1)
+    assert table.loc["bn3", ["mean_shift", "variance_ratio"]].isna().all()
+    assert table["channels"].tolist() == [8, 16, 16, 16]
 
 
 def test_statistics_round_trip() -> None:

@@ -26,12 +26,19 @@ from bnrecal.experiment.layer_report import measured_columns
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run as run_experiment
 from bnrecal.nbsmt.conv import nbsmt_conv2d
+from bnrecal.nbsmt.own_policy import check_policy
 from bnrecal.nbsmt.self_check import check_exact_once
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import ACT_RANGES, THREADS
 from bnrecal.quantization.calibrate import calibrate
-from bnrecal.quantization.convert import collect_statistics, quantize_layers, threaded_copy, threaded_layers
-from bnrecal.quantization.layer_plan import matches_any, plan_threads
+from bnrecal.quantization.convert import (
+    collect_statistics,
+    compare_weights,
+    quantize_layers,
+    threaded_copy,
+    threaded_layers,
+)
+from bnrecal.quantization.layer_plan import check_skipped, matches_any, plan_threads
 
 __all__ = ["Score", "evaluate", "layer_table", "nbsmt_conv2d", "quantize", "recalibrate_", "run"]
 
@@ -98,7 +105,8 @@ def quantize(
 
     The first convolution and linear layers stay float32; depthwise convolutions, and inputs that go below zero, run
     one thread. `print` of the copy says what each convolution does. Parameters are shared with the original, buffers
-    are the copy's own, and its `state_dict()` has the names and shapes of the original's.
+    are the copy's own, and its `state_dict()` has the names and shapes of the original's. It loads such a state_dict
+    for the BatchNorm statistics in it; one with other parameters is refused, for they are quantized already.
 
     Args:
         model: any network with `nn.Conv2d` layers (subclasses too); unchanged.
@@ -114,6 +122,8 @@ def quantize(
     """
     if threaded_layers(model):
         raise BnrecalError("the model is quantized already: quantize the float32 model it was made from")
+    check_policy(spec.policy)
+    recalibration.warn_of_others(model)
     if act_range not in ACT_RANGES:
         raise BnrecalError(f"act_range={act_range}: choose one of {', '.join(ACT_RANGES)}")
     for name, threads in (layers or {}).items():
@@ -122,6 +132,7 @@ def quantize(
     _check_gpu(model)
     with recalibration.eval_mode(model), tf32(False):
         seen = calibrate(model, _images(batches, model), keep_float=lambda name: matches_any(name, skip))
+    check_skipped("skip", skip, model, seen)
     plans = plan_threads(seen, spec.threads, dict(layers or {}), skip)
     return threaded_copy(model, quantize_layers(plans, spec, act_range)).eval()
 
@@ -142,11 +153,13 @@ def recalibrate_(
 
     Raises:
         BnrecalError: for an unknown method, a momentum out of range, a network without BatchNorm statistics, no images,
-            or a batch with a single value per channel. The statistics are then as they were before.
+            a batch with a single value per channel or with NaN or infinity, or weights that changed since they were
+            quantized. The statistics are then as they were before.
     """
     if not 0 < momentum <= 1:
         raise BnrecalError(f"momentum={momentum}: choose a number above 0 and up to 1")
     _check_gpu(model)
+    compare_weights(model)
     with tf32(False):
         recalibration.recalibrate_(model, _images(batches, model), method=method, momentum=momentum)
     return model
@@ -167,14 +180,17 @@ def evaluate(
         A score for each name.
 
     Raises:
-        BnrecalError: without models or images, for logits of another shape, not finite, or with too few classes.
+        BnrecalError: without models or images, for images or logits of another shape or not finite,
+            for too few classes, or weights that changed since they were quantized.
     """
     if not models:
         raise BnrecalError("evaluate got no models: give a mapping, as in {'float32': model}")
     first = next(iter(models.values()))
     _check_gpu(first)
     device = _device(first)
-    pairs = ((images.to(device), labels.to(device)) for images, labels in batches)
+    pairs = ((_checked(images).to(device), labels.to(device)) for images, labels in batches)
+    for model in models.values():
+        compare_weights(model)
     with recalibration.eval_mode(*models.values()), tf32(False):
         return {name: Score(outcome) for name, outcome in judge(dict(models), pairs, label_offset=label_offset).items()}
 
@@ -196,12 +212,13 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
         missing where the input is signed: it runs one thread.
 
     Raises:
-        BnrecalError: for a model that `quantize` did not make, or without images.
+        BnrecalError: for a model that `quantize` did not make, weights that changed since then, or without images.
     """
     layers = threaded_layers(model)
     if not layers:
         raise BnrecalError("the model has no quantized convolution: give what bnrecal.quantize returned")
     _check_gpu(model)
+    compare_weights(model)
     with recalibration.eval_mode(model), tf32(False):
         statistics = collect_statistics(model, _images(batches, model))
     rows = []
@@ -250,16 +267,23 @@ def _images(batches: Iterable[Batch], model: nn.Module) -> Iterator[Tensor]:
     """The images of each batch, on the model's device.
 
     Raises:
-        BnrecalError: if there is no batch, or one is not float32 (N, C, H, W).
+        BnrecalError: if there is no batch, or one is not float32 (N, C, H, W), N above 0.
     """
     device = _device(model)
     count = 0
     for batch in batches:
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.float32:
-            kind = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-            raise BnrecalError(f"a batch is {kind}: give float32 images (N, C, H, W), or pairs that begin with them")
+        images = _checked(batch if isinstance(batch, Tensor) else batch[0])
         count += len(images)
         yield images.to(device)
     if count == 0:
         raise BnrecalError("there was no batch of images: a generator gives its batches only once")
+
+
+def _checked(images: object) -> Tensor:
+    """What stands for the images of a batch, if it is that."""
+    if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.float32:
+        kind = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise BnrecalError(f"a batch is {kind}: give float32 images (N, C, H, W), or pairs that begin with them")
+    if len(images) == 0:
+        raise BnrecalError(f"a batch has no images, {tuple(images.shape)}: leave it out")
+    return images

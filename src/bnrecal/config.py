@@ -8,7 +8,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar, overload
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnrecal.checks import at_least, mapping, one_of, sane_values
@@ -45,7 +45,7 @@ def setting(default: T, help: str) -> T:
 class ModelConfig:
     """Which network; model=NAME chooses one of the files in configs/model."""
 
-    name: str = setting(MISSING, "one of Table 1's, or a name that the family knows")
+    name: str = setting("", "one of Table 1's, or a name that the family knows")
     family: str = setting("table1", "table1 (the data set decides the weights) | torchvision | custom | timm")
     checkpoint: str | None = setting(None, "a file with a state_dict, instead of the published weights")
     factory: str | None = setting(None, "custom: package.module:callable that returns an nn.Module")
@@ -62,7 +62,7 @@ class ModelConfig:
 class DataConfig:
     """Which images; data=NAME chooses one of the files in configs/data."""
 
-    name: str = setting(MISSING, "glyphs | imagenet | imagenette | imagefolder")
+    name: str = setting("", "glyphs | imagenet | imagenette | imagefolder")
     root: str | None = setting(None, "the folder that holds the images; glyphs need none")
     val_images: int | None = setting(None, "validation images, a seeded random choice; null: all")
     download: bool = setting(False, "imagenette only: fetch it into root, 1.5 GB")
@@ -181,19 +181,21 @@ def complete(config: Config) -> Config:
         raise BnrecalError(f"{error.full_key or 'config'}: {first_line(error)}") from error
     assert isinstance(typed, DictConfig)
     names = {"table1": "resnet18", "custom": "custom"}
-    if OmegaConf.is_missing(typed.model, "name") and typed.model.family in names:
-        typed.model.name = names[typed.model.family]
-    if OmegaConf.is_missing(typed.data, "name"):
+    if not typed.model.name:
+        typed.model.name = names.get(typed.model.family, "")
+    if not typed.data.name:
         typed.data.name = "glyphs"
-    if OmegaConf.is_missing(typed.model, "name"):
-        raise BnrecalError(f"model.name is missing: give a name that family={typed.model.family} knows")
     return parse(typed)
 
 
 def check(config: Config) -> None:
     """Raise BnrecalError at the first value out of range; mappings that were left out become empty ones."""
-    sane_values(config)
     one_of("model.family", config.model.family, FAMILIES)
+    if not config.model.name:
+        raise BnrecalError(f"model.name is missing: give a name that family={config.model.family} knows")
+    if not config.data.name:
+        raise BnrecalError("data.name is missing: choose one of glyphs, imagenet, imagenette, imagefolder")
+    sane_values(config)
     one_of("smt.threads", config.smt.threads, THREADS)
     config.smt.layers = mapping("smt.layers", config.smt.layers)
     config.model.kwargs = mapping("model.kwargs", config.model.kwargs)

@@ -4,7 +4,7 @@ Only `running_mean`, `running_var` and `num_batches_tracked` change; gamma, beta
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,46 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.errors import BnrecalError
+from bnrecal.files import warn_once
+from bnrecal.nbsmt.finite import check_images
 from bnrecal.nbsmt.moments import Moments, batch_moments
 from bnrecal.options import RECALIBRATION_METHODS
+
+RUNNING, FROZEN, BY_BATCH = "running", "frozen", "batch"  # see `normalization`
+
+
+def normalization(layer: _BatchNorm) -> str:
+    """What a BatchNorm layer normalises with in eval mode.
+
+    Returns:
+        RUNNING: its running statistics, which recalibration re-estimates. FROZEN: those that its buffers hold, which
+        recalibration leaves alone, since `track_running_stats` was switched off. BY_BATCH: those of each batch, since
+        it holds none; what it gives for an image depends on the others.
+    """
+    if layer.running_mean is None or layer.running_var is None:
+        return BY_BATCH
+    return RUNNING if layer.track_running_stats else FROZEN
+
+
+def warn_of_others(network: nn.Module) -> None:
+    """Warn, once in a process, of BatchNorm layers that recalibration does not reach, by name."""
+    layers = {name or "of the network": m for name, m in network.named_modules() if isinstance(m, _BatchNorm)}
+    frozen = [name for name, layer in layers.items() if normalization(layer) == FROZEN]
+    by_batch = [name for name, layer in layers.items() if normalization(layer) == BY_BATCH]
+    if frozen:
+        warn_once(
+            f"recalibration leaves BatchNorm {_named(frozen)} alone, which keep the statistics they hold: set "
+            "track_running_stats=True to re-estimate them"
+        )
+    if by_batch:
+        warn_once(
+            f"BatchNorm {_named(by_batch)} hold no running statistics and normalise with those of each batch: accuracy "
+            "depends on the batch size, and recalibration has nothing to re-estimate"
+        )
+
+
+def _named(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def batchnorms(network: nn.Module) -> dict[str, _BatchNorm]:
@@ -22,7 +60,7 @@ def batchnorms(network: nn.Module) -> dict[str, _BatchNorm]:
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
+        if isinstance(module, _BatchNorm) and normalization(module) == RUNNING
     }
 
 
@@ -65,18 +103,31 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
         The number of images seen.
 
     Raises:
-        BnrecalError: without a BatchNorm layer that keeps statistics, without images, or for a batch that brings a
-            layer a single value per channel. On any exception the statistics are as they were before.
+        BnrecalError: without a BatchNorm layer that keeps statistics, without images, for a batch with NaN or infinity
+            in its images or in what a layer gets of it, or for one that brings a layer a single value per channel. On
+            any exception the statistics are as they were before.
     """
     if method not in ESTIMATORS:
         raise BnrecalError(f"recalibration.method={method}: choose one of {', '.join(ESTIMATORS)}")
+    warn_of_others(network)
     layers = normalizing_layers(network)
     before = statistics(network)
     estimates = {name: ESTIMATORS[method](*_running(layer), momentum) for name, layer in layers.items()}
     images = 0
+    number = 0
+
+    def note(name: str, batch: Moments) -> None:
+        estimates[name].add(batch)
+        if not batch.finite:
+            raise BnrecalError(
+                f"recalibration batch {number} brings BatchNorm layer {name or 'of the network'} NaN, infinity or "
+                "values beyond float32, made inside the network: check its weights, or leave these images out"
+            )
+
     try:
-        with eval_mode(network), batch_statistics(layers, lambda name, batch: estimates[name].add(batch)):
-            for batch in batches:
+        with eval_mode(network), batch_statistics(layers, note):
+            for number, batch in enumerate(batches, start=1):
+                check_images(batch, f"recalibration batch {number}")
                 network(batch)
                 images += len(batch)
         if images == 0:

@@ -15,7 +15,7 @@ from bnrecal.errors import BnrecalError
 from bnrecal.experiment.identity import differences, images_and_settings
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.conv import PreparedConv2d, nbsmt_conv2d
-from bnrecal.nbsmt.own_policy import check_policy, load_policy, policy_factors, policy_tables
+from bnrecal.nbsmt.own_policy import check_policy, load_policy, policy_factors
 from bnrecal.nbsmt.policy import POLICIES
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.statistics import conv_statistics
@@ -156,11 +156,5 @@ def test_another_rule_under_the_same_name_is_another_experiment(monkeypatch: pyt
     )
     before = images_and_settings(config, Blank())
     assert not differences(before, images_and_settings(config, Blank()))
-    policy_tables.cache_clear()
-    load_policy.cache_clear()
     monkeypatch.setattr(policies, "DROP", replace(policies.DROP, product=policies.Plain.product))
-    try:
-        assert differences(before, images_and_settings(config, Blank())) == ["the rule of smt.policy"]
-    finally:
-        policy_tables.cache_clear()
-        load_policy.cache_clear()
+    assert differences(before, images_and_settings(config, Blank())) == ["the rule of smt.policy"]

@@ -9,7 +9,7 @@ from helpers.smt_cases import Layer, expected, layers, specs
 from hypothesis import given, settings
 
 from bnrecal.nbsmt.conv import PreparedConv2d
-from bnrecal.nbsmt.policy import POLICIES
+from bnrecal.nbsmt.policy import built_in
 from bnrecal.nbsmt.reference import reduced_activation, reduced_weight
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.statistics import Statistics, conv_statistics
@@ -46,7 +46,7 @@ def losses(active: Pairs, spec: SmtSpec) -> tuple[int, int]:
     for a, b in active:
         lossy_a = reduced_activation(a, spec.rounding, spec.saturate) != a
         lossy_b = reduced_weight(b, spec.rounding, spec.saturate) != b
-        two, more, rule = len(active) == 2, len(active) > 2, POLICIES[spec.policy].collide
+        two, more, rule = len(active) == 2, len(active) > 2, built_in(spec.policy).collide
         own = a or 1, b or 1  # as narrow as a 0, and not lost in a product
         of_a += lossy_a and (more or (two and rule(*own, 2, 1) != rule(*own, 3, 1)))  # does r(a) matter?
         of_b += lossy_b and (more or (two and rule(*own, 1, 2) != rule(*own, 1, 3)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.finite import check_images
 
 K = TypeVar("K")
 Bools = npt.NDArray[np.bool_]
@@ -75,14 +76,17 @@ def evaluate(
         restricted_classes: labels for the second, restricted top-1.
 
     Raises:
-        BnrecalError: for logits that are not finite or have too few classes, naming the network; without images.
+        BnrecalError: for images that are not finite, naming the batch; for logits that are not finite or have too few
+            classes, naming the network; without images.
     """
     if not networks:
         return {}
     parts: dict[K, list[Correctness]] = {name: [] for name in networks}
-    for images, labels in batches:
+    for number, (images, labels) in enumerate(batches, start=1):
         readable = labels >= 0
         kept = images[readable] if not bool(readable.all()) else images
+        if len(kept):
+            check_images(kept, f"validation batch {number}")
         for name, network in networks.items():
             logits = _logits(name, network, kept, label_offset, labels)
             outcome = _judge(logits, labels[readable], label_offset, restricted_classes)

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.data.loader import Selection
 from bnrecal.experiment.setup import Prepared, Setup
@@ -14,7 +15,7 @@ from bnrecal.quantization.convert import collect_statistics
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 from bnrecal.quantization.systolic import layer_cycles
-from bnrecal.recalibrate import batchnorms
+from bnrecal.recalibrate import BY_BATCH, normalization
 
 IMAGES = 128  # calibration images behind the measured columns, unless the caller has a say
 
@@ -105,23 +106,28 @@ def describe_batchnorms(trained: nn.Module, own: nn.Module) -> pd.DataFrame:
     """One row per BatchNorm layer: how far recalibration moved it.
 
     Columns: name, channels, mean_shift (root mean square over channels of the shift of the mean in units of the
-    trained standard deviation), variance_ratio (geometric mean over channels of new variance / trained variance).
+    trained standard deviation), variance_ratio (geometric mean over channels of new variance / trained variance),
+    status ("running": recalibration reaches it; "frozen": `track_running_stats` is off, and the statistics that it
+    holds are kept; "batch": it holds none and normalises with those of each batch, and nothing can move).
     """
-    moved = batchnorms(own)
-    return pd.DataFrame(
-        [
-            {
-                "name": name,
-                "channels": layer.num_features,
-                "mean_shift": _mean_shift(_buffers(layer), _buffers(moved[name]), layer.eps),
-                "variance_ratio": _variance_ratio(_buffers(layer)[1], _buffers(moved[name])[1], layer.eps),
-            }
-            for name, layer in batchnorms(trained).items()
-        ]
-    )
+    modules = dict(own.named_modules(remove_duplicate=False))
+    rows = []
+    for name, layer in trained.named_modules():
+        if not isinstance(layer, _BatchNorm):
+            continue
+        row = {"name": name, "channels": layer.num_features, "mean_shift": None, "variance_ratio": None}
+        status = normalization(layer)
+        if status != BY_BATCH:
+            old = _buffers(layer)
+            new = _buffers(modules[name])
+            row["mean_shift"] = _mean_shift(old, new, layer.eps)
+            row["variance_ratio"] = _variance_ratio(old[1], new[1], layer.eps)
+        rows.append({**row, "status": status})
+    return pd.DataFrame(rows)
 
 
-def _buffers(layer: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+def _buffers(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, _BatchNorm)
     assert layer.running_mean is not None
     assert layer.running_var is not None
     return layer.running_mean.double(), layer.running_var.double()

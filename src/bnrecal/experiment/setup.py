@@ -25,10 +25,10 @@ from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.widths import named
 from bnrecal.quantization.calibrate import ConvInfo, calibrate
 from bnrecal.quantization.convert import quantize_layers, threaded_copy
-from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, check_names, matches_any, plan_threads, threads_by_layer
+from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, check_skipped, matches_any, plan_threads, threads_by_layer
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 from bnrecal.quantization.reorder import REORDER_IMAGES, can_reorder, channel_order, gather_activity, random_order
-from bnrecal.recalibrate import recalibrate_
+from bnrecal.recalibrate import recalibrate_, warn_of_others
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ def prepare(config: Config) -> Setup:
         BnrecalError: for anything the user can mend.
     """
     setup = load(config)
+    warn_of_others(setup.model.network)
     return replace(setup, convs=tuple(conv_infos(setup)))
 
 
@@ -217,10 +218,7 @@ def conv_infos(setup: Setup) -> list[ConvInfo]:
         return calibrate(setup.model.network, images, keep_float=lambda name: matches_any(name, skip))
 
     convs = with_fitting_batches("calibration", setup.batch_size, on_batches)
-    weights = {name.removesuffix(".weight") for name, p in setup.model.network.named_parameters() if p.dim() > 2}
-    strays = weights - {conv.name for conv in convs}  # convolutions that are no module of their own
-    patterns = [pattern for pattern in skip if not any(matches_any(name, [pattern]) for name in strays)]
-    check_names("quant.skip", patterns, convs, lambda conv: conv.order > 0)
+    check_skipped("quant.skip", skip, setup.model.network, convs)
     return convs
 
 

@@ -15,7 +15,7 @@ from bnrecal.nbsmt.cuda.choose import CUDA_BACKENDS, WholeConv, can_run, choose_
 from bnrecal.nbsmt.expanded import ExpandedConv
 from bnrecal.nbsmt.geometry import Pair, check_geometry, im2col, pointwise
 from bnrecal.nbsmt.operands import foldable_weight
-from bnrecal.nbsmt.own_policy import is_own, policy_factors
+from bnrecal.nbsmt.own_policy import AnyPolicy, is_own, policy_factors
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.table_conv import TableConv
 
@@ -238,7 +238,7 @@ def nbsmt_conv2d(
     w: Tensor,
     *,
     threads: int,
-    policy: str = "A",
+    policy: AnyPolicy = "A",
     sparsity: bool = True,
     rounding: str = "half_even",
     saturate: bool = True,
@@ -260,6 +260,7 @@ def nbsmt_conv2d(
 
     Raises:
         TypeError, ValueError: naming the bad value.
+        BnrecalError: for a policy from outside, at the first operand pair that is wrong.
     """
     if x.dtype != torch.uint8:
         raise TypeError(f"activations must be torch.uint8, not {x.dtype}")

@@ -55,6 +55,11 @@ class Moments:
         """float64 (C,); of a single value NaN."""
         return self.squares / (self.count - 1)
 
+    @property
+    def finite(self) -> bool:
+        """Whether mean and variance are numbers that float32 holds: of a NaN or an infinity among the values no."""
+        return bool(torch.isfinite(torch.stack([self.mean, self.variance]).float()).all())
+
 
 def batch_moments(x: Tensor) -> Moments:
     """The moments of each channel.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import is_narrow_weight, reduce_weight
-from bnrecal.nbsmt.policy import POLICIES, Value, WeightPart
+from bnrecal.nbsmt.policy import Value, WeightPart, built_in
 from bnrecal.nbsmt.spec import SmtSpec
 
 Values = tuple[Value, Value, Value]
@@ -65,7 +65,7 @@ def weight_patterns(w: Tensor, spec: SmtSpec) -> Tensor:
 def met_operands(pattern: int, spec: SmtSpec) -> dict[Operand, tuple[WeightPart, ...]]:
     """What weights of a pattern meet, and the parts of the weight that add up to meet it, in the policy's order."""
     met: dict[Operand, tuple[WeightPart, ...]] = {}
-    for term in POLICIES[spec.policy].terms:
+    for term in built_in(spec.policy).terms:
         always = term.values[min(spec.threads - 1, 2)]
         operand = canonical_operand(pattern, term.values if spec.sparsity else (always, always, always))
         if operand != NOTHING:

@@ -84,3 +84,9 @@ _ALL = (
     ),
 )
 POLICIES = {policy.name: policy for policy in _ALL}
+
+
+def built_in(policy: object) -> Policy:
+    """One of the package's policies by its name; not for one from outside."""
+    assert isinstance(policy, str)
+    return POLICIES[policy]

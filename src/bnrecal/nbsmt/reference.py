@@ -8,8 +8,8 @@ from itertools import product
 
 from torch import Tensor, int64, zeros
 
-from bnrecal.nbsmt.own_policy import is_own, load_policy
-from bnrecal.nbsmt.policy import POLICIES
+from bnrecal.nbsmt.own_policy import AnyPolicy, is_own, load_policy
+from bnrecal.nbsmt.policy import built_in
 
 
 def reduced_activation(a: int, rounding: str, saturate: bool) -> int:
@@ -30,7 +30,7 @@ def reduced_weight(b: int, rounding: str, saturate: bool) -> int:
 
 def processing_element(
     pairs: list[tuple[int, int]],
-    policy: str = "A",
+    policy: AnyPolicy = "A",
     sparsity: bool = True,
     rounding: str = "half_even",
     saturate: bool = True,
@@ -47,7 +47,7 @@ def processing_element(
         elif len(active) >= 3:
             total += ra * rb
         else:
-            total += POLICIES[policy].collide(a, b, ra, rb)
+            total += built_in(policy).collide(a, b, ra, rb)
     return total
 
 

@@ -1,8 +1,8 @@
 """What is emulated: how many threads share a multiplier, and how a collision between them is resolved."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bnrecal.nbsmt.own_policy import is_own
+from bnrecal.nbsmt.own_policy import AnyPolicy, is_own, is_rule, pinned
 from bnrecal.options import POLICIES, ROUNDINGS, THREADS
 
 
@@ -15,7 +15,8 @@ class SmtSpec:
         policy: which operand gives way when exactly two threads are active: "A" the activation; "Aw" the
             activation, unless the weight fits 4 bits anyway; "W" the weight; "aW" the weight, unless the
             activation fits 4 bits anyway. More than two active threads reduce both operands under all of these. Or
-            "module:ATTRIBUTE", an `OwnPolicy`, which `rounding` and `saturate` do not concern.
+            an `OwnPolicy`, or its "module:ATTRIBUTE", which `rounding` and `saturate` do not concern. Of an object the
+            products are worked out at once: a `PinnedPolicy` of its name takes its place.
         sparsity: a thread with a zero operand leaves the multiplier to the others; False: all T threads always collide.
         rounding: of the reduced operands, "half_even" or "floor".
         saturate: reduced operands stay within 4 bits and a shift (at most 240 and 112); False lets them round up to
@@ -23,10 +24,11 @@ class SmtSpec:
 
     Raises:
         ValueError: naming the value that is none of these.
+        BnrecalError: for a policy object, at the first operand pair that is wrong.
     """
 
     threads: int = 1
-    policy: str = "A"
+    policy: AnyPolicy = "A"
     sparsity: bool = True
     rounding: str = "half_even"
     saturate: bool = True
@@ -34,11 +36,24 @@ class SmtSpec:
     def __post_init__(self) -> None:
         if isinstance(self.threads, bool) or self.threads not in THREADS:
             raise ValueError(f"threads must be one of {THREADS}, not {self.threads!r}")
-        if not isinstance(self.policy, str) or (self.policy not in POLICIES and not is_own(self.policy)):
-            raise ValueError(f"policy must be one of {POLICIES}, or module:ATTRIBUTE, not {self.policy!r}")
+        known = self.policy in POLICIES or is_own(self.policy) if isinstance(self.policy, str) else is_rule(self.policy)
+        if not known:
+            raise ValueError(
+                f"policy must be one of {POLICIES}, or module:ATTRIBUTE, or an OwnPolicy, not {self.policy!r}"
+            )
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"rounding must be one of {ROUNDINGS}, not {self.rounding!r}")
         for name in ("sparsity", "saturate"):
             value: object = getattr(self, name)
             if not isinstance(value, bool):
                 raise ValueError(f"{name} must be True or False, not {value!r}")
+        if not isinstance(self.policy, str):
+            object.__setattr__(self, "policy", pinned(self.policy))
+
+    def pinned(self) -> "SmtSpec":
+        """The same machine with a policy from outside as it is now, whatever its name will mean later.
+
+        Raises:
+            BnrecalError: if there is no such policy, or at the first operand pair that is wrong.
+        """
+        return replace(self, policy=pinned(self.policy)) if is_own(self.policy) else self

@@ -18,7 +18,7 @@ from bnrecal.nbsmt.cpu.squares import squared_sums
 from bnrecal.nbsmt.geometry import Pair, im2col, pad, pointwise
 from bnrecal.nbsmt.operands import foldable_weight
 from bnrecal.nbsmt.own_policy import is_own
-from bnrecal.nbsmt.policy import POLICIES
+from bnrecal.nbsmt.policy import built_in
 from bnrecal.nbsmt.spec import SmtSpec
 
 
@@ -150,7 +150,7 @@ def _reduced(counts: "_Counts", spec: SmtSpec) -> tuple[int | None, int | None]:
         return 0, 0
     if is_own(spec.policy):
         return None, None
-    policy = POLICIES[spec.policy]
+    policy = built_in(spec.policy)
     a = sum(counts.by_partners("lossy", "active")[2:])
     b = sum(counts.by_partners("active", "lossy")[2:])
     if policy.activation_reduced:

@@ -9,7 +9,7 @@ basis G of that lattice every row is an integer combination F of basis vectors, 
 with as few terms as the matrix has rank.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,10 +50,7 @@ def product_tables(product: Product, threads: int, name: str) -> Integers:
             active alone, or makes something out of a zero operand; with the first operand pair where it does.
     """
     places = [(p, a, b) for p in range(1, threads + 1) for a in ACTIVATIONS for b in WEIGHTS]
-    try:
-        values = [product(a, b, p) for p, a, b in places]
-    except Exception as error:  # whatever the user's code raises, reported with its place
-        raise BnrecalError(f"{name}: its product fails: {with_place(error)}") from error
+    values = ask(product, places, name)
     for (p, a, b), value in zip(places, values, strict=True):
         if not isinstance(value, int):
             raise BnrecalError(f"{name}: product(a={a}, b={b}, active={p}) is {value!r}, not an integer")
@@ -66,6 +63,18 @@ def product_tables(product: Product, threads: int, name: str) -> Integers:
     zero[:, 0], zero[:, :, 128] = True, True
     _refuse(zero & (tables != 0), tables, name, "a zero operand must give 0")
     return tables
+
+
+def ask(product: Product, places: Sequence[tuple[int, int, int]], name: str) -> list[int]:
+    """What a rule says for each (active, a, b).
+
+    Raises:
+        BnrecalError: with the place in the user's code, if it raises.
+    """
+    try:
+        return [product(a, b, p) for p, a, b in places]
+    except Exception as error:  # whatever the user's code raises, reported with its place
+        raise BnrecalError(f"{name}: its product fails: {with_place(error)}") from error
 
 
 def _refuse(wrong: npt.NDArray[np.bool_], tables: Integers, name: str, why: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.finite import check_images
 from bnrecal.quantization.intercept import ConvCall, Pair, attached, conv_modules, no_stray_convolutions
 
 
@@ -118,14 +119,15 @@ def calibrate(
         One observation for each convolution that was called, in the order of the first calls.
 
     Raises:
-        BnrecalError: for a convolution that cannot be quantized, an input that is not finite, a network
-            without convolutions.
+        BnrecalError: for a convolution that cannot be quantized, images or an input that are not finite, a batch
+            without images, a network without convolutions.
     """
     order = iter(range(1 << 30))
     observers = {name: _Observer(name, lambda: next(order)) for name in conv_modules(network)}
     answered = attached(network, dict(observers), strict=lambda name: not keep_float(name))
     with answered, no_stray_convolutions(network, keep_float):
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
+            check_images(batch, f"calibration batch {number}")
             network(batch)
             for observer in observers.values():
                 observer.end_batch()

@@ -4,9 +4,13 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.finite import check_images
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.statistics import Statistics
 from bnrecal.quantization.intercept import attach, handlers
@@ -21,7 +25,11 @@ def quantize_layers(
 
     Args:
         orders: of the input channels, by the name of the convolution; int64 (C,).
+
+    Raises:
+        BnrecalError: for a policy from outside, at the first operand pair that is wrong.
     """
+    spec = spec.pinned()  # all layers follow one rule, whatever its name means when they are first called
     return {
         plan.name: NBSMTConv2d(
             plan.conv,
@@ -38,12 +46,37 @@ def quantize_layers(
 def threaded_copy(network: nn.Module, layers: dict[str, NBSMTConv2d]) -> nn.Module:
     """The network with these convolutions threaded: parameters shared with the original, buffers its own.
 
-    `layers` may serve several copies: they hold no state that a forward pass changes, besides statistics.
+    `layers` may serve several copies: they hold no state that a forward pass changes, besides statistics. A
+    state_dict with other parameters is refused before anything of it is loaded: the int8 weights would stay, and the
+    original would change.
     """
     shared = {id(parameter): parameter for parameter in network.parameters()}
     twin: nn.Module = copy.deepcopy(network, shared)
     attach(twin, dict(layers))
+    twin.register_load_state_dict_pre_hook(_refuse_other_parameters)  # type: ignore[no-untyped-call]
     return twin
+
+
+def _refuse_other_parameters(network: nn.Module, state: Mapping[str, object], prefix: str, *_: Any) -> None:
+    """Raise BnrecalError at a parameter of a state_dict that is not the one the quantized network was made from."""
+    if not threaded_layers(network):
+        return
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        value = state.get(prefix + name, parameter)
+        if isinstance(value, Tensor) and not torch.equal(value.to(parameter), parameter):
+            raise BnrecalError(
+                f"{prefix}{name} of the state_dict is not what this quantized network was made from: load it into the "
+                "float32 network, and quantize that again"
+            )
+
+
+def compare_weights(network: nn.Module) -> None:
+    """Let the next forward pass compare every weight with its levels, also where PyTorch noted no change.
+
+    A write through `weight.data` is not noted.
+    """
+    for layer in threaded_layers(network).values():
+        layer.compare_weight()
 
 
 def threaded_layers(network: nn.Module) -> dict[str, NBSMTConv2d]:
@@ -56,12 +89,16 @@ def collect_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
 
     Args:
         batches: float32 (N, 3, H, W), on the network's device.
+
+    Raises:
+        BnrecalError: for a batch that is empty or not finite.
     """
     layers = threaded_layers(network)
     try:
         for layer in layers.values():
             layer.statistics, layer.collecting = None, True
-        for images in batches:
+        for number, images in enumerate(batches, start=1):
+            check_images(images, f"batch {number}")
             network(images)
         return {name: layer.statistics for name, layer in layers.items() if layer.statistics is not None}
     finally:

@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from bnrecal.errors import BnrecalError
 from bnrecal.options import THREADS
 from bnrecal.quantization.calibrate import ConvInfo
@@ -69,6 +71,14 @@ def check_names(
         if any(matches_any(conv.name, [pattern]) for conv in convs):
             why = "matches only convolutions that stay float32"
         raise BnrecalError(f"{key} names {pattern}, which {why}: choose among {_some(names)}")
+
+
+def check_skipped(key: str, skip: Sequence[str], network: nn.Module, convs: Sequence[ConvInfo]) -> None:
+    """Raise BnrecalError, naming it, at a name or glob that keeps no convolution in float32 besides the first."""
+    weights = {name.removesuffix(".weight") for name, p in network.named_parameters() if p.dim() > 2}
+    strays = weights - {conv.name for conv in convs}  # convolutions that are no module of their own
+    patterns = [pattern for pattern in skip if not any(matches_any(name, [pattern]) for name in strays)]
+    check_names(key, patterns, convs, lambda conv: conv.order > 0)
 
 
 def _plan_layer(o: ConvInfo, threads: int, wanted: dict[str, int], skip: Sequence[str]) -> LayerPlan:

@@ -3,17 +3,20 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.conv import PreparedConv2d
+from bnrecal.nbsmt.finite import all_finite
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.nbsmt.statistics import Statistics, conv_statistics
 from bnrecal.quantization.calibrate import ConvInfo
 from bnrecal.quantization.intercept import ConvCall, Pair
 from bnrecal.quantization.qparams import activation_scale, quantize_weight
 
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # of activations: float32 holds them exactly
+Stamp = tuple[int, int]  # where a weight lies, and how often PyTorch noted a write to it
 Geometry = tuple[torch.device, Pair, Pair, Pair, int]
 
 
@@ -94,10 +97,19 @@ class NBSMTConv2d:
         ordered = self.weight if order is None else self.weight.index_select(1, order)
         self.packed = PackedWeight(self.name, ordered, spec)
         self._scales: dict[torch.device, Tensor] = {}
+        self._quantized: Stamp | None = _stamp(observed.weight)
 
     def __call__(self, call: ConvCall) -> Tensor:
-        """Answer one `conv2d` call."""
+        """Answer one `conv2d` call.
+
+        Raises:
+            BnrecalError: for activations of another type, or (on a GPU in the first call alone) that are not finite;
+                for a parameter that is no longer what was quantized.
+        """
+        self._check_activations(call.x)
         prepared = self.packed.for_call(call)
+        if isinstance(call.weight, nn.Parameter):  # else the module makes it anew for each call
+            self._check_weight(call.weight)
         if self.collecting and not self.signed:
             levels = quantize_activation(call.x, self.input_scale)
             if self.order is not None:
@@ -107,6 +119,36 @@ class NBSMTConv2d:
         scale = self._scale_on(call.x.device)
         return prepared(call.x, self.input_scale, scale, call.bias, signed=self.signed, order=self.order)
 
+    def _check_activations(self, x: Tensor) -> None:
+        if x.dtype not in FLOATS:
+            raise BnrecalError(
+                f"the quantized convolution {self.name} gets {x.dtype} activations: give the network float32 images"
+            )
+        # on a GPU every look waits for all that runs there, and the images themselves are looked at anyway
+        if x.device.type != "cpu" and x.device in self._scales:
+            return
+        if not all_finite(x):
+            raise BnrecalError(
+                f"the quantized convolution {self.name} gets NaN or infinity, which 8 bits would hide: "
+                "check the images, the weights and what the network computes before it"
+            )
+
+    def _check_weight(self, weight: Tensor) -> None:
+        stamp = _stamp(weight)
+        if stamp == self._quantized:
+            return
+        levels, scale = quantize_weight(weight.detach().float().cpu())
+        if not (torch.equal(levels, self.weight) and torch.equal(scale, self.weight_scale)):
+            raise BnrecalError(
+                f"the weight of {self.name} changed since it was quantized: change it in the float32 network, and "
+                "quantize that again"
+            )
+        self._quantized = stamp
+
+    def compare_weight(self) -> None:
+        """Let the next call compare the weight with its levels, whether or not a change of it was noted."""
+        self._quantized = None
+
     def _scale_on(self, device: torch.device) -> Tensor:
         """The weight's scale: copied once, for a copy to a GPU waits for everything that runs there."""
         if device not in self._scales:
@@ -114,7 +156,7 @@ class NBSMTConv2d:
         return self._scales[device]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_scales": {}}
+        return {**vars(self), "_scales": {}, "_quantized": None}
 
     def describe(self) -> str:
         """For the `print` of a network."""
@@ -128,3 +170,7 @@ class NBSMTConv2d:
         """What did the sums in the calls so far, and how it holds the weights."""
         ways = {f"{prepared.backend}: {prepared.layout}" for prepared in self.packed.forms()}
         return ", ".join(sorted(ways))
+
+
+def _stamp(weight: Tensor) -> Stamp:
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
