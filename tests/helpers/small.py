@@ -6,6 +6,7 @@ from bnrecal.config import Config, parse
 TINY = [  # enough for 100 training and 20 validation images
     "model=custom",
     "model.factory=helpers.nets:glyph_net",
+    "data.allow_chance=true",
     "calibration.images=32",
     "recalibration.images=32",
     "recalibration.batch_size=16",
@@ -13,6 +14,7 @@ TINY = [  # enough for 100 training and 20 validation images
 SMALL = [
     "model=custom",
     "model.factory=helpers.nets:glyph_net",
+    "data.allow_chance=true",
     "data.val_images=60",
     "calibration.images=40",
     "recalibration.images=48",
