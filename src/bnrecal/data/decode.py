@@ -51,8 +51,12 @@ def is_image(path: str) -> bool:
             Image.open(file, formats=_KNOWN).close()
         except Image.DecompressionBombError:
             return True  # and too large: told when it is read
-        except (UnidentifiedImageError, SyntaxError, ValueError, EOFError):
+        except (SyntaxError, ValueError, EOFError):
             return False
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            return False  # Pillow's own, as UnidentifiedImageError
     return True
 
 

@@ -47,7 +47,8 @@ def in_class_order(names: Sequence[str]) -> list[str]:
     width = min(map(len, numeric))
     odd = next((name for name in by_value if name != str(int(name)).zfill(width)), None)
     if odd is not None:
-        raise BnrecalError(f"class folder {odd} is padded with zeros, {_shortest(numeric)} is not: give all one width")
+        short = min(by_value, key=len)
+        raise BnrecalError(f"class folders {short} and {odd} are padded with zeros to different widths: pad all to one")
     low, high = _swapped(numeric)
     if len(numeric) < len(names):
         other = next(name for name in as_text if name not in numeric)
@@ -60,10 +61,6 @@ def in_class_order(names: Sequence[str]) -> list[str]:
         f"ImageFolder counted them as text, {high} before {low}: for such a one pad or rename them"
     )
     return by_value
-
-
-def _shortest(names: Sequence[str]) -> str:
-    return min(names, key=len)
 
 
 def _swapped(as_text: Sequence[str]) -> tuple[str, str]:
