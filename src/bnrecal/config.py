@@ -67,6 +67,7 @@ class DataConfig:
     val_images: int | None = setting(None, "validation images, a seeded random choice; null: all")
     download: bool = setting(False, "imagenette only: fetch it into root, 1.5 GB")
     skip_corrupt: bool = setting(False, "leave unreadable images out and count them, instead of stopping")
+    allow_chance: bool = setting(False, "go on though float32 is hardly better than chance, as untrained networks are")
 
 
 @dataclass

@@ -19,6 +19,12 @@ def warn_once(message: str) -> None:
     log.warning("%s", message)
 
 
+@cache
+def tell_once(message: str) -> None:
+    """Log a line of information, each once in a process."""
+    log.info("%s", message)
+
+
 def cache_path(*parts: str) -> Path:
     """The folder `$BNRECAL_CACHE` (default `$XDG_CACHE_HOME/bnrecal`, else `~/.cache/bnrecal`) / parts."""
     base = os.environ.get("BNRECAL_CACHE")

@@ -16,8 +16,8 @@ from bnrecal.config import DataConfig
 from bnrecal.data import build_source
 from bnrecal.data.base import ImageSource
 from bnrecal.data.folder import FolderSource
-from bnrecal.data.imagenet import wnids
 from bnrecal.data.imagenette import CLASSES as IMAGENETTE
+from bnrecal.data.label_lists import wnids
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 
@@ -73,8 +73,9 @@ def test_extra_folders_and_missing_classes_are_named_once(tmp_path: Path, caplog
         source.size("train")
         source.size("train")
     assert len(caplog.records) == 2
-    assert "train: 1 folders are no ImageNet class and are left out: thumbnails" in caplog.text
-    assert "train: 992 of the 1,000 classes have no images: n01484850, " in caplog.text
+    counted = f"train: 8 images of 9 files in {tree.root}/train; left out: 1 in folders that are no ImageNet class"
+    assert f"{counted} (thumbnails/a.jpg)" in caplog.text
+    assert f"train: 992 of the 1,000 classes have no images in {tree.root}/train: n01484850, " in caplog.text
 
 
 def test_a_corrupt_file_stops_with_its_path(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_a_flat_val_with_val_txt(place: str, tmp_path: Path) -> None:
     assert source.paths("val", [1]) == ["ILSVRC2012_val_00000003.JPEG"]
 
 
-@pytest.mark.parametrize("line", ["a.JPEG", "a.JPEG 1000", "a.JPEG n01440764", "a.JPEG 1 2"])
+@pytest.mark.parametrize("line", ["a.JPEG", "a.JPEG -1", "a.JPEG n01440764", "a.JPEG 1 2"])
 def test_a_bad_line_of_val_txt_is_named(line: str, tmp_path: Path) -> None:
     root = _flat(tmp_path, [1])
     (root / "val.txt").write_text(f"b.JPEG 3\n{line}\n")

@@ -141,6 +141,7 @@ def test_what_can_change_a_number_changes_the_answers(
         ([], ["gpus=2"]),
         ([], ["save_checkpoint=true"]),
         ([], ["data.download=true"]),
+        ([], ["data.allow_chance=true"]),
         (["recal=false"], ["recalibration.method=pooled"]),
         (["recal=false"], ["recalibration.momentum=0.3"]),
         (["recal=false"], ["recalibration.images=6"]),

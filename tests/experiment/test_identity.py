@@ -71,6 +71,7 @@ NO_CHANGES = [
     ([], "resume=false"),
     ([], "save_checkpoint=true"),
     ([], "data.download=true"),
+    ([], "data.allow_chance=false"),
     (["recal=false"], "recalibration.method=pooled"),
     (["recal=false"], "recalibration.images=40"),
     (["recal=false"], "recalibration.batch_size=8"),

@@ -28,7 +28,7 @@ RUN = [
 ]
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.heldout_images=32", "search.rounds=0"]
 # a network of two layers that can run threads: the search measures every layer many times
-TINY = ["model=custom", "model.factory=helpers.nets:glyph_net"]
+TINY = ["model=custom", "model.factory=helpers.nets:glyph_net", "data.allow_chance=true"]
 SMALL = {
     "table1": [*RUN, "rows=[{source: PyTorch, label: ResNet-18, model: resnet18}]"],
     "figure1": [*RUN, *SEARCH, *TINY, "points=2", "networks=[{panel: a, label: Tiny, model: custom}]"],

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from bnrecal.errors import BnrecalError
 
 _JPEG_START = b"\xff\xd8\xff"
+_KNOWN = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # formats told by their first bytes beyond doubt
 
 
 def decode(path: str) -> Image.Image:
@@ -36,6 +37,27 @@ def decode(path: str) -> Image.Image:
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("<_io")[0].strip() or type(error).__name__
         raise BnrecalError(f"{path} cannot be read as an image: {reason}") from error
+
+
+def is_image(path: str) -> bool:
+    """Whether the content is an image of a usual format, by its header; the pixels are not decoded.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            Image.open(file, formats=_KNOWN).close()
+        except Image.DecompressionBombError:
+            return True  # and too large: told when it is read
+        except (SyntaxError, ValueError, EOFError):
+            return False
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            return False  # Pillow's own, as UnidentifiedImageError
+    return True
 
 
 def _decode(content: bytes) -> Image.Image:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,13 @@ from torch.utils.data import Dataset
 from bnrecal.data.base import ImageSource, Split
 from bnrecal.data.decode import decode
 from bnrecal.data.index import Index
+from bnrecal.data.layout import advice
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
+from bnrecal.files import tell_once, warn_once
 
 UNREADABLE = -1  # the label of an image that could not be read and is to be left out of every figure
+OF_ANOTHER_SPLIT = -2  # the label of a file that belongs to the other split of the same folder
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +43,57 @@ class Listing:
     labels: NDArray[np.int64]
 
 
-def labelled(root: Path, index: Index, labels: NDArray[np.int64]) -> Listing:
-    """The files of `index` whose label, int64 (files,), is not negative.
+def labelled(root: Path, index: Index, labels: NDArray[np.int64], *, split: Split, unlabelled: str) -> Listing:
+    """The files of `index` whose label, int64 (files,), is not negative. A line in the log counts them and the rest.
+
+    Args:
+        labels: -1 leaves a file out, as does OF_ANOTHER_SPLIT without a word.
+        unlabelled: why files with the label -1 are left out, in the plural.
 
     Raises:
-        BnrecalError: if none is.
+        BnrecalError: if none is left.
     """
     kept = np.flatnonzero(labels >= 0)
+    left_out = dict(index.left_out)
+    without = np.flatnonzero(labels == -1)
+    if len(without):
+        left_out[unlabelled] = [index.name(int(i)) for i in without]
     if not len(kept):
-        raise BnrecalError(f"no images of the data set below {root}: check data.root")
+        raise BnrecalError(
+            f"no images of the data set below {root}: {advice(root) or 'check data.root'}{_told(left_out)}"
+        )
+    _log_count(split, root, len(kept), left_out)
     return Listing(root, index, kept, labels[kept])
+
+
+def _log_count(split: Split, root: Path, images: int, left_out: dict[str, list[str]]) -> None:
+    files = images + sum(map(len, left_out.values()))
+    message = f"{split}: {images:,} images of {files:,} files in {root}{_told(left_out)}"
+    if left_out:
+        warn_once(message)
+    else:
+        tell_once(message)
+
+
+def _told(left_out: dict[str, list[str]]) -> str:
+    parts = [f"{len(names):,} {reason} ({some(names)})" for reason, names in left_out.items()]
+    return f"; left out: {', '.join(parts)}" if parts else ""
+
+
+def some(names: Collection[str]) -> str:
+    """The first few names in sorted order, for a message."""
+    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def refuse_two_layouts(root: Path, index: Index) -> None:
+    """Raise BnrecalError where images lie beside class folders with images: one of them would be left out."""
+    loose = int(np.sum(index.folder_of == 0))
+    below = [index.folders[i] for i in np.unique(index.folder_of) if i]
+    if loose and below:
+        raise BnrecalError(
+            f"{root} holds {loose:,} images of its own beside folders with {len(index) - loose:,} ({some(below)}): "
+            "put every image into the folder of its class, or all into one"
+        )
 
 
 class FolderSource(ImageSource):

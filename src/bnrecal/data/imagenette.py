@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnrecal.data.base import Split
-from bnrecal.data.folder import FolderSource, Listing, labelled
-from bnrecal.data.imagenet import wnids
+from bnrecal.data.folder import OF_ANOTHER_SPLIT, FolderSource, Listing, labelled
 from bnrecal.data.index import Index, list_images
+from bnrecal.data.label_lists import wnids
+from bnrecal.data.layout import advice
 from bnrecal.errors import BnrecalError
 from bnrecal.files import cache_dir
 
@@ -52,8 +53,9 @@ def imagenette(root: Path | None, *, download: bool = False, skip_corrupt: bool 
         _download(root)
         folder = _find(root)
     if folder is None:
+        seen = advice(root) if root.is_dir() else ""
         raise BnrecalError(
-            f"no Imagenette in {root}: set data.download=true, or unpack {_URL} there (or set data.root)"
+            f"no Imagenette in {root}: {seen or f'set data.download=true, or unpack {_URL} there (or set data.root)'}"
         )
     numbers = {wnid: wnids().index(wnid) for wnid in CLASSES}
     return FolderSource(
@@ -87,12 +89,12 @@ def _split(folder: Path, split: Split, numbers: dict[str, int]) -> Listing:
     index = list_images(folder)
     labels = _class_labels(index, numbers)
     validation = np.array([VALIDATION in index.name(i) for i in range(len(index))], dtype=bool)
-    labels[validation != (split == "val")] = -1
+    labels[(labels >= 0) & (validation != (split == "val"))] = OF_ANOTHER_SPLIT
     missing = [wnid for wnid, number in numbers.items() if not np.any(labels == number)]
     if missing:
         kind = f"named {VALIDATION}*" if split == "val" else f"besides {VALIDATION}*"
         raise BnrecalError(f"{folder} has no images {kind} of {', '.join(missing)}: not a whole Imagenette")
-    return labelled(folder, index, labels)
+    return labelled(folder, index, labels, split=split, unlabelled="in no class folder of Imagenette")
 
 
 def _class_labels(index: Index, numbers: dict[str, int]) -> NDArray[np.int64]:

@@ -53,7 +53,7 @@ def resolved(config: Config) -> dict[str, Any]:
 def settings(config: Config) -> dict[str, Any]:
     """The settings that can change the numbers of this experiment, as plain data."""
     content = {key: value for key, value in resolved(config).items() if key not in _NOT_CONTENT}
-    del content["data"]["download"]
+    del content["data"]["download"], content["data"]["allow_chance"]
     if not config.recal:
         del content["recalibration"]
     elif config.recalibration.method != "ema":

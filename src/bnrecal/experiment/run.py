@@ -14,6 +14,7 @@ from bnrecal.evaluation import process_group
 from bnrecal.evaluation.accuracy import Correctness, evaluate
 from bnrecal.evaluation.multi_gpu import evaluate_on_ranks
 from bnrecal.experiment import baselines
+from bnrecal.experiment.chance import refuse_chance
 from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.layer_report import IMAGES, describe_batchnorms, describe_layers
 from bnrecal.experiment.provenance import resolved, versions
@@ -69,6 +70,7 @@ def run_variants(
     """
     started = time.perf_counter()
     known = baselines.load(setup)
+    refuse_chance(setup, known.get(None))
     controls = [CONTROL] if any(variant.recal for variant in variants) and CONTROL not in known else []
     prepared = prepare_variants(setup, [*(v.without_recal for v in variants), *variants, *controls])
     outcomes = measure(setup, prepared, known)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bnrecal.experiment import baselines
+from bnrecal.experiment.chance import refuse_chance
 from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.provenance import cell_key
 from bnrecal.experiment.run import result_provenance
@@ -25,7 +27,12 @@ FRONT_POINTS = 9
 
 
 def prepare_search(setup: Setup, config: SearchConfig, folder: Path, *, resume: bool) -> Search:
-    """A search with its sensitivities: measured, or read if an earlier run left them in `folder`."""
+    """A search with its sensitivities: measured, or read if an earlier run left them in `folder`.
+
+    Raises:
+        BnrecalError: if the float32 network answers by chance.
+    """
+    refuse_chance(setup, baselines.load(setup).get(None))
     name = f"sensitivities-{setup.model.name}-{setup.source.name}-seed{setup.config.seed}-{cell_key(setup.config)}"
     probe = {"search": {"images": config.sensitivity_images}}
 
