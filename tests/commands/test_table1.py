@@ -14,8 +14,8 @@ from bnrecal.commands.schemas import Table1Config
 from bnrecal.commands.table1 import CELLS, measure_model
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.setup import Setup, Variant
-from bnrecal.reports.rows import Row
-from bnrecal.reports.table1 import HEADER
+from bnrecal.reports.table1.columns import Row
+from bnrecal.reports.table1.numbers import HEADER
 
 ROWS = (
     "rows=[{source: PyTorch, label: Tiny, model: custom},"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bnrecal.reports.figure1 import CURVES
+from bnrecal.reports.figure1.picture import CURVES
 
 PANELS = (("a", ["ResNet-18", "ResNet-18 P40"], 2), ("b", ["ResNet-50"], 2), ("c", ["GoogLeNet"], 1))
 

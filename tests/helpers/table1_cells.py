@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bnrecal.evaluation.packed import pack
-from bnrecal.reports.rows import Row
+from bnrecal.reports.table1.columns import Row
 
 IMAGES = 1000
 TOPS = {"a8w8": 69.0, "a8w8_w": 69.1, "2t_wo": 68.0, "2t_w": 68.5, "4t_wo": 60.3, "4t_w": 66.2}

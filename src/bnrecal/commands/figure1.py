@@ -16,8 +16,8 @@ from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.setup import Setup, identify, prepare
 from bnrecal.experiment.store import Store
 from bnrecal.models.table1 import PRUNED
-from bnrecal.reports.figure1 import write_figure
-from bnrecal.reports.figure1_html import write_figure1_page
+from bnrecal.reports.figure1.page import write_figure1_page
+from bnrecal.reports.figure1.picture import write_figure
 from bnrecal.search.curves import measure_curves, measure_reordered
 
 

@@ -15,7 +15,7 @@ from bnrecal.config import check as check_experiment
 from bnrecal.errors import BnrecalError
 from bnrecal.export.config import VectorsConfig, check_vectors
 from bnrecal.options import USUAL_ORDER
-from bnrecal.reports.rows import Row
+from bnrecal.reports.table1.columns import Row
 from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.training.config import Pruning, check_pruning
 

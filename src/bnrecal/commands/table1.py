@@ -16,12 +16,12 @@ from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import A8W8, Setup, Variant, identify, prepare
 from bnrecal.experiment.store import Store
-from bnrecal.reports.rows import Row
-from bnrecal.reports.table1 import long_table, wide_table, write_report
-from bnrecal.reports.table1_html import write_table1_page
-from bnrecal.reports.table1_layers import layer_records, write_layers
-from bnrecal.reports.table1_picture import write_table1_pictures
-from bnrecal.reports.terminal import print_markdown
+from bnrecal.reports.common.terminal import print_markdown
+from bnrecal.reports.table1.columns import Row
+from bnrecal.reports.table1.layers import layer_records, write_layers
+from bnrecal.reports.table1.numbers import long_table, wide_table, write_report
+from bnrecal.reports.table1.page import write_table1_page
+from bnrecal.reports.table1.picture import write_table1_pictures
 from bnrecal.search.error_order import at_four_threads
 
 CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the control

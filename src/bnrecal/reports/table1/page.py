@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from bnrecal.reports.page import Axis, flat, never_fatal, number, p_value, raw_table, write_page
-from bnrecal.reports.paper import paper_table
-from bnrecal.reports.table1 import LOSS_P
-from bnrecal.reports.table1_layers import layer_charts
-from bnrecal.reports.table1_markdown import Tables
+from bnrecal.reports.common.page import Axis, flat, never_fatal, number, p_value, raw_table, write_page
+from bnrecal.reports.table1.layers import layer_charts
+from bnrecal.reports.table1.markdown import Tables
+from bnrecal.reports.table1.numbers import LOSS_P
+from bnrecal.reports.table1.paper import paper_table
 
 PAGE = "report.html"
 FILES = (

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from bnrecal.reports.figure1 import CURVES, PRUNED_MARK, panel_title
-from bnrecal.reports.page import Axis, never_fatal, number, p_value, raw_table, write_page
+from bnrecal.reports.common.page import Axis, never_fatal, number, p_value, raw_table, write_page
+from bnrecal.reports.figure1.picture import CURVES, PRUNED_MARK, panel_title
 
 PAGE = "report.html"
 SHAPES = {"o": "circle", "^": "triangle", "*": "star", "P": "plus", "x": "cross", "+": "lines"}

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from helpers.table1_cells import REORDERED, ROWS, TOPS, cells_of
 
-from bnrecal.reports.paper import paper_table
-from bnrecal.reports.table1 import make_tables
-from bnrecal.reports.table1_html import by_row
-from bnrecal.reports.table1_picture import draw, escaped, tex, write_table1_pictures
+from bnrecal.reports.table1.numbers import make_tables
+from bnrecal.reports.table1.page import by_row
+from bnrecal.reports.table1.paper import paper_table
+from bnrecal.reports.table1.picture import draw, escaped, tex, write_table1_pictures
 
 WIDE = make_tables([cell for row in ROWS for cell in cells_of(row)], ROWS).wide
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bnrecal.files import atomic_path
-from bnrecal.reports.style import Look, drawing, save
+from bnrecal.reports.common.style import Look, drawing, save
 
 # (pruned, method, recalibrated) -> legend and look; in the order of the legend
 CURVES = {

@@ -11,10 +11,10 @@ import pandas as pd
 
 from bnrecal.evaluation.significance import LEVEL
 from bnrecal.files import atomic_path
-from bnrecal.reports.paper import compare, paper_table
-from bnrecal.reports.rows import Row
-from bnrecal.reports.table1_gains import gains_table, orders_table
-from bnrecal.reports.table1_markdown import Tables, markdown
+from bnrecal.reports.table1.columns import Row
+from bnrecal.reports.table1.gains import gains_table, orders_table
+from bnrecal.reports.table1.markdown import Tables, markdown
+from bnrecal.reports.table1.paper import compare, paper_table
 
 __all__ = ["COLUMNS", "HEADER", "LOSS_P", "Row", "long_table", "paper_table", "wide_table", "write_report"]
 

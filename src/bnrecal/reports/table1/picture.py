@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from bnrecal.files import atomic_path
-from bnrecal.reports.page import Axis, never_fatal
-from bnrecal.reports.paper import paper_table
-from bnrecal.reports.style import Look, drawing, save
-from bnrecal.reports.table1_html import Wide, by_row, loss_axis, losses, panels_of, published_in
+from bnrecal.reports.common.page import Axis, never_fatal
+from bnrecal.reports.common.style import Look, drawing, save
+from bnrecal.reports.table1.page import Wide, by_row, loss_axis, losses, panels_of, published_in
+from bnrecal.reports.table1.paper import paper_table
 
 WITHOUT, WITH = Look("#D55E00", "o", "", filled=False), Look("#0072B2", "o", "")
 PAPER = "0.5"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bnrecal.evaluation.significance import over_seeds
-from bnrecal.reports.table1_gains import right_by_row
+from bnrecal.reports.table1.gains import right_by_row
 
 IMAGES = 50_000  # the paper's numbers are for the whole validation set of ILSVRC 2012
 FP32, A8W8 = 0.1, 0.2  # points: the same weights and images, besides 2,048 images of calibration for A8W8
@@ -17,7 +17,7 @@ LOOSEST = 0.5  # points, at 2 and 4 threads
 
 def paper_table() -> pd.DataFrame:
     """The paper's Table 1 in the layout of `table1.csv` (top-1, %)."""
-    with (files("bnrecal.reports") / "paper_table1.csv").open() as file:
+    with (files("bnrecal.reports.table1") / "paper_table1.csv").open() as file:
         return pd.read_csv(file)
 
 

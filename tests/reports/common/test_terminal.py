@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from bnrecal.reports.terminal import for_terminal, print_markdown
+from bnrecal.reports.common.terminal import for_terminal, print_markdown
 
 TEXT = """# Title
 

@@ -5,16 +5,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.figure1_points import points
 from helpers.pages import numbers_of, read_page
 from helpers.table1_cells import LAYERS, REORDERED, ROWS, TOPS, cells_of
 
-from bnrecal.reports.figure1 import CURVES, write_figure
-from bnrecal.reports.figure1_html import write_figure1_page
-from bnrecal.reports.page import Axis, duration, number
-from bnrecal.reports.table1 import write_report
-from bnrecal.reports.table1_html import loss_axis, panel, write_table1_page
-from bnrecal.reports.table1_layers import layer_charts, write_layers
+from bnrecal.reports.table1.layers import layer_charts, write_layers
+from bnrecal.reports.table1.numbers import write_report
+from bnrecal.reports.table1.page import loss_axis, panel, write_table1_page
 
 
 def table1(out: Path, cells: list[dict[str, Any]]) -> Path:
@@ -118,52 +114,6 @@ def test_a_page_that_cannot_be_written_is_one_warning_and_loses_nothing(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_the_figures_page_holds_every_point(tmp_path: Path) -> None:
-    made = points()
-    write_figure(made, tmp_path)
-    write_figure1_page(made, tmp_path)
-    page = read_page(tmp_path / "report.html")
-    missing = [field for field in numbers_of(tmp_path / "figure1.csv") if field not in page.text]
-    assert missing == []
-    assert page.source.count('<g class="mark" tabindex="0">') == len(made)
-    for name, _ in CURVES.values():
-        assert name in page.text
-    assert "25 min 00 s" in page.text  # two pieces: reordered channels are measured apart
-    told = " ".join(page.text.split())
-    assert "found by the search: better at 12 of 12 operating points, worse at 0, too close to tell at 0." in told
-    assert "as many evaluations: better at 0 of 12 operating points, worse at 0, too close to tell at 12." in told
-    assert "every layer reordered: better at 0 of 12 operating points, worse at 0, too close to tell at 12." in told
-    assert "smt.reorder=bits" in told
-    assert "(c) GoogLeNet: 4T with some 1T" in page.text
-
-
-def test_a_figure_without_reordered_channels_says_nothing_of_them(tmp_path: Path) -> None:
-    made = [point for point in points() if point["method"] != "reordered"]
-    write_figure(made, tmp_path)
-    write_figure1_page(made, tmp_path)
-    told = read_page(tmp_path / "report.html").text.split("The curves")[1]
-    assert "reordered" not in told
-    assert "smt.reorder" not in told
-    assert "12 min 30 s" in told
-
-
-def test_a_figure_of_older_cells_says_that_their_time_is_not_known(tmp_path: Path) -> None:
-    made = [{key: value for key, value in p.items() if key not in ("seconds", "device")} for p in points()]
-    write_figure(made, tmp_path)
-    write_figure1_page(made, tmp_path)
-    assert "not noted" in read_page(tmp_path / "report.html").text
-
-
-def test_an_axis_holds_its_values_between_round_ticks() -> None:
-    axis = Axis.over([3.4, -0.2, 9.9])
-    assert (axis.low, axis.high) == (-2.5, 10)
-    assert axis.labels() == ["−2.5", "0.0", "2.5", "5.0", "7.5", "10.0"]
-    assert axis.x(-2.5) < axis.x(0) < axis.x(9.9) < axis.x(10)
-    assert axis.share(25) == 1  # on the edge
-    assert Axis.over([2.0, 4.0], zero=False).low == 2
-    assert Axis.over([]).share(0) == 0
-
-
 def test_one_far_value_of_the_papers_does_not_squeeze_the_chart() -> None:
     assert loss_axis([1.0, 7.6], [25.6, 9.9]).high == 10
     assert loss_axis([1.0, 17.6], [25.6, 9.9]).high == 30  # not so far off
@@ -177,20 +127,6 @@ def test_one_far_value_of_the_papers_does_not_squeeze_the_chart() -> None:
     assert not row["own"]["wo"]["beyond"]
     assert row["own"]["wo"]["right"]
     assert not row["own"]["w"]["right"]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(-1.234, "−1.23"), (0.0, "0.00"), (None, "–"), (float("nan"), "–"), (12.0, "12.00")]
-)
-def test_numbers_for_people(value: float | None, text: str) -> None:
-    assert number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(4.4, "4 s"), (59.6, "1 min 00 s"), (191, "3 min 11 s"), (3725, "1 h 02 min")]
-)
-def test_times_for_people(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_the_paper_is_absent_without_its_rows(tmp_path: Path) -> None:

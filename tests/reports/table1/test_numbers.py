@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from bnrecal.evaluation.packed import pack
-from bnrecal.reports.paper import compare, paper_table, tolerance
-from bnrecal.reports.rows import Row
-from bnrecal.reports.table1 import HEADER, make_tables, write_report
-from bnrecal.reports.table1_gains import gains_table, orders_table
-from bnrecal.reports.table1_markdown import markdown
+from bnrecal.reports.table1.columns import Row
+from bnrecal.reports.table1.gains import gains_table, orders_table
+from bnrecal.reports.table1.markdown import markdown
+from bnrecal.reports.table1.numbers import HEADER, make_tables, write_report
+from bnrecal.reports.table1.paper import compare, paper_table, tolerance
 
 IMAGES = 1000
 
