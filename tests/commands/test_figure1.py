@@ -75,10 +75,10 @@ def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeyp
 def test_a_network_that_fails_leaves_the_others_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = bnrecal.commands.figure1.measure_network
 
-    def fails_for_other(config: Figure1Config, network: Network, folder: Path, how: None) -> list[dict[str, object]]:
+    def fails_for_other(config: Figure1Config, network: Network, folder: Path) -> list[dict[str, object]]:
         if network.label == "Other":
             raise BnrecalError("no such weights")
-        return measure(config, network, folder, how)
+        return measure(config, network, folder)
 
     monkeypatch.setattr(bnrecal.commands.figure1, "measure_network", fails_for_other)
     with pytest.raises(BnrecalError, match="1 of 2 networks failed: Other: no such weights"):

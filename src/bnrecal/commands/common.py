@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,11 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from bnrecal.commands.interrupt import ctrl_c_noted
-from bnrecal.commands.schemas import CommandConfig, Figure1Config, Table1Config, register
+from bnrecal.commands.schemas import CommandConfig, register
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.provenance import cell_key, content_hash
-from bnrecal.options import USUAL_ORDER
 
 J = TypeVar("J")
 S = TypeVar("S", bound=CommandConfig)
@@ -116,24 +114,6 @@ def refuse_other_model(overrides: Sequence[str], command: str, measured: Sequenc
             raise BnrecalError(f"{override}: {command} measures {', '.join(measured)}; for another choice give {where}")
 
 
-def shown_order(config: Table1Config | Figure1Config, overrides: Sequence[str]) -> str | None:
-    """The order of channels that `reorder=true` shows beside the usual one; None without it.
-
-    Raises:
-        BnrecalError: where it is to show none.
-    """
-    if not config.reorder:
-        return None
-    if "smt.reorder=none" in overrides:
-        raise BnrecalError("smt.reorder=none: reorder=true shows an order, choose activity, bits or random:N")
-    return USUAL_ORDER if config.smt.reorder == "none" else config.smt.reorder
-
-
-def in_usual_order(config: Config) -> Config:
-    """The experiment with channels as they come."""
-    return replace(config, smt=replace(config.smt, reorder="none"))
-
-
 def read_config(schema: type[S], overrides: Sequence[str]) -> S:
     """The checked settings of a command.
 
@@ -167,7 +147,17 @@ def _unknown_key(cause: BaseException | None) -> str | None:
     known = [str(key) for key in cause.parent_node if key != "hydra"]
     if not known:  # a mapping, whose keys are the user's
         return f"there is no key {path}: write {path.rpartition('.')[0]}={{{own}: VALUE}}"
+    deeper = [f"{group}.{own}" for group in known if own in _keys_below(cause.parent_node, group)]
+    if deeper:
+        return f"there is no key {path}: did you mean {' or '.join(deeper)}?"
     return f"there is no key {path}: {choices(own, known)}"
+
+
+def _keys_below(parent: DictConfig, group: str) -> list[str]:
+    """The keys of a group of settings; none of a key that is no group."""
+    node = parent._get_node(group)
+    is_group = isinstance(node, DictConfig) and not node._is_none() and not node._is_missing()
+    return [str(key) for key in node] if is_group and isinstance(node, DictConfig) else []
 
 
 def choices(word: str, known: Sequence[str]) -> str:

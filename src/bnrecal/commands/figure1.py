@@ -1,24 +1,23 @@
 """`bnrecal figure1`: Figure 1 of the paper, network by network."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import in_usual_order, raise_failed, read_config, refuse, refuse_other_model, shown_order
+from bnrecal.commands.common import raise_failed, read_config, refuse, refuse_other_model
 from bnrecal.commands.jobs import attempt_all, side_by_side
 from bnrecal.commands.schemas import Figure1Config, Network
-from bnrecal.config import Config, experiment_part
+from bnrecal.config import experiment_part
 from bnrecal.device import describe_device
 from bnrecal.experiment.provenance import cell_key, content_hash
-from bnrecal.experiment.setup import Setup, identify, prepare
+from bnrecal.experiment.setup import identify, prepare
 from bnrecal.experiment.store import Store
 from bnrecal.models.table1 import PRUNED
 from bnrecal.reports.figure1.page import write_figure1_page
 from bnrecal.reports.figure1.picture import write_figure
-from bnrecal.search.curves import measure_curves, measure_reordered
+from bnrecal.search.curves import measure_curves
 
 
 def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
@@ -26,7 +25,7 @@ def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
     refuse(overrides, "figure1", ("smt.threads", "smt.layers", "smt.plan", "recal"), "varies it")
     one = "networks=[{panel: a, label: LABEL, model: NAME}]"
     refuse_other_model(overrides, "figure1", [network.model for network in figure.networks], one)
-    out, how = Path(figure.out), shown_order(figure, overrides)
+    out = Path(figure.out)
     networks = [n for n in figure.networks if not _left_out(n, figure)]
     jobs = [(network.label, number) for number, network in enumerate(networks)]
     measured: dict[int, list[dict[str, Any]]] = {}
@@ -34,7 +33,7 @@ def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
     def measure(number: int) -> list[dict[str, Any]]:
         network = networks[number]
         config = _own(read_config(Figure1Config, [*overrides, f"model={network.model}"]), network)
-        return measure_network(config, network, out / "cells", how)
+        return measure_network(config, network, out / "cells")
 
     def ordered() -> list[dict[str, Any]]:
         points = (point for number in range(len(networks)) for point in measured.get(number, []))
@@ -70,46 +69,17 @@ def _own(figure: Figure1Config, network: Network) -> Figure1Config:
     return replace(figure, model=model, data=data)
 
 
-def measure_network(
-    config: Figure1Config, network: Network, folder: Path, how: str | None = None
-) -> list[dict[str, Any]]:
-    """The points of one network's curves: measured, or read if they were finished earlier.
-
-    Args:
-        how: also the curve with channels in this order. It is a piece of its own: a figure that is finished without it
-            is measured no second time.
-    """
+def measure_network(config: Figure1Config, network: Network, folder: Path) -> list[dict[str, Any]]:
+    """The points of one network's curves: measured, or read if they were finished earlier."""
     experiment = replace(experiment_part(config), recal=True)  # some of the cells are, so the images must suffice
-    if how is not None:
-        experiment = in_usual_order(experiment)
-    kept = partial(_kept, experiment, cache(partial(prepare, experiment)), network, folder)
     own = {"network": asdict(network), "points": config.points, "search": asdict(config.search)}
-
-    def curves(setup: Setup) -> list[dict[str, Any]]:
-        return measure_curves(setup, config.points, network.slow, config.search if network.plan else None, folder)
-
-    points = kept(own, curves)
-    if how is None:
-        return points
-    own = {"network": asdict(network), "points": config.points, "reordered": how}
-    return points + kept(own, lambda setup: measure_reordered(setup, points, how))
-
-
-def _kept(
-    experiment: Config,
-    prepared: Callable[[], Setup],
-    network: Network,
-    folder: Path,
-    own: dict[str, Any],
-    curves: Callable[[Setup], list[dict[str, Any]]],
-) -> list[dict[str, Any]]:
-    """The points of one piece; `own` tells it from other pieces of the same network, which share what is prepared."""
-    name = f"{network.model}-{experiment.data.name}-seed{experiment.seed}-{content_hash([cell_key(experiment), own])}"
+    name = f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
 
     def measure() -> dict[str, Any]:
         started = time.perf_counter()
-        setup = prepared()
-        records = curves(setup)
+        setup = prepare(experiment)
+        search = config.search if network.plan else None
+        records = measure_curves(setup, config.points, network.slow, search, folder)
         about = {"panel": network.panel, "label": network.label, "slow_threads": network.slow}
         run = {"seconds": round(time.perf_counter() - started, 2), "device": describe_device(setup.device)}
         return {"points": [{**about, **record, **run} for record in records]}

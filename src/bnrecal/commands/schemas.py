@@ -14,7 +14,6 @@ from bnrecal.config import Config, setting
 from bnrecal.config import check as check_experiment
 from bnrecal.errors import BnrecalError
 from bnrecal.export.config import VectorsConfig, check_vectors
-from bnrecal.options import USUAL_ORDER
 from bnrecal.reports.table1.columns import Row
 from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.training.config import Pruning, check_pruning
@@ -35,9 +34,6 @@ class Table1Config(Config):
         None, "models measured at a time, each in a process; null: one per core for glyphs, else 1"
     )
     rows: list[Row] = setting([], "which rows: configs/table1.yaml lists them")
-    reorder: bool = setting(
-        False, f"two more columns: four threads, channels reordered as smt.reorder says, else by {USUAL_ORDER}"
-    )
     out: str = setting("outputs/table1", "the folder that the table goes to")
 
     def check(self) -> None:
@@ -86,9 +82,6 @@ class Figure1Config(Config):
         None, "networks measured at a time, each in a process; null: one per core for glyphs, else 1"
     )
     networks: list[Network] = setting([], "which networks in which panel: configs/figure1.yaml lists them")
-    reorder: bool = setting(
-        False, f"one more curve: channels reordered as smt.reorder says, else by {USUAL_ORDER}, with recalibration"
-    )
     search: SearchConfig = field(default_factory=SearchConfig)
     out: str = setting("outputs/figure1", "the folder that the figure goes to")
 

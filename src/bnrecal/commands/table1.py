@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnrecal.commands.common import in_usual_order, raise_failed, read_config, refuse, refuse_other_model, shown_order
+from bnrecal.commands.common import raise_failed, read_config, refuse, refuse_other_model
 from bnrecal.commands.jobs import attempt_all, side_by_side
 from bnrecal.commands.schemas import Table1Config
 from bnrecal.config import Config, experiment_part
@@ -32,12 +32,8 @@ CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the c
     "4t_wo": Variant(4, False),
     "4t_w": Variant(4, True),
 }
-REORDERED = {"4t_r_wo": Variant(4, False), "4t_r_w": Variant(4, True)}  # with reorder=true
 LAYER_IMAGES = 16  # calibration images behind the statistics of layers: few, for the table is to take no longer
 OWN = ("smt.threads", "smt.layers", "smt.plan", "recal")  # what the cells differ in
-
-# What is kept together: the cells of a row, or (with an order of channels) those reordered.
-Part = tuple[Row, str | None]
 
 
 def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
@@ -45,7 +41,7 @@ def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
     refuse(overrides, "table1", OWN, "measures its own cells of it")
     one = "rows=[{source: SOURCE, label: LABEL, model: NAME}]"
     refuse_other_model(overrides, "table1", _models(table.rows), one)
-    out, how = Path(table.out), shown_order(table, overrides)
+    out = Path(table.out)
     seeds = range(table.seed, table.seed + table.seeds)
     jobs = [(f"{model} (seed {seed})", (seed, model)) for seed in seeds for model in _models(table.rows)]
     measured: dict[tuple[int, str], list[dict[str, Any]]] = {}
@@ -54,7 +50,7 @@ def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
         seed, model = job
         rows = [row for row in table.rows if row.model == model]
         config = read_config(Table1Config, [*overrides, f"model={model}", f"seed={seed}"])
-        return measure_model(config, rows, out / "cells", how)
+        return measure_model(config, rows, out / "cells")
 
     def ordered() -> list[dict[str, Any]]:
         return [cell for _, job in jobs for cell in measured.get(job, [])]
@@ -78,50 +74,39 @@ def _models(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.model for row in rows))
 
 
-def measure_model(
-    config: Table1Config, rows: Sequence[Row], folder: Path, how: str | None = None
-) -> list[dict[str, Any]]:
-    """The cells of all rows of one model: parts that were finished earlier are read, the others measured in one pass.
-
-    Args:
-        how: an order of channels that is shown besides.
-    """
+def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
+    """The cells of all rows of one model: rows that were finished earlier are read, the others measured in one pass."""
     experiment = replace(experiment_part(config), recal=True)  # half of the cells are, so the images must suffice
-    if how is not None:
-        experiment = in_usual_order(experiment)
-    store, identity = Store(folder), identify(experiment)
+    store = Store(folder)
+    identity = identify(experiment)
 
-    def piece(part: Part) -> tuple[str, Identity]:
-        """Name and identity of what is kept of a part, whatever its row is called."""
-        row, order = part
-        own = {"spare_worst": row.spare_worst, **({"reordered": order} if order else {})}
+    def piece(row: Row) -> tuple[str, Identity]:
+        """Name and identity of what is kept of a row, whatever it is called."""
+        own = {"spare_worst": row.spare_worst}
         name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
         return name, {**identity, **own}
 
-    parts = [(row, order) for row in rows for order in ([None, how] if how else [None])]
-    pieces = [piece(part) for part in parts]
+    pieces = [piece(row) for row in rows]
     found = [store.find(*one) if config.resume else None for one in pieces]
     missing = [place for place, content in enumerate(found) if content is None]
-    for place, content in zip(missing, _measure(experiment, [parts[place] for place in missing]), strict=True):
+    for place, content in zip(missing, _measure(experiment, [rows[place] for place in missing]), strict=True):
         store.keep(*pieces[place], content)
         found[place] = content
-    kept = [(row, content) for (row, _), content in zip(parts, found, strict=True) if content is not None]
+    kept = [(row, content) for row, content in zip(rows, found, strict=True) if content is not None]
     return [{**cell, "source": row.source, "label": row.label} for row, content in kept for cell in content["results"]]
 
 
-def _measure(config: Config, parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """What is kept of each part; all are of one model."""
-    if not parts:
+def _measure(config: Config, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What is kept of each row; all are of one model."""
+    if not rows:
         return []
     setup = prepare(config)
-    cells = [_variants(setup, part) for part in parts]
-    variants = [variant for part_cells in cells for variant in part_cells.values()]
+    cells = [_variants(setup, row) for row in rows]
+    variants = [variant for row_cells in cells for variant in row_cells.values()]
     described = {CELLS["4t_w"]} & set(variants)
     measured = run_variants(setup, variants, describe=described, layer_images=LAYER_IMAGES)
     results = dict(zip(variants, measured, strict=True))
-    return [
-        {"results": [_cell(name, results[variant]) for name, variant in part_cells.items()]} for part_cells in cells
-    ]
+    return [{"results": [_cell(name, results[variant]) for name, variant in row_cells.items()]} for row_cells in cells]
 
 
 def _cell(name: str, result: Result) -> dict[str, Any]:
@@ -142,13 +127,11 @@ def _right(cell: str, result: Result) -> dict[str, str]:
     return {**own, "fp32_right": pack(result.fp32_outcome.top1)} if cell == "a8w8" else own
 
 
-def _variants(setup: Setup, part: Part) -> dict[str, Variant]:
-    """The cells of a part by the name of their column."""
-    row, order = part
-    cells = CELLS if order is None else {name: replace(variant, reorder=order) for name, variant in REORDERED.items()}
+def _variants(setup: Setup, row: Row) -> dict[str, Variant]:
+    """The cells of a row by the name of their column."""
     if not row.spare_worst:
-        return cells
+        return CELLS
     spared = ((at_four_threads(setup).order[0], 1),)
     return {
-        name: variant if variant.threads == 1 else replace(variant, layers=spared) for name, variant in cells.items()
+        name: variant if variant.threads == 1 else replace(variant, layers=spared) for name, variant in CELLS.items()
     }

@@ -1,12 +1,12 @@
 """The curves of one network in Figure 1: accuracy over speedup, with layers slowed in several ways."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bnrecal.evaluation.accuracy import Bools, percent
-from bnrecal.evaluation.packed import pack, unpack
+from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup
@@ -24,9 +24,8 @@ class Point:
     """One operating point.
 
     Attributes:
-        method: "highest_error" (the k layers of highest error slowed), "plan" (the search's choice), "random" (the
-            best of as many random orders as the search has measured) or "reordered" (the threads of "highest_error",
-            with the input channels of every layer reordered).
+        method: "highest_error" (the k layers of highest error slowed), "plan" (the search's choice) or "random"
+            (the best of as many random orders as the search has measured).
         target: the speedup it was chosen for.
         slowed: layers below four threads.
         choice: what was measured on training images; None for the highest-error order, which measures nothing.
@@ -68,33 +67,6 @@ def measure_curves(
         {**record(point, results[variant], fp32.top1, beside[point.target]), "collisions_4t": four.collisions}
         for (point, _), variant in zip(cells, variants, strict=True)
     ]
-
-
-def measure_reordered(setup: Setup, usual: Sequence[dict[str, Any]], how: str) -> list[dict[str, Any]]:
-    """The highest-error order once more, with recalibration, the input channels of every layer reordered.
-
-    Args:
-        usual: what `measure_curves` recorded; the same threads are measured, and compared image by image.
-        how: a value of `smt.reorder`.
-    """
-    chosen = [one for one in usual if one["method"] == "highest_error" and one["recal"]]
-    points = [Point("reordered", one["target"], threads_of(one), one["slowed"]) for one in chosen]
-    variants = [replace(variant_of(setup, point.threads, recal=True), reorder=how) for point in points]
-    results = run_variants(setup, variants)
-    collisions = at_four_threads(setup, how).collisions
-    records = []
-    for point, result, one in zip(points, results, chosen, strict=True):
-        fp32 = result.fp32_outcome
-        assert fp32 is not None
-        own = record(point, result, fp32.top1, unpack(one["right"], one["images"]))
-        records.append({**own, "collisions_4t": collisions})
-    return records
-
-
-def threads_of(record: dict[str, Any]) -> Threads:
-    """The threads of every layer that a record holds as text."""
-    pairs = (pair.rpartition(":") for pair in record["layers"].split())
-    return {name: int(threads) for name, _, threads in pairs}
 
 
 def usual_points(setup: Setup, order: Sequence[str], points: int, slow: int) -> list[Point]:

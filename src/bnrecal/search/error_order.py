@@ -31,9 +31,9 @@ class FourThreads:
     collisions: float
 
 
-def at_four_threads(setup: Setup, reorder: str | None = None) -> FourThreads:
-    """Measure it, with channels in the order that `Variant.reorder` means."""
-    four = Variant(FASTEST, False, reorder=reorder)
+def at_four_threads(setup: Setup) -> FourThreads:
+    """Measure it."""
+    four = Variant(FASTEST, False)
     prepared = prepare_variants(setup, [four])[four]
     gathered = gather_statistics(setup, prepared)
     seen = {layer.name: gathered[layer.name] for layer in threadable(setup)}

@@ -17,23 +17,11 @@ def test_the_figures_page_holds_every_point(tmp_path: Path) -> None:
     assert page.source.count('<g class="mark" tabindex="0">') == len(made)
     for name, _ in CURVES.values():
         assert name in page.text
-    assert "25 min 00 s" in page.text  # two pieces: reordered channels are measured apart
+    assert "12 min 30 s" in page.text
     told = " ".join(page.text.split())
     assert "found by the search: better at 12 of 12 operating points, worse at 0, too close to tell at 0." in told
     assert "as many evaluations: better at 0 of 12 operating points, worse at 0, too close to tell at 12." in told
-    assert "every layer reordered: better at 0 of 12 operating points, worse at 0, too close to tell at 12." in told
-    assert "smt.reorder=bits" in told
     assert "(c) GoogLeNet: 4T with some 1T" in page.text
-
-
-def test_a_figure_without_reordered_channels_says_nothing_of_them(tmp_path: Path) -> None:
-    made = [point for point in points() if point["method"] != "reordered"]
-    write_figure(made, tmp_path)
-    write_figure1_page(made, tmp_path)
-    told = read_page(tmp_path / "report.html").text.split("The curves")[1]
-    assert "reordered" not in told
-    assert "smt.reorder" not in told
-    assert "12 min 30 s" in told
 
 
 def test_a_figure_of_older_cells_says_that_their_time_is_not_known(tmp_path: Path) -> None:

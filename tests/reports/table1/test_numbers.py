@@ -8,7 +8,7 @@ import pytest
 
 from bnrecal.evaluation.packed import pack
 from bnrecal.reports.table1.columns import Row
-from bnrecal.reports.table1.gains import gains_table, orders_table
+from bnrecal.reports.table1.gains import gains_table
 from bnrecal.reports.table1.markdown import markdown
 from bnrecal.reports.table1.numbers import HEADER, make_tables, write_report
 from bnrecal.reports.table1.paper import compare, paper_table, tolerance
@@ -64,24 +64,6 @@ def test_gains_are_tested_over_all_seeds_and_counted_net_of_the_control() -> Non
     assert four["loss"] == pytest.approx(8.0)
     assert four["loss_p"] < 0.05
     assert four["recovered"] == pytest.approx((-1.1 - 0.2) / 8.0)
-
-
-def test_what_reordering_gains_is_told_beside_what_it_is_measured_against() -> None:
-    assert orders_table(cells_of("Net", LEVELS)) is None
-    ordered = {**LEVELS, "4t_r_wo": [66.0, 66.2], "4t_r_w": [59.6, 60.0]}
-    cells = cells_of("Net", ordered)
-    for cell in cells:
-        reorder = "bits" if "_r_" in str(cell["cell"]) else "none"
-        cell["provenance"] = {"config": {"smt": {"reorder": reorder}}}
-    found = orders_table(cells)
-    assert found is not None
-    row = found.set_index("model").loc["Net"]
-    assert (row["source"], row["reorder"], row["seeds"], row["images"]) == ("PyTorch", "bits", 2, IMAGES)
-    assert row["gain_wo"] == pytest.approx(5.1)
-    assert row["gain_w"] == pytest.approx(-0.1)
-    # 52 and 50 images gained and none lost; two lost with one seed alone tell nothing
-    assert row["gain_wo_p"] < 0.05 < row["gain_w_p"]
-    assert 0 < row["gain_w_stderr"] < row["gain_wo_stderr"]
 
 
 def test_every_spared_layer_is_named_with_its_seeds() -> None:

@@ -2,11 +2,9 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 from helpers.pages import numbers_of, read_page
-from helpers.table1_cells import LAYERS, REORDERED, ROWS, TOPS, cells_of
+from helpers.table1_cells import LAYERS, ROWS, TOPS, cells_of
 
 from bnrecal.reports.table1.layers import layer_charts, write_layers
 from bnrecal.reports.table1.numbers import write_report
@@ -45,27 +43,6 @@ def test_the_table_shows_the_papers_values_only_where_it_has_the_row(tmp_path: P
     assert "66.20" in mine
     assert "paper" not in mine
     assert "Compare directions, not levels" in page.text
-
-
-def test_reordered_channels_stand_beside_the_rest_with_what_they_gain(tmp_path: Path) -> None:
-    cells = [cell for row in ROWS for cell in cells_of(row, REORDERED)]
-    page = read_page(table1(tmp_path, cells))
-    told = " ".join(page.text.split())
-    assert "4T r. w/o 4T r. w/" in told
-    main, rest = told.split("The table")[1].split("What reordering channels gains")
-    assert "61.30 −8.70 66.10 −3.90" in main  # the paper has no such columns
-    # 613 of 1,000 images instead of 603, and 661 instead of 662
-    assert "smt.reorder=bits" in rest
-    assert "ResNet-18 PyTorch +1.00 p = 0.002 −0.10 p = 1" in rest
-    assert "Four threads, channels reordered" in told
-    assert "2 min 43 s in all" in told  # of each row 71.5 s, and 10 s for the reordered cells
-    table = pd.read_csv(tmp_path / "table1_reordered.csv")
-    assert table[["gain_wo", "gain_w"]].to_numpy() == pytest.approx(np.array([[1.0, -0.1]] * 2))
-    text = (tmp_path / "table1.md").read_text()
-    assert "| PyTorch | ResNet-18 | +1.00 (p = 0.002) | -0.10 (p = 1) |" in text
-    assert "| 61.30 (-8.70) | 66.10 (-3.90) |" in text
-    table1(tmp_path, both_rows())
-    assert not (tmp_path / "table1_reordered.csv").exists()
 
 
 def test_what_was_run_and_how_long_is_told(tmp_path: Path) -> None:

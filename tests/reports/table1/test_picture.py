@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from helpers.table1_cells import REORDERED, ROWS, TOPS, cells_of
+from helpers.table1_cells import ROWS, TOPS, cells_of
 
 from bnrecal.reports.table1.numbers import make_tables
 from bnrecal.reports.table1.page import by_row
@@ -31,21 +31,6 @@ def test_the_picture_says_every_loss_once_and_draws_the_papers_where_it_has_the_
     assert sorted(text.get_text() for text in four.texts) == sorted([*lost, *paper, *lost])
     assert [text.get_text() for text in four.get_yticklabels()] == ["ResNet-18\nPyTorch", "A<b>&_1%\nmy_own"]
     assert len(figure.legends[0].get_texts()) == 4
-
-
-def test_reordered_channels_get_a_panel_and_two_columns() -> None:
-    cells = [cell for row in ROWS for cell in cells_of(row, REORDERED)]
-    ours = by_row(make_tables(cells, ROWS).wide)
-    panel = draw(ours, by_row(paper_table())).axes[2]
-    assert panel.get_title() == "Four threads, channels reordered"
-    lost = ["8.70", "3.90"]  # the paper has none
-    assert sorted(text.get_text() for text in panel.texts) == sorted(2 * lost)
-    lines = tex(ours).splitlines()
-    assert lines[1] == r"\begin{tabular}{llrrrrrrrr}"
-    assert lines[3].endswith(r"\multicolumn{2}{c}{4T} & \multicolumn{2}{c}{4T, reordered} \\")
-    assert lines[4] == r"\cmidrule(lr){5-6} \cmidrule(lr){7-8} \cmidrule(lr){9-10}"
-    assert lines[5].count("&") == lines[7].count("&") == 9
-    assert lines[7].endswith(r"61.30 ($-8.70$) & 66.10 ($-3.90$) \\")
 
 
 def test_equal_losses_are_told_once() -> None:

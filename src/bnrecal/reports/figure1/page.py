@@ -12,18 +12,15 @@ from bnrecal.reports.figure1.picture import CURVES, PRUNED_MARK, panel_title
 
 PAGE = "report.html"
 SHAPES = {"o": "circle", "^": "triangle", "*": "star", "P": "plus", "x": "cross", "+": "lines"}
-SHAPES |= {"s": "square", "D": "diamond"}  # as in figure1.png
 USUAL = "highest_error"  # the paper's way to choose the layers that are slowed
 OTHERS = {
     "plan": "Threads found by the search",
     "random": "The best of random orders, for as many evaluations",
-    "reordered": "The same layers slowed, the input channels of every layer reordered",
 }
 METHODS = {
     USUAL: "highest error first",
     "plan": "searched",
     "random": "best of random",
-    "reordered": "highest error first, channels reordered",
 }
 TOP, HEIGHT = 14, 250  # free space above, and height of, the field of a chart, in pixels
 SURE = 2.0  # standard errors from which a difference between two ways to choose layers counts
@@ -47,7 +44,6 @@ def page_content(points: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
         "facts": [fact(label, own) for label, own in table.groupby("label", sort=False)],
         "others": [told for method, name in OTHERS.items() if (told := beside_usual(table, method, name))],
         "legend": [legend_entry(key) for key in present],
-        "order": ", ".join(table.loc[table["method"] == "reordered", "reorder"].unique()),
         "panels": [panel(own, str(name)) for name, own in table.groupby("panel")],
         "runs": [run_of(str(label), own) for label, own in table.groupby("label", sort=False)],
         "files": [raw_table(out / "figure1.csv")],
@@ -162,8 +158,8 @@ def run_of(label: str, own: pd.DataFrame) -> dict[str, Any]:
     """What was run for one network; cells of older versions do not know their time."""
     first = own.iloc[0]
     took = None
-    if "seconds" in own and pd.notna(first["seconds"]):  # reordered channels are measured apart from the rest
-        took = float(own.groupby(own["method"] == "reordered")["seconds"].first().sum())
+    if "seconds" in own and pd.notna(first["seconds"]):
+        took = float(first["seconds"])
     return {
         "label": label,
         "model": first["model"],

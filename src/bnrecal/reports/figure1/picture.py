@@ -18,8 +18,6 @@ CURVES = {
     (False, "highest_error", True): ("dense, w/ recalibration", Look("#0072B2", "o", "-")),
     (True, "highest_error", False): ("40 % pruned, w/o recalibration", Look("#E69F00", "^", "--", filled=False)),
     (True, "highest_error", True): ("40 % pruned, w/ recalibration", Look("#D55E00", "^", "-")),
-    (False, "reordered", True): ("dense, w/ recalibration, channels reordered", Look("#8C510A", "s", "-.")),
-    (True, "reordered", True): ("40 % pruned, w/ recalibration, channels reordered", Look("#7F7F00", "D", "-.")),
     (False, "random", True): ("dense, w/ recalibration, best of random orders", Look("#009E73", "x", ":")),
     (True, "random", True): ("40 % pruned, w/ recalibration, best of random orders", Look("#CC79A7", "+", ":")),
     (False, "plan", True): ("dense, w/ recalibration, searched threads", Look("black", "*", ":")),

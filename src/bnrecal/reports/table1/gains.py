@@ -12,7 +12,6 @@ from bnrecal.evaluation.packed import unpack
 from bnrecal.evaluation.significance import Differences, change, over_seeds
 
 PAIRS = {1: ("a8w8", "a8w8_w"), 2: ("2t_wo", "2t_w"), 4: ("4t_wo", "4t_w")}  # threads -> columns without and with
-ORDERED = {"wo": "4t_r_wo", "w": "4t_r_w"}  # without and with recalibration -> column with channels reordered
 
 Key = tuple[str, str]
 Right = Mapping[str, Sequence[Bools]]
@@ -57,26 +56,6 @@ def _gain(right: Right, threads: int) -> dict[str, Any]:
         values |= {name: found.points, f"{name}_stderr": found.stderr, f"{name}_p": found.p}
     lost = loss.significant and loss.points > 0
     return {**values, "recovered": net.points / loss.points if lost else None}
-
-
-def orders_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame | None:
-    """What reordering channels gains at four threads, one row a row of the table; None of cells without it.
-
-    Columns: source, model, reorder (the value of `smt.reorder`), seeds, images; gain_wo and gain_w in percentage
-    points, without and with recalibration, each with _stderr and _p as in `gains_table`.
-    """
-    orders = {cell["provenance"]["config"]["smt"]["reorder"] for cell in cells if cell["cell"] in ORDERED.values()}
-    if not orders:
-        return None
-    records = []
-    for (source, model), right in right_by_row(cells).items():
-        found = {f"gain_{end}": change(right[f"4t_{end}"], right[ORDERED[end]]) for end in ORDERED}
-        own: dict[str, Any] = {"source": source, "model": model, "reorder": ", ".join(sorted(orders))}
-        own |= {"seeds": len(right["4t_wo"]), "images": len(right["4t_wo"][0])}
-        for name, one in found.items():
-            own |= {name: one.points, f"{name}_stderr": one.stderr, f"{name}_p": one.p}
-        records.append(own)
-    return pd.DataFrame(records)
 
 
 def _difference(before: Sequence[Bools], after: Sequence[Bools]) -> Differences:

@@ -9,7 +9,6 @@ import pandas as pd
 from bnrecal.evaluation.significance import LEVEL
 
 LABELS = {"fp32": "FP32", "a8w8": "A8W8", "2t_wo": "2T w/o", "2t_w": "2T w/", "4t_wo": "4T w/o", "4t_w": "4T w/"}
-REORDERED = {"4t_r_wo": "4T r. w/o", "4t_r_w": "4T r. w/"}  # channels reordered
 GAINS = {"2t_gain": "2T gain", "4t_gain": "4T gain"}
 
 
@@ -18,21 +17,19 @@ class Tables:
     """Everything that is known of a table.
 
     Attributes:
-        long: one row per cell and seed. wide: the paper's layout, means over seeds. gains: `table1_gains.gains_table`.
+        long: one row per cell and seed. wide: the paper's layout, means over seeds. gains: `gains.gains_table`.
         paper: `paper.compare`; None away from ImageNet.
-        orders: `table1_gains.orders_table`; None without columns of reordered channels.
     """
 
     long: pd.DataFrame
     wide: pd.DataFrame
     gains: pd.DataFrame
     paper: pd.DataFrame | None
-    orders: pd.DataFrame | None
 
     @property
     def labels(self) -> dict[str, str]:
         """Of the columns that there are."""
-        return {name: label for name, label in {**LABELS, **REORDERED}.items() if name in self.wide}
+        return {name: label for name, label in LABELS.items() if name in self.wide}
 
 
 def markdown(tables: Tables) -> str:
@@ -51,7 +48,6 @@ def markdown(tables: Tables) -> str:
         "",
         *_gains(tables, seeds),
         "",
-        *(_orders(tables.orders) if tables.orders is not None else []),
         *_notes(tables),
     ]
     if tables.paper is not None:
@@ -96,20 +92,6 @@ def _gains(tables: Tables, seeds: int) -> list[str]:
         "the loss to A8W8 that is, where that loss is significant. p-values are not corrected for their number.",
         "",
         *_table(["Source", "Model", "A8W8", "2T", "2T net", "4T", "4T net"], rows),
-    ]
-
-
-def _orders(orders: pd.DataFrame) -> list[str]:
-    rows = [
-        [one["source"], one["model"], *(f"{one[g]:+.2f} (p = {one[f'{g}_p']:.2g})" for g in ("gain_wo", "gain_w"))]
-        for _, one in orders.iterrows()
-    ]
-    return [
-        f"4T r.: the input channels of each layer reordered (`smt.reorder={orders['reorder'].iloc[0]}`), which decides",
-        "which of them are partners. What that gains over 4T, without and with recalibration:",
-        "",
-        *_table(["Source", "Model", "4T r. w/o", "4T r. w/"], rows),
-        "",
     ]
 
 

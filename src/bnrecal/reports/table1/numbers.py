@@ -1,6 +1,6 @@
 """From measured cells to the files of Table 1: `table1.csv`, `table1_long.csv`, `table1_gains.csv`, `table1.md`.
 
-On ImageNet also `table1_paper.csv`, which compares with the paper; with reordered channels `table1_reordered.csv`.
+On ImageNet also `table1_paper.csv`, which compares with the paper.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,13 @@ import pandas as pd
 from bnrecal.evaluation.significance import LEVEL
 from bnrecal.files import atomic_path
 from bnrecal.reports.table1.columns import Row
-from bnrecal.reports.table1.gains import gains_table, orders_table
+from bnrecal.reports.table1.gains import gains_table
 from bnrecal.reports.table1.markdown import Tables, markdown
 from bnrecal.reports.table1.paper import compare, paper_table
 
 __all__ = ["COLUMNS", "HEADER", "LOSS_P", "Row", "long_table", "paper_table", "wide_table", "write_report"]
 
 COLUMNS = ["fp32", "a8w8", "2t_wo", "2t_w", "4t_wo", "4t_w"]
-REORDERED = ["4t_r_wo", "4t_r_w"]  # with reorder=true
 HEADER = ["source", "model", *COLUMNS]
 LOSS_P = LEVEL  # a loss by recalibration is called significant below this p-value
 SPARED = "smt.layers"  # how the reason begins for a layer that a row spares
@@ -37,7 +36,7 @@ def write_report(cells: Sequence[dict[str, Any]], rows: Sequence[Row], out: Path
     """
     tables = make_tables(cells, rows)
     named = {"table1_long": tables.long, "table1": tables.wide, "table1_gains": tables.gains}
-    for name, table in {**named, "table1_paper": tables.paper, "table1_reordered": tables.orders}.items():
+    for name, table in {**named, "table1_paper": tables.paper}.items():
         if table is None:
             (out / f"{name}.csv").unlink(missing_ok=True)  # of an earlier table
             continue
@@ -55,7 +54,7 @@ def make_tables(cells: Sequence[dict[str, Any]], rows: Sequence[Row]) -> Tables:
     long = long_table(cells)
     wide, gains = wide_table(long, rows), gains_table(cells)
     imagenet = set(long["data"]) == {"imagenet"}
-    return Tables(long, wide, gains, compare(cells, wide, gains) if imagenet else None, orders_table(cells))
+    return Tables(long, wide, gains, compare(cells, wide, gains) if imagenet else None)
 
 
 def long_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -96,5 +95,4 @@ def wide_table(long: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
     means = long.pivot_table(index=["source", "model"], columns="cell", values="top1", aggfunc="mean").reset_index()
     order = {(row.source, row.label): place for place, row in enumerate(rows)}
     means["place"] = [order[key] for key in zip(means["source"], means["model"], strict=True)]
-    columns = [*HEADER, *(name for name in REORDERED if name in means)]
-    return means.sort_values("place")[columns].reset_index(drop=True)
+    return means.sort_values("place")[HEADER].reset_index(drop=True)

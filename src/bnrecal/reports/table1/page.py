@@ -18,13 +18,12 @@ PAGE = "report.html"
 FILES = (
     "table1",
     "table1_gains",
-    "table1_reordered",
     "table1_paper",
     "table1_layers",
     "table1_long",
 )
 BASES = ("fp32", "a8w8")  # columns that are compared with, and get no difference of their own
-PANELS = (("4t", "Four threads"), ("2t", "Two threads"), ("4t_r", "Four threads, channels reordered"))
+PANELS = (("4t", "Four threads"), ("2t", "Two threads"))
 FAR = 1.6  # a paper's value so many times beyond everything else is shown as an arrow at the edge, with its number
 
 Wide = dict[tuple[str, str], dict[str, float]]
@@ -54,7 +53,6 @@ def page_content(tables: Tables, cells: Sequence[dict[str, Any]], out: Path) -> 
         "averages": [average(prefix, title, ours, paper) for prefix, title in panels],
         "panels": [panel(prefix, title, ours, paper) for prefix, title in panels],
         "gains": [gain_row(key, tables.gains, paper.get(key)) for key in ours],
-        "orders": order_rows(tables.orders),
         "significant": LOSS_P,
         "layers": layer_charts(cells),
         "run": what_was_run(cells),
@@ -173,17 +171,6 @@ def gain_row(key: tuple[str, str], gains: pd.DataFrame, paper: dict[str, float] 
             told["paper"] = paper and number(paper[f"{threads}t_w"] - paper[f"{threads}t_wo"], signed=True)
         cells.append(told)
     return {"source": key[0], "model": key[1], "cells": cells}
-
-
-def order_rows(orders: pd.DataFrame | None) -> dict[str, Any] | None:
-    """What reordering channels gains at four threads, without and with recalibration."""
-    if orders is None:
-        return None
-    rows = [
-        {"source": one["source"], "model": one["model"], "cells": [_tested(one, "gain_wo"), _tested(one, "gain_w")]}
-        for _, one in orders.iterrows()
-    ]
-    return {"reorder": orders["reorder"].iloc[0], "rows": rows}
 
 
 def _tested(one: pd.Series, name: str) -> dict[str, Any]:

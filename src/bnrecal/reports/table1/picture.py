@@ -18,7 +18,7 @@ PAPER = "0.5"
 OURS_AT, PAPER_AT = -0.14, 0.16  # where the two lines of a row stand, in rows from its middle
 INCHES_A_ROW = 0.42
 
-TEX_PAIRS = {"2t": "2T", "4t": "4T", "4t_r": "4T, reordered"}  # over pairs of columns, without and with
+TEX_PAIRS = {"2t": "2T", "4t": "4T"}  # over pairs of columns, without and with
 TEX_END = " \\\\\n"
 TEX_TAIL = r"""\bottomrule
 \end{tabular}
