@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.standard_error import of_share
 
 K = TypeVar("K")
 Bools = npt.NDArray[np.bool_]
@@ -42,8 +43,7 @@ def percent(right: Bools) -> float:
 
 def standard_error(right: Bools) -> float:
     """Binomial standard error of `percent(right)`, in percentage points."""
-    share = float(np.mean(right))
-    return 100.0 * float(np.sqrt(share * (1 - share) / len(right)))
+    return 100.0 * of_share(float(np.mean(right)), len(right))
 
 
 def concatenate(parts: Sequence[Correctness]) -> Correctness:

@@ -80,7 +80,8 @@ def over_seeds(differences: Differences) -> Difference:
     together from those of the parts (Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702), which errs on the
     safe side: p is where  mean^2 = t(seeds - 1, p)^2 A + t(images - 1, p)^2 B.
 
-    With one seed it is Student's t-test over the images, and says nothing of other seeds.
+    With one seed it is Student's t-test over the images, with `standard_error.of_mean(ddof=1)`, and says nothing of
+    other seeds.
 
     Args:
         differences: float64 (seeds, images), each in -1..1, or -2..2 for a difference of differences.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnrecal.evaluation.accuracy import Bools
+from bnrecal.evaluation.standard_error import of_mean
 from bnrecal.experiment.layer_report import gather_statistics, scaled_errors
 from bnrecal.experiment.setup import Setup, Variant, prepare_variants
 from bnrecal.search.knapsack import Layer, mixed_speedup
@@ -83,4 +84,4 @@ def slowest_prefix(
 def paired_error(one: Bools, other: Bools) -> float:
     """Standard error of the difference of two accuracies on the same images, in percentage points."""
     difference = one.astype(np.float64) - other.astype(np.float64)
-    return float(100 * difference.std() / np.sqrt(len(difference)))
+    return 100 * of_mean(difference, ddof=0)

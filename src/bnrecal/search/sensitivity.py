@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from bnrecal.data.loader import choose
 from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.standard_error import of_mean
 from bnrecal.experiment.setup import A8W8, Setup, Variant, planned_layers
 from bnrecal.options import THREADS
 from bnrecal.quantization.convert import threaded_copy
@@ -130,4 +131,4 @@ def items_of(layers: Sequence[Threadable], measured: pd.DataFrame, allowed: Sequ
 
 def mean_and_error(losses: Losses) -> tuple[float, float]:
     """Mean and its standard error."""
-    return float(losses.mean()), float(losses.std(ddof=1) / np.sqrt(len(losses)))
+    return float(losses.mean()), of_mean(losses, ddof=1)
