@@ -12,6 +12,7 @@ from bnrecal.commands.schemas import Figure1Config, Network
 from bnrecal.data import build_source
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError
+from bnrecal.reports.figure1.points import FigurePoint
 
 SMALL = [
     *TINY,
@@ -75,7 +76,7 @@ def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeyp
 def test_a_network_that_fails_leaves_the_others_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = bnrecal.commands.figure1.measure_network
 
-    def fails_for_other(config: Figure1Config, network: Network, folder: Path) -> list[dict[str, object]]:
+    def fails_for_other(config: Figure1Config, network: Network, folder: Path) -> list[FigurePoint]:
         if network.label == "Other":
             raise BnrecalError("no such weights")
         return measure(config, network, folder)
@@ -116,6 +117,7 @@ def test_the_embedded_set_is_measured_on_more_images_unless_their_number_is_give
     [
         ("points=1", "points=1: must be at least 2"),
         ("networks=[{panel: a, label: Net, model: custom, slow: 4}]", "slow=4 of Net: choose 1 or 2"),
+        ("networks=[{panel: a, label: Net, model: custom, pruned: 100}]", "pruned=100 of Net: choose 0 to 99 percent"),
         ("smt.plan=x.json", "leave them out"),
     ],
 )

@@ -11,7 +11,6 @@ from helpers.known_search import Known, known_search, small_setup
 import bnrecal.search.curves
 import bnrecal.search.plans
 from bnrecal.evaluation.accuracy import Bools
-from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup, Variant
@@ -143,7 +142,7 @@ def as_measured(result: Result) -> dict[str, Any]:
     names = ("model", "data", "recal", "speedup", "cycles", "images", "top1", "stderr", "fp32_top1", "a8w8_top1")
     taken = {name: getattr(result, name) for name in (*names, "drop", "gain", "gain_p", "seed")}
     source = result.provenance
-    own = {"weights_hash": source["weights_hash"], "content": source["cell"], "right": pack(right(result))}
+    own = {"weights_hash": source["weights_hash"], "content": source["cell"]}
     return {**taken, **own, "reorder": "none"}
 
 
@@ -151,7 +150,7 @@ def test_a_row_of_the_figure_tells_the_point_and_its_result(results: list[Result
     plain, four, slower = results
     choice = Choice({"conv2": 1, "dilated": 4}, 2.5, 0.25, 0.5, "swaps", 0.75, 1.5)
     fp32 = ~right(slower)  # as if float32 answered the opposite
-    assert record(Point("plan", 2.25, choice.threads, 1, choice, 7, 700), slower, fp32, right(four)) == {
+    assert record(Point("plan", 2.25, choice.threads, 1, choice, 7, 700), slower, fp32, right(four), 0.25) == {
         **as_measured(slower),
         "curve": "plan w/",
         "method": "plan",
@@ -168,8 +167,9 @@ def test_a_row_of_the_figure_tells_the_point_and_its_result(results: list[Result
         "heldout_loss_stderr": 1.5,
         "evaluations": 7,
         "evaluated_images": 700,
+        "collisions_4t": 0.25,
     }
-    row = record(Point("highest_error", 3.0, {"conv2": 4, "dilated": 4}, 0), plain, fp32, right(plain))
+    row = dict(record(Point("highest_error", 3.0, {"conv2": 4, "dilated": 4}, 0), plain, fp32, right(plain), 0.25))
     assert row["curve"] == "highest_error w/o"
     assert row["above_highest_error"] == 0
     unknown = ("origin", "search_loss", "search_loss_stderr", "heldout_loss", "heldout_loss_stderr")

@@ -55,6 +55,7 @@ class Network:
         panel: a, b, c.
         slow: threads of the layers that are slowed down.
         plan: whether the search gets a curve too.
+        pruned: percent of the weights that were pruned; such networks get curves of their own look.
     """
 
     panel: str
@@ -62,6 +63,7 @@ class Network:
     model: str
     slow: int = 2
     plan: bool = True
+    pruned: int = 0
 
 
 @dataclass
@@ -96,6 +98,8 @@ class Figure1Config(Config):
         for network in self.networks:
             if network.slow not in (1, 2):
                 raise BnrecalError(f"networks: slow={network.slow} of {network.label}: choose 1 or 2")
+            if not 0 <= network.pruned < 100:
+                raise BnrecalError(f"networks: pruned={network.pruned} of {network.label}: choose 0 to 99 percent")
         if self.smt.plan or self.smt.layers:
             raise BnrecalError("smt.layers and smt.plan are what the figure varies: leave them out")
 

@@ -1,9 +1,9 @@
 """`bnrecal table1`: Table 1 of the paper, row by row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bnrecal.commands.common import raise_failed, read_config, refuse, refuse_other_model
 from bnrecal.commands.jobs import attempt_all, side_by_side
@@ -14,26 +14,22 @@ from bnrecal.experiment.identity import Identity
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
-from bnrecal.experiment.setup import A8W8, Setup, Variant, identify, prepare
+from bnrecal.experiment.setup import Setup, Variant, identify, prepare
 from bnrecal.experiment.store import Store
-from bnrecal.reports.common.terminal import print_markdown
-from bnrecal.reports.table1.columns import Row
-from bnrecal.reports.table1.layers import layer_records, write_layers
-from bnrecal.reports.table1.numbers import long_table, wide_table, write_report
+from bnrecal.reports.common.terminal import print_document
+from bnrecal.reports.table1.columns import A8W8, Column, Row, fastest_pair, measured
+from bnrecal.reports.table1.layers import layer_records
+from bnrecal.reports.table1.markdown import document, write_markdown
+from bnrecal.reports.table1.numbers import Tables, make_tables, write_tables
 from bnrecal.reports.table1.page import write_table1_page
 from bnrecal.reports.table1.picture import write_table1_pictures
+from bnrecal.reports.table1.records import CellRecord, MeasuredCell
 from bnrecal.search.error_order import at_four_threads
 
-CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the control
-    "a8w8": A8W8,
-    "a8w8_w": Variant(1, True),
-    "2t_wo": Variant(2, False),
-    "2t_w": Variant(2, True),
-    "4t_wo": Variant(4, False),
-    "4t_w": Variant(4, True),
-}
 LAYER_IMAGES = 16  # calibration images behind the statistics of layers: few, for the table is to take no longer
 OWN = ("smt.threads", "smt.layers", "smt.plan", "recal")  # what the cells differ in
+
+Job = tuple[int, str]  # seed and model
 
 
 def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
@@ -44,28 +40,23 @@ def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
     out = Path(table.out)
     seeds = range(table.seed, table.seed + table.seeds)
     jobs = [(f"{model} (seed {seed})", (seed, model)) for seed in seeds for model in _models(table.rows)]
-    measured: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    finished: dict[Job, list[CellRecord]] = {}
 
-    def measure(job: tuple[int, str]) -> list[dict[str, Any]]:
+    def measure(job: Job) -> list[CellRecord]:
         seed, model = job
         rows = [row for row in table.rows if row.model == model]
         config = read_config(Table1Config, [*overrides, f"model={model}", f"seed={seed}"])
         return measure_model(config, rows, out / "cells")
 
-    def ordered() -> list[dict[str, Any]]:
-        return [cell for _, job in jobs for cell in measured.get(job, [])]
-
-    def take(job: tuple[int, str], cells: list[dict[str, Any]]) -> None:
-        measured[job] = cells
-        tables = write_report(ordered(), table.rows, out)
-        write_layers(ordered(), out)
-        write_table1_page(tables, ordered(), out)
+    def take(job: Job, cells: list[CellRecord]) -> None:
+        finished[job] = cells
+        write_report(_in_order(jobs, finished), table.rows, out)
 
     failed = attempt_all(jobs, "table1", "model", measure, take, side_by_side(table, table.jobs, len(jobs)))
-    cells = ordered()
-    if cells:
-        write_table1_pictures(wide_table(long_table(cells), table.rows), out)
-        print_markdown((out / "table1.md").read_text())
+    if finished:
+        tables = make_tables(_in_order(jobs, finished), table.rows)
+        write_table1_pictures(tables.wide, out)
+        print_document(document(tables))
         print(f"written to {out}/; report.html there shows it in a browser")
     raise_failed(failed, len(jobs), "models")
 
@@ -74,7 +65,21 @@ def _models(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.model for row in rows))
 
 
-def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
+def _in_order(jobs: Sequence[tuple[str, Job]], finished: Mapping[Job, list[CellRecord]]) -> list[CellRecord]:
+    """The cells of all finished jobs, in the order of the jobs."""
+    return [cell for _, job in jobs for cell in finished.get(job, [])]
+
+
+def write_report(cells: Sequence[CellRecord], rows: Sequence[Row], out: Path) -> Tables:
+    """Write tables and page, and return what they say; rows whose model is not measured yet are left out."""
+    tables = make_tables(cells, rows)
+    write_tables(tables, out)
+    write_markdown(tables, out)
+    write_table1_page(tables, cells, out)
+    return tables
+
+
+def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> list[CellRecord]:
     """The cells of all rows of one model: rows that were finished earlier are read, the others measured in one pass."""
     experiment = replace(experiment_part(config), recal=True)  # half of the cells are, so the images must suffice
     store = Store(folder)
@@ -89,49 +94,58 @@ def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> li
     pieces = [piece(row) for row in rows]
     found = [store.find(*one) if config.resume else None for one in pieces]
     missing = [place for place, content in enumerate(found) if content is None]
-    for place, content in zip(missing, _measure(experiment, [rows[place] for place in missing]), strict=True):
-        store.keep(*pieces[place], content)
-        found[place] = content
-    kept = [(row, content) for row, content in zip(rows, found, strict=True) if content is not None]
-    return [{**cell, "source": row.source, "label": row.label} for row, content in kept for cell in content["results"]]
+    for place, results in zip(missing, _measure(experiment, [rows[place] for place in missing]), strict=True):
+        found[place] = {"results": results}
+        store.keep(*pieces[place], {"results": results})
+    cells: list[CellRecord] = []
+    for row, content in zip(rows, found, strict=True):
+        assert content is not None
+        kept = cast(list[MeasuredCell], content["results"])
+        cells += [{**cell, "source": row.source, "label": row.label} for cell in kept]
+    return cells
 
 
-def _measure(config: Config, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What is kept of each row; all are of one model."""
+def _measure(config: Config, rows: Sequence[Row]) -> list[list[MeasuredCell]]:
+    """The cells of each row; all are of one model."""
     if not rows:
         return []
     setup = prepare(config)
-    cells = [_variants(setup, row) for row in rows]
-    variants = [variant for row_cells in cells for variant in row_cells.values()]
-    described = {CELLS["4t_w"]} & set(variants)
-    measured = run_variants(setup, variants, describe=described, layer_images=LAYER_IMAGES)
-    results = dict(zip(variants, measured, strict=True))
-    return [{"results": [_cell(name, results[variant]) for name, variant in row_cells.items()]} for row_cells in cells]
+    wanted = [row_variants(setup, row) for row in rows]
+    variants = [variant for of_row in wanted for variant in of_row.values()]
+    described = {plain_variants()[fastest_pair().recalibrated]} & set(variants)
+    found = run_variants(setup, variants, describe=described, layer_images=LAYER_IMAGES)
+    results = dict(zip(variants, found, strict=True))
+    cells = []
+    for of_row in wanted:
+        cells.append([_cell(column, results[variant]) for column, variant in of_row.items()])
+    return cells
 
 
-def _cell(name: str, result: Result) -> dict[str, Any]:
-    return {"cell": name, **result.to_json(), **_beside(name, result)}
+def plain_variants() -> dict[Column, Variant]:
+    """The cells of a row that spares no layer."""
+    return {column: Variant(column.threads, column.recal, column.layers) for column in measured()}
 
 
-def _beside(cell: str, result: Result) -> dict[str, Any]:
-    """What a cell keeps besides its numbers."""
-    layers = layer_records(result.layers)
-    return {**_right(cell, result), **({"layers": layers} if layers else {})}
+def row_variants(setup: Setup, row: Row) -> dict[Column, Variant]:
+    """The cells of a row; one that spares the layer of highest error gives it one thread."""
+    variants = plain_variants()
+    if not row.spare_worst:
+        return variants
+    worst = (at_four_threads(setup).order[0], 1)
+    spared = {}
+    for column, variant in variants.items():
+        layers = (*variant.layers, worst) if variant.threads > 1 else variant.layers
+        spared[column] = replace(variant, layers=layers)
+    return spared
 
 
-def _right(cell: str, result: Result) -> dict[str, str]:
-    """Which images were right, for tests over seeds and images; float32's beside A8W8's."""
+def _cell(column: Column, result: Result) -> MeasuredCell:
+    """What is kept of a cell; besides its numbers, which images were right, for tests over seeds and images."""
     assert result.outcome is not None
     assert result.fp32_outcome is not None
-    own = {"right": pack(result.outcome.top1)}
-    return {**own, "fp32_right": pack(result.fp32_outcome.top1)} if cell == "a8w8" else own
-
-
-def _variants(setup: Setup, row: Row) -> dict[str, Variant]:
-    """The cells of a row by the name of their column."""
-    if not row.spare_worst:
-        return CELLS
-    spared = ((at_four_threads(setup).order[0], 1),)
-    return {
-        name: variant if variant.threads == 1 else replace(variant, layers=spared) for name, variant in CELLS.items()
-    }
+    cell: dict[str, Any] = {"cell": column.key, **result.to_json(), "right": pack(result.outcome.top1)}
+    if column == A8W8:
+        cell["fp32_right"] = pack(result.fp32_outcome.top1)
+    if result.layers is not None:
+        cell["layers"] = layer_records(result.layers)
+    return cast(MeasuredCell, cell)

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bnrecal.evaluation.accuracy import Bools, percent
-from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup
@@ -16,6 +14,7 @@ from bnrecal.search.knapsack import mixed_speedup
 from bnrecal.search.local_search import HIGHEST_ERROR, Choice, Search
 from bnrecal.search.plans import prepare_search
 from bnrecal.search.random_order import RandomOrders, fair_tries
+from bnrecal.search.records import CurveRecord, Method
 from bnrecal.search.sensitivity import FASTEST, fixed_macs, threadable, variant_of
 
 
@@ -33,7 +32,7 @@ class Point:
         evaluated_images: over how many images, all evaluations together.
     """
 
-    method: str
+    method: Method
     target: float
     threads: Threads
     slowed: int
@@ -44,8 +43,8 @@ class Point:
 
 def measure_curves(
     setup: Setup, points: int, slow: int, search: SearchConfig | None, folder: Path
-) -> list[dict[str, Any]]:
-    """One record a point and curve (columns of `figure1.csv`), all evaluated in one pass over the validation images.
+) -> list[CurveRecord]:
+    """One record a point and curve, all evaluated in one pass over the validation images.
 
     Args:
         points: of each curve, spread over the speedups from no layer slowed to all.
@@ -64,7 +63,7 @@ def measure_curves(
     assert fp32 is not None
     beside = {point.target: _right(results[variant_of(setup, point.threads, recal=True)]) for point in usual}
     return [
-        {**record(point, results[variant], fp32.top1, beside[point.target]), "collisions_4t": four.collisions}
+        record(point, results[variant], fp32.top1, beside[point.target], four.collisions)
         for (point, _), variant in zip(cells, variants, strict=True)
     ]
 
@@ -103,7 +102,7 @@ def _planned(search: Search, usual: Sequence[Point]) -> list[Choice]:
 
 
 def _points(
-    method: str, targets: Sequence[float], search: Search, choices: Sequence[Choice], evaluations: int, images: int
+    method: Method, targets: Sequence[float], search: Search, choices: Sequence[Choice], evaluations: int, images: int
 ) -> list[Point]:
     points = []
     for target, choice in zip(targets, map(search.judged, choices), strict=True):
@@ -117,12 +116,13 @@ def _right(result: Result) -> Bools:
     return result.outcome.top1
 
 
-def record(point: Point, result: Result, fp32: Bools, usual: Bools) -> dict[str, Any]:
-    """A row of `figure1.csv`; accuracies in percent, differences in percentage points. Besides, `right`: which images.
+def record(point: Point, result: Result, fp32: Bools, usual: Bools, collisions: float) -> CurveRecord:
+    """The record of one point.
 
     Args:
-        fp32: which images the float32 network got right.
-        usual: which the highest-error order with recalibration got right at the same target.
+        fp32: bool (images,), which images the float32 network got right.
+        usual: bool (images,), which the highest-error order with recalibration got right at the same target.
+        collisions: the network's, with four threads everywhere.
     """
     right = _right(result)
     return {
@@ -158,5 +158,5 @@ def record(point: Point, result: Result, fp32: Bools, usual: Bools) -> dict[str,
         "seed": result.seed,
         "weights_hash": result.provenance["weights_hash"],
         "content": result.provenance["cell"],
-        "right": pack(right),
+        "collisions_4t": collisions,
     }

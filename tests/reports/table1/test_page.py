@@ -4,21 +4,22 @@ from typing import Any
 
 import pytest
 from helpers.pages import numbers_of, read_page
-from helpers.table1_cells import LAYERS, ROWS, TOPS, cells_of
+from helpers.table1_cells import LAYERS, ROWS, cells_of
 
-from bnrecal.reports.table1.layers import layer_charts, write_layers
-from bnrecal.reports.table1.numbers import write_report
-from bnrecal.reports.table1.page import loss_axis, panel, write_table1_page
+from bnrecal.commands.table1 import write_report
+from bnrecal.reports.table1.layers import layer_charts
+from bnrecal.reports.table1.losses import Loss, LossChart, loss_axis, loss_charts, mean_loss
+from bnrecal.reports.table1.numbers import make_tables
+from bnrecal.reports.table1.page import panel, write_table1_page
+from bnrecal.reports.table1.records import CellRecord
 
 
-def table1(out: Path, cells: list[dict[str, Any]]) -> Path:
-    tables = write_report(cells, ROWS, out)
-    write_layers(cells, out)
-    write_table1_page(tables, cells, out)
+def table1(out: Path, cells: list[CellRecord]) -> Path:
+    write_report(cells, ROWS, out)
     return out / "report.html"
 
 
-def both_rows(**how: Any) -> list[dict[str, Any]]:
+def both_rows(**how: Any) -> list[CellRecord]:
     return [cell for row in ROWS for cell in cells_of(row, **how)]
 
 
@@ -64,15 +65,15 @@ def test_cells_without_layers_say_so_and_how_to_get_them(tmp_path: Path) -> None
 def test_layers_are_drawn_where_they_were_measured() -> None:
     cells = cells_of(ROWS[0]) + cells_of(ROWS[0], seed=1)
     (chart,) = layer_charts(cells)  # the first seed's
-    assert chart["count"] == 2  # nothing is measured of the first convolution
-    assert chart["colliding"] == pytest.approx(45.0)
-    first, second = chart["bars"]
-    assert [part["active"] for part in first["parts"]] == [2, 3, 4]
-    assert sum(part["height"] for part in first["parts"]) == pytest.approx(0.6 * 90, abs=0.2)
-    assert first["parts"][0]["y"] + first["parts"][0]["height"] == pytest.approx(90)
-    assert second["x"] == pytest.approx(50)
-    assert LAYERS[1]["name"] in first["tip"]
-    assert [dot["w"] is None for dot in chart["dots"]] == [False, True]  # no error has no place on a logarithmic axis
+    assert chart.count == 2  # nothing is measured of the first convolution
+    assert chart.colliding == pytest.approx(45.0)
+    first, second = chart.bars
+    assert [part.active for part in first.parts] == [2, 3, 4]
+    assert sum(part.height for part in first.parts) == pytest.approx(0.6 * 90, abs=0.2)
+    assert first.parts[0].y + first.parts[0].height == pytest.approx(90)
+    assert second.x == pytest.approx(50)
+    assert LAYERS[1]["name"] in first.tip
+    assert [dot.w is None for dot in chart.dots] == [False, True]  # no error has no place on a logarithmic axis
 
 
 def test_a_page_that_cannot_be_written_is_one_warning_and_loses_nothing(
@@ -82,7 +83,7 @@ def test_a_page_that_cannot_be_written_is_one_warning_and_loses_nothing(
     tables = write_report(cells, ROWS, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for cell in cells:
-        del cell["seconds"]  # as if another version had written it
+        del cell["seconds"]  # type: ignore[misc] # as if another version had written it
     write_table1_page(tables, cells, tmp_path)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -95,19 +96,24 @@ def test_one_far_value_of_the_papers_does_not_squeeze_the_chart() -> None:
     assert loss_axis([1.0, 7.6], [25.6, 9.9]).high == 10
     assert loss_axis([1.0, 17.6], [25.6, 9.9]).high == 30  # not so far off
     assert loss_axis([30.0, 7.6], [9.9]).high == 30  # our own is always in sight
+    (four,) = [chart for chart in loss_charts(make_tables(both_rows(), ROWS).wide) if chart.pair.threads == 4]
     key = ("PyTorch", "ResNet-18")
-    own = {"fp32": 70.0, "a8w8": 69.0, "2t_wo": 68.0, "2t_w": 68.5, "4t_wo": 62.4, "4t_w": 66.0}
-    drawn = panel("4t", "Four threads", {key: own}, {key: {**own, "4t_wo": 44.4, "4t_w": 66.0}})
-    (row,) = drawn["rows"]
-    assert row["paper"]["wo"]["beyond"]
-    assert row["paper"]["wo"]["text"] == "25.60"
-    assert not row["own"]["wo"]["beyond"]
-    assert row["own"]["wo"]["right"]
-    assert not row["own"]["w"]["right"]
+    drawn = panel(LossChart(four.pair, {key: Loss(7.6, 4.0)}, {key: Loss(25.6, 4.0)}))
+    assert drawn.beyond
+    (row,) = drawn.rows
+    assert row.paper is not None
+    assert row.paper.wo.beyond
+    assert row.paper.wo.text == "25.60"
+    assert not row.own.wo.beyond
+    assert row.own.wo.right
+    assert not row.own.w.right
+
+
+def test_losses_are_averaged_over_the_rows() -> None:
+    assert mean_loss([Loss(8.0, 2.0), Loss(4.0, 1.0)]) == Loss(6.0, 1.5)
+    assert mean_loss([]) is None
 
 
 def test_the_paper_is_absent_without_its_rows(tmp_path: Path) -> None:
-    cells = cells_of(ROWS[1], TOPS)
-    write_table1_page(write_report(cells, ROWS, tmp_path), cells, tmp_path)
-    page = read_page(tmp_path / "report.html")
+    page = read_page(table1(tmp_path, cells_of(ROWS[1])))
     assert "the paper's" not in page.text.split("What was run")[0]

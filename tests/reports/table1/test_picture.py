@@ -3,10 +3,9 @@ from pathlib import Path
 import pytest
 from helpers.table1_cells import ROWS, TOPS, cells_of
 
+from bnrecal.reports.table1.losses import Loss, LossChart, loss_charts
 from bnrecal.reports.table1.numbers import make_tables
-from bnrecal.reports.table1.page import by_row
-from bnrecal.reports.table1.paper import paper_table
-from bnrecal.reports.table1.picture import draw, escaped, tex, write_table1_pictures
+from bnrecal.reports.table1.picture import draw, write_table1_pictures
 
 WIDE = make_tables([cell for row in ROWS for cell in cells_of(row)], ROWS).wide
 
@@ -22,9 +21,9 @@ def test_all_three_files_are_written_and_the_png_is_the_same_every_time(tmp_path
 
 
 def test_the_picture_says_every_loss_once_and_draws_the_papers_where_it_has_the_row() -> None:
-    figure = draw(by_row(WIDE), by_row(paper_table()))
+    figure = draw(loss_charts(WIDE))
     four = figure.axes[0]
-    assert [axis.get_title() for axis in figure.axes] == ["Four threads", "Two threads"]
+    assert [axis.get_title() for axis in figure.axes] == ["4 threads (4T)", "2 threads (2T)"]
     assert all("percentage points" in axis.get_xlabel() for axis in figure.axes)
     paper = ["6.02", "1.86"]  # of ResNet-18, without and with
     lost = [f"{70 - TOPS[name]:.2f}" for name in ("4t_wo", "4t_w")]
@@ -33,31 +32,19 @@ def test_the_picture_says_every_loss_once_and_draws_the_papers_where_it_has_the_
     assert len(figure.legends[0].get_texts()) == 4
 
 
+@pytest.mark.parametrize(("loss", "sides"), [(Loss(9.0, 3.0), "right left"), (Loss(3.0, 9.0), "left right")])
+def test_numbers_stand_outside_the_dumbbell(loss: Loss, sides: str) -> None:
+    (chart,) = [chart for chart in loss_charts(WIDE) if chart.pair.threads == 4]
+    figure = draw([LossChart(chart.pair, {("mine", "net"): loss}, {})])
+    # a number to the left of its mark ends there
+    beside = ["right" if text.get_horizontalalignment() == "left" else "left" for text in figure.axes[0].texts]
+    assert beside == sides.split()
+
+
 def test_equal_losses_are_told_once() -> None:
-    row = ("mine", "net")
-    same = {row: {"fp32": 70.0, "a8w8": 69.0, "2t_wo": 68.5, "2t_w": 68.5, "4t_wo": 60.0, "4t_w": 61.0}}
-    _, two = draw(same, {}).axes
-    assert [text.get_text() for text in two.texts] == ["1.50"]
-
-
-def test_the_latex_table_has_the_papers_layout() -> None:
-    lines = tex(by_row(WIDE)).splitlines()
-    assert lines[1] == r"\begin{tabular}{llrrrrrr}"
-    assert lines[-1] == r"\end{tabular}"
-    assert all(sum(rule in line for line in lines) == 1 for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
-    (first, second) = [line for line in lines if "69.00" in line]
-    assert first == (
-        r"PyTorch & ResNet-18 & 70.00 & 69.00 & 68.00 ($-2.00$) & 68.50 ($-1.50$) "
-        r"& 60.30 ($-9.70$) & 66.20 ($-3.80$) \\"
-    )
-    assert second.startswith(r"my\_own & A<b>\&\_1\% & 70.00")
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"), [("GoogLeNet†", r"GoogLeNet\textsuperscript{\dag}"), ("a\\b", r"a\textbackslash{}b")]
-)
-def test_names_are_made_harmless_to_latex(text: str, shown: str) -> None:
-    assert escaped(text) == shown
+    (chart,) = [chart for chart in loss_charts(WIDE) if chart.pair.threads == 2]
+    (axis,) = draw([LossChart(chart.pair, {("mine", "net"): Loss(1.5, 1.5)}, {})]).axes
+    assert [text.get_text() for text in axis.texts] == ["1.50"]
 
 
 def test_a_picture_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

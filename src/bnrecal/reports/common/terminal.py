@@ -1,61 +1,65 @@
-"""Markdown with tables, set for a terminal: columns aligned, and folded where the terminal is narrow."""
+"""A document set for a terminal: columns aligned, and folded where the terminal is narrow."""
 
-import re
 import shutil
 import sys
 import textwrap
-from itertools import groupby, zip_longest
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bnrecal.reports.common.document import Block, Entry, Heading, Notes, Paragraph, to_markdown
 
 GAP = "  "
-_RULE = re.compile(r"\|?[\s:|-]+\|?")  # the line under a table's header
 
 
-def print_markdown(markdown: str) -> None:
-    """Print it aligned on a terminal, as it is into a file or a pipe."""
-    shown = for_terminal(markdown, shutil.get_terminal_size().columns) if sys.stdout.isatty() else markdown
-    print(shown)
+def print_document(blocks: Sequence[Block]) -> None:
+    """Print a document aligned on a terminal, as Markdown into a file or a pipe."""
+    if sys.stdout.isatty():
+        print(for_terminal(blocks, shutil.get_terminal_size().columns))
+    else:
+        print(to_markdown(blocks))
 
 
-def for_terminal(markdown: str, width: int) -> str:
-    """The same text with aligned tables; other lines are wrapped to `width`, headings lose their signs.
+def for_terminal(blocks: Sequence[Block], width: int) -> str:
+    """A document with aligned tables and text wrapped to `width` characters.
 
-    A table that is too wide puts what its cells hold in brackets on a second line.
+    A table that is too wide puts what its numbers have in brackets on a second line.
     """
-    parts = []
-    for is_table, group in groupby(markdown.splitlines(), key=lambda line: line.startswith("|")):
-        lines = list(group)
-        parts += _table(lines, width) if is_table else [_text(line, width) for line in lines]
-    return "\n".join(parts)
+    return "\n\n".join(_block(block, width) for block in blocks)
 
 
-def _text(line: str, width: int) -> str:
-    indent = "  " if line.startswith("- ") else ""
-    return textwrap.fill(line.lstrip("# "), width, subsequent_indent=indent, break_on_hyphens=False) if line else ""
+def _block(block: Block, width: int) -> str:
+    if isinstance(block, Notes):
+        return "\n".join(_wrapped(f"- {item}", width, indent="  ") for item in block.items)
+    if isinstance(block, (Heading, Paragraph)):
+        return _wrapped(block.text, width)
+    return "\n".join(_table(block, width))
 
 
-def _table(lines: list[str], width: int) -> list[str]:
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not _RULE.fullmatch(line)]
-    shown = [[row] for row in rows] if _needed(rows) <= width else [_folded(row) for row in rows]
-    sizes = [max(len(cell) for cell in column) for column in zip(*(r for g in shown for r in g), strict=True)]
-    head, *body = [[_aligned(row, sizes) for row in group] for group in shown]
-    return [*head, "-" * (sum(sizes) + len(GAP) * (len(sizes) - 1)), *(line for group in body for line in group)]
+def _wrapped(text: str, width: int, indent: str = "") -> str:
+    return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _needed(rows: list[list[str]]) -> int:
-    return sum(max(len(cell) for cell in column) + len(GAP) for column in zip(*rows, strict=True)) - len(GAP)
+def _table(table: pd.DataFrame, width: int) -> list[str]:
+    rows: list[list[object]] = table.to_numpy().tolist()
+    whole = _aligned(table, rows)
+    if len(whole[1]) <= width:
+        return whole
+    folded = []
+    for row in rows:
+        folded.append([cell.main if isinstance(cell, Entry) else cell for cell in row])
+        folded.append([cell.aside if isinstance(cell, Entry) else "" for cell in row])
+    return _aligned(table, folded)
 
 
-def _folded(row: list[str]) -> list[list[str]]:
-    """A row as two: before the bracket, and the bracket."""
-    split = [cell.replace(" (", "\n(", 1).split("\n") for cell in row]
-    return [list(line) for line in zip_longest(*split, fillvalue="")]
-
-
-def _aligned(row: list[str], sizes: list[int]) -> str:
-    """Words to the left, numbers to the right."""
-    first = next((place for place, cell in enumerate(row) if re.match(r"[(+-]?\d", cell)), 2)
-    cells = [
-        cell.ljust(s) if place < min(first, 2) else cell.rjust(s)
-        for place, (cell, s) in enumerate(zip(row, sizes, strict=True))
-    ]
-    return GAP.join(cells).rstrip()
+def _aligned(table: pd.DataFrame, rows: Sequence[Sequence[object]]) -> list[str]:
+    """Lines of a table: header, rule and rows; words to the left, numbers to the right."""
+    columns = []
+    for place, name in enumerate(table.columns):
+        cells = [str(name), *(str(row[place]) for row in rows)]
+        size = max(map(len, cells))
+        is_number = isinstance(table.iloc[0, place], Entry)
+        columns.append([cell.rjust(size) if is_number else cell.ljust(size) for cell in cells])
+    header, *body = [GAP.join(line).rstrip() for line in zip(*columns, strict=True)]
+    rule = "-" * sum(len(column[0]) + len(GAP) for column in columns)
+    return [header, rule.removesuffix("-" * len(GAP)), *body]

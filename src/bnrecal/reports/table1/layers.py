@@ -3,101 +3,161 @@
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 
-from bnrecal.files import atomic_path
+from bnrecal.reports.table1.records import CellRecord, LayerRecord
 
-COLLIDING = (2, 3, 4)  # active threads of a step that share a multiplier
 BARS = 90  # height of the collision chart, pixels
-DOTS = 84  # height of the error chart
-INSET = 7  # free space above and below the dots
+DOTS = 84  # height of the error chart, pixels
+INSET = 7  # free space above and below the dots, pixels
+EXPONENTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
-Layer = dict[str, Any]
+
+@dataclass(frozen=True)
+class BarPart:
+    """Part of a bar: the steps in which `active` threads share a multiplier; places in pixels."""
+
+    active: int
+    y: float
+    height: float
 
 
-def layer_records(layers: pd.DataFrame | None) -> list[Layer]:
+@dataclass(frozen=True)
+class Bar:
+    """Collisions of one layer.
+
+    Attributes:
+        x: left edge, percent of the width.
+        tip: text under the pointer.
+    """
+
+    x: float
+    parts: list[BarPart]
+    tip: str
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Errors of one layer; places in pixels from the top, None for no error at all.
+
+    Attributes:
+        x: percent of the width.
+        wo, w: without and with recalibration.
+    """
+
+    x: float
+    wo: float | None
+    w: float | None
+    tip: str
+
+
+@dataclass(frozen=True)
+class GridLine:
+    """A labelled line across a chart."""
+
+    y: float | None
+    label: str
+
+
+@dataclass(frozen=True)
+class LayerChart:
+    """Both charts of one network.
+
+    Attributes:
+        count: layers that were measured.
+        colliding: percent of all steps in which threads collide.
+        width: of a bar, percent.
+    """
+
+    source: str
+    model: str
+    count: int
+    colliding: float
+    width: float
+    bars: list[Bar]
+    dots: list[Dots]
+    grid: list[GridLine]
+
+
+def layer_records(layers: pd.DataFrame) -> list[LayerRecord]:
     """The rows of `Result.layers` as a cell keeps them in JSON; what was not measured is None."""
-    if layers is None:
-        return []
-    records: list[Layer] = json.loads(layers.to_json(orient="records", double_precision=15))
+    records: list[LayerRecord] = json.loads(layers.to_json(orient="records", double_precision=15))
     return records
 
 
-def write_layers(cells: Sequence[dict[str, Any]], out: Path) -> None:
-    """Write `table1_layers.csv`, one row a convolution and seed; nothing if no cell has layers."""
-    records = [
-        {"source": cell["source"], "model": cell["label"], "cell": cell["cell"], "seed": cell["seed"], **layer}
-        for cell in cells
-        for layer in cell.get("layers") or []
-    ]
-    if records:
-        with atomic_path(out / "table1_layers.csv") as path:
-            pd.DataFrame(records).to_csv(path, index=False, float_format="%.6g")
+def layers_table(cells: Sequence[CellRecord]) -> pd.DataFrame | None:
+    """The frame of `table1_layers.csv`, one row a convolution and seed; None if no cell has layers."""
+    records = []
+    for cell in cells:
+        about = {"source": cell["source"], "model": cell["label"], "cell": cell["cell"], "seed": cell["seed"]}
+        records += [{**about, **layer} for layer in cell.get("layers", [])]
+    return pd.DataFrame(records) if records else None
 
 
-def layer_charts(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a network whose layers were measured: bars, dots and axis labels, ready to be drawn.
-
-    Args:
-        cells: those of Table 1; a cell at four threads may carry `layers`, one record a convolution.
-    """
+def layer_charts(cells: Sequence[CellRecord]) -> list[LayerChart]:
+    """One entry a network whose layers were measured; of several seeds the first."""
+    first = min(cell["seed"] for cell in cells)
     charts = []
     for cell in cells:
-        layers = [layer for layer in cell.get("layers") or [] if layer["active_0"] is not None]
-        if layers and cell["seed"] == min(c["seed"] for c in cells):
+        layers = [layer for layer in cell.get("layers", []) if layer["active_0"] is not None]
+        if layers and cell["seed"] == first:
             charts.append(_chart(cell, layers))
     return charts
 
 
-def _chart(cell: dict[str, Any], layers: Sequence[Layer]) -> dict[str, Any]:
+def _chart(cell: CellRecord, layers: Sequence[LayerRecord]) -> LayerChart:
     steps = sum(layer["steps"] for layer in layers)
-    colliding = sum(layer["steps"] * _share(layer) for layer in layers) / steps if steps else 0.0
+    colliding = sum(layer["steps"] * sum(_colliding(layer).values()) for layer in layers)
     low, high = _decades(layers)
     width = 100 / len(layers)
-    return {
-        "source": cell["source"],
-        "model": cell["label"],
-        "count": len(layers),
-        "colliding": 100 * colliding,
-        "width": round(0.84 * width, 3),
-        "bars": [_bar(layer, place * width) for place, layer in enumerate(layers)],
-        "dots": [_dots(layer, (place + 0.42) * width, low, high) for place, layer in enumerate(layers)],
-        "grid": [{"y": _height(10.0**d, low, high), "label": _power(d)} for d in _some(low, high)],
-    }
+    return LayerChart(
+        source=cell["source"],
+        model=cell["label"],
+        count=len(layers),
+        colliding=100 * colliding / steps if steps else 0.0,
+        width=round(0.84 * width, 3),
+        bars=[_bar(layer, place * width) for place, layer in enumerate(layers)],
+        dots=[_dots(layer, (place + 0.42) * width, low, high) for place, layer in enumerate(layers)],
+        grid=[GridLine(_height(10.0**power, low, high), _power(power)) for power in _some(low, high)],
+    )
 
 
-def _share(layer: Layer) -> float:
-    return float(sum(layer[f"active_{active}"] for active in COLLIDING))
+def _colliding(layer: LayerRecord) -> dict[int, float]:
+    """Shares of the steps in which threads share a multiplier, by the number of active threads."""
+    shares = {2: layer["active_2"], 3: layer["active_3"], 4: layer["active_4"]}
+    return {active: share or 0.0 for active, share in shares.items()}
 
 
-def _bar(layer: Layer, x: float) -> dict[str, Any]:
+def _bar(layer: LayerRecord, x: float) -> Bar:
     """Stacked from the bottom: two, three, four active threads."""
-    parts, base = [], float(BARS)
-    for active in COLLIDING:
-        height = BARS * layer[f"active_{active}"]
+    parts = []
+    base = float(BARS)
+    for active, share in _colliding(layer).items():
+        height = BARS * share
         base -= height
         if height > 0.05:
-            parts.append({"active": active, "y": round(base, 1), "height": round(height, 1)})
-    shares = ", ".join(f"{active} active {100 * layer[f'active_{active}']:.1f} %" for active in COLLIDING)
-    return {"x": round(x, 3), "parts": parts, "tip": f"{layer['name']}: {shares}"}
+            parts.append(BarPart(active, round(base, 1), round(height, 1)))
+    shares = ", ".join(f"{active} active {100 * share:.1f} %" for active, share in _colliding(layer).items())
+    return Bar(round(x, 3), parts, f"{layer['name']}: {shares}")
 
 
-def _dots(layer: Layer, x: float, low: int, high: int) -> dict[str, Any]:
-    wo, w = layer["relative_mse_wo"], layer["relative_mse"]
-    tip = f"{layer['name']}: relative error without {wo:.2g}, with {w:.2g}"
-    return {"x": round(x, 3), "wo": _height(wo, low, high), "w": _height(w, low, high), "tip": tip}
+def _dots(layer: LayerRecord, x: float, low: int, high: int) -> Dots:
+    without = layer["relative_mse_wo"] or 0.0
+    recalibrated = layer["relative_mse"] or 0.0
+    tip = f"{layer['name']}: relative error without {without:.2g}, with {recalibrated:.2g}"
+    return Dots(round(x, 3), _height(without, low, high), _height(recalibrated, low, high), tip)
 
 
-def _decades(layers: Sequence[Layer]) -> tuple[int, int]:
+def _decades(layers: Sequence[LayerRecord]) -> tuple[int, int]:
     """Powers of ten that enclose every error above 0."""
-    errors = [layer[key] for layer in layers for key in ("relative_mse_wo", "relative_mse") if layer[key]]
+    measured = [layer["relative_mse_wo"] for layer in layers] + [layer["relative_mse"] for layer in layers]
+    errors = [error for error in measured if error]
     if not errors:
         return -3, 0
-    low, high = math.floor(math.log10(min(errors))), math.ceil(math.log10(max(errors)))
-    return low, max(high, low + 1)
+    low = math.floor(math.log10(min(errors)))
+    return low, max(math.ceil(math.log10(max(errors))), low + 1)
 
 
 def _some(low: int, high: int) -> range:
@@ -114,4 +174,4 @@ def _height(error: float | None, low: int, high: int) -> float | None:
 
 
 def _power(exponent: int) -> str:
-    return "1" if exponent == 0 else "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return "1" if exponent == 0 else "10" + str(exponent).translate(EXPONENTS)

@@ -1,155 +1,176 @@
 """Table 1 in words: `table1.md`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import pandas as pd
 
 from bnrecal.evaluation.significance import LEVEL
-
-LABELS = {"fp32": "FP32", "a8w8": "A8W8", "2t_wo": "2T w/o", "2t_w": "2T w/", "4t_wo": "4T w/o", "4t_w": "4T w/"}
-GAINS = {"2t_gain": "2T gain", "4t_gain": "4T gain"}
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Everything that is known of a table.
-
-    Attributes:
-        long: one row per cell and seed. wide: the paper's layout, means over seeds. gains: `gains.gains_table`.
-        paper: `paper.compare`; None away from ImageNet.
-    """
-
-    long: pd.DataFrame
-    wide: pd.DataFrame
-    gains: pd.DataFrame
-    paper: pd.DataFrame | None
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Of the columns that there are."""
-        return {name: label for name, label in LABELS.items() if name in self.wide}
+from bnrecal.files import atomic_path
+from bnrecal.reports.common.document import Block, Entry, Heading, Notes, Paragraph, to_markdown
+from bnrecal.reports.table1.columns import (
+    A8W8,
+    FLOAT32,
+    Column,
+    Pair,
+    fastest_pair,
+    shown,
+    threaded_pairs,
+)
+from bnrecal.reports.table1.gains import Gain, Key
+from bnrecal.reports.table1.numbers import Tables
+from bnrecal.reports.table1.paper import Comparison, by_row
 
 
-def markdown(tables: Tables) -> str:
+def write_markdown(tables: Tables, out: Path) -> None:
+    """Write `table1.md` into `out`."""
+    with atomic_path(out / "table1.md") as path:
+        path.write_text(to_markdown(document(tables)))
+
+
+def document(tables: Tables) -> list[Block]:
     """The table as the paper prints it, what recalibration gains with its p-values, and what is worth a note."""
-    long = tables.long
-    seeds, images = long["seed"].nunique(), int(long["images"].max())
-    spread = " (mean ± standard deviation over the seeds)" if seeds > 1 else ""
-    lines = [
-        f"# Top-1 under NB-SMT, {long['data'].iloc[0]}, {images} validation images, {seeds} seed{'s' * (seeds > 1)}",
-        "",
-        f"Top-1 in %{spread}, in brackets the difference to FP32 in points; standard error of a cell at most "
-        f"{long['stderr'].max():.2f} points. † the one layer of highest error runs one thread. ‡ depthwise "
-        "convolutions run one thread.",
-        "",
-        *_table(["Source", "Model", *tables.labels.values()], _levels(tables)),
-        "",
-        *_gains(tables, seeds),
-        "",
-        *_notes(tables),
+    seeds = int(tables.long["seed"].nunique())
+    images = int(tables.long["images"].max())
+    blocks: list[Block] = [
+        _heading(tables, images, seeds),
+        _explanation(tables, seeds),
+        _levels(tables),
+        _gains_explanation(seeds),
+        _gains(tables),
+        Notes((_averages(tables.wide), *_losses(tables.gains), *_spared(tables))),
     ]
     if tables.paper is not None:
-        lines += ["", *_paper_comparison(tables.paper, images)]
-    return "\n".join(lines) + "\n"
+        blocks += _paper(tables.paper, images)
+    return blocks
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    first, *rest = ("| " + " | ".join(cells) + " |" for cells in (header, *rows))
-    return [first, "|" + "---|" * len(header), *rest]
+def _heading(tables: Tables, images: int, seeds: int) -> Heading:
+    data = tables.long["data"].iloc[0]
+    return Heading(f"Top-1 under NB-SMT, {data}, {images} validation images, {seeds} seed{'s' * (seeds > 1)}")
 
 
-def _levels(tables: Tables) -> list[list[str]]:
-    rows = []
+def _explanation(tables: Tables, seeds: int) -> Paragraph:
+    spread = " (mean ± standard deviation over the seeds)" if seeds > 1 else ""
+    return Paragraph(
+        f"Top-1 in %{spread}, in brackets the difference to FP32 in points; standard error of a cell at most "
+        f"{tables.long['stderr'].max():.2f} points. † the one layer of highest error runs one thread. ‡ depthwise "
+        "convolutions run one thread."
+    )
+
+
+def _levels(tables: Tables) -> pd.DataFrame:
+    records = []
     for _, row in tables.wide.iterrows():
         own = _of(tables.long, row)
-        rows.append([row["source"], row["model"], *(_level(own, row, name) for name in tables.labels)])
-    return rows
+        record: dict[str, object] = {"Source": row["source"], "Model": row["model"]}
+        for column in shown():
+            record[column.label] = _level(own, row, column)
+        records.append(record)
+    return pd.DataFrame(records)
 
 
-def _level(own: pd.DataFrame, row: "pd.Series[Any]", name: str) -> str:
-    values = own.loc[own["cell"] == name, "top1"]
-    text = f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
-    return text if name in ("fp32", "a8w8") else f"{text} ({values.mean() - row['fp32']:+.2f})"
+def _level(own: pd.DataFrame, row: pd.Series, column: Column) -> Entry:
+    values = own.loc[own["cell"] == column.key, "top1"]
+    spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
+    text = f"{values.mean():.2f}{spread}"
+    if column in (FLOAT32, A8W8):
+        return Entry(text)
+    return Entry(text, f"({values.mean() - row[FLOAT32.key]:+.2f})")
 
 
-def _of(table: pd.DataFrame, row: "pd.Series[Any]") -> pd.DataFrame:
+def _of(table: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     return table[(table["source"] == row["source"]) & (table["model"] == row["model"])]
 
 
-def _gains(tables: Tables, seeds: int) -> list[str]:
+def _gains_explanation(seeds: int) -> Paragraph:
     test = "a test over all seeds and images" if seeds > 1 else "McNemar's exact test on the same images"
-    rows = []
-    for _, row in tables.wide.iterrows():
-        own = _of(tables.gains, row).set_index("threads")
-        told = [f"{one['gain']:+.2f} (p = {one['gain_p']:.2g})" for _, one in own.iterrows()]
-        net = [_net(one) for threads, one in own.iterrows() if threads != 1]
-        rows.append([row["source"], row["model"], told[0], told[1], net[0], told[2], net[1]])
-    return [
-        f"What recalibration gains, in points, with the p-value of {test}. The A8W8 column is the control: what",
-        "recalibration gains without NB-SMT. Net: the gain less the control's (p-value of a t-test), and what share of",
-        "the loss to A8W8 that is, where that loss is significant. p-values are not corrected for their number.",
-        "",
-        *_table(["Source", "Model", "A8W8", "2T", "2T net", "4T", "4T net"], rows),
-    ]
+    return Paragraph(
+        f"What recalibration gains, in points, with the p-value of {test}. The A8W8 column is the control: what\n"
+        "recalibration gains without NB-SMT. Net: the gain less the control's (p-value of a t-test), and what share "
+        "of\nthe loss to A8W8 that is, where that loss is significant. p-values are not corrected for their number."
+    )
 
 
-def _net(one: "pd.Series[Any]") -> str:
-    share = "" if pd.isna(one["recovered"]) else f", {100 * one['recovered']:.0f} %"
-    return f"{one['net_gain']:+.2f} (p = {one['net_gain_p']:.2g}){share}"
+def _gains(tables: Tables) -> pd.DataFrame:
+    records = []
+    for source, model in by_row(tables.wide):
+        record: dict[str, object] = {"Source": source, "Model": model}
+        for one in tables.gains:
+            if (one.source, one.model) == (source, model):
+                record |= _gain(one)
+        records.append(record)
+    return pd.DataFrame(records)
 
 
-def _notes(tables: Tables) -> list[str]:
-    wide = tables.wide
-    drop, half = wide["fp32"] - wide["4t_wo"], wide["fp32"] - wide["2t_wo"]
-    gain = wide["4t_w"] - wide["4t_wo"]
-    notes = [
-        f"- Averaged over the rows, 2T without recalibration loses {half.mean():.2f} points, 4T {drop.mean():.2f}; "
-        f"recalibration gains {gain.mean():+.2f} at 4T."
-    ]
-    for threads in (2, 4):
-        for _, one in tables.gains[tables.gains["threads"] == threads].iterrows():
-            if one["gain"] <= 0:
-                sure = "significantly" if one["gain_p"] < LEVEL else "not significantly"
+def _gain(one: Gain) -> dict[str, Entry]:
+    """The numbers of one row at one number of threads, by their heading."""
+    numbers = {one.pair.group: Entry(f"{one.gain.points:+.2f}", f"(p = {one.gain.p:.2g})")}
+    if one.pair in threaded_pairs():
+        numbers[f"{one.pair.group} net"] = _net(one)
+    return numbers
+
+
+def _net(one: Gain) -> Entry:
+    share = "" if one.recovered is None else f", {100 * one.recovered:.0f} %"
+    return Entry(f"{one.net_gain.points:+.2f}", f"(p = {one.net_gain.p:.2g}){share}")
+
+
+def _averages(wide: pd.DataFrame) -> str:
+    """The sentence about the means over the rows."""
+    fastest = fastest_pair()
+    first, *others = threaded_pairs()
+    lost = [f"{first.group} without recalibration loses {_mean_loss(wide, first):.2f} points"]
+    lost += [f"{pair.group} {_mean_loss(wide, pair):.2f}" for pair in others]
+    gain = (wide[fastest.recalibrated.key] - wide[fastest.without.key]).mean()
+    return f"Averaged over the rows, {', '.join(lost)}; recalibration gains {gain:+.2f} at {fastest.group}."
+
+
+def _mean_loss(wide: pd.DataFrame, pair: Pair) -> float:
+    return float((wide[FLOAT32.key] - wide[pair.without.key]).mean())
+
+
+def _losses(gains: Sequence[Gain]) -> list[str]:
+    """A sentence for each row that does not gain at several threads."""
+    notes = []
+    for pair in threaded_pairs():
+        for one in gains:
+            if one.pair == pair and one.gain.points <= 0:
+                sure = "significantly" if one.gain.p < LEVEL else "not significantly"
                 notes.append(
-                    f"- {one['source']} {one['model']} does not gain by recalibration at {threads}T: "
-                    f"{one['gain']:+.2f} points ({sure}, p = {one['gain_p']:.2g})."
+                    f"{one.source} {one.model} does not gain by recalibration at {pair.group}: "
+                    f"{one.gain.points:+.2f} points ({sure}, p = {one.gain.p:.2g})."
                 )
-    return notes + [f"- {text}" for _, row in wide.iterrows() if (text := _spared(_of(tables.long, row)))]
+    return notes
 
 
-def _spared(own: pd.DataFrame) -> str:
-    """Which layers a row spares; the one of highest error may be another for another seed."""
-    cells = own[(own["cell"] == "4t_wo") & (own["spared"] != "")]
-    if cells.empty:
-        return ""
-    seeds = cells.groupby("spared", sort=False)["seed"].apply(lambda s: ", ".join(map(str, s)))
-    told = [name + (f" (seed {which})" if len(cells) > 1 else "") for name, which in seeds.items()]
-    return f"{cells['source'].iloc[0]} {cells['model'].iloc[0]} spares {', '.join(told)}."
+def _spared(tables: Tables) -> list[str]:
+    """A sentence for each row that spares layers; the one of highest error may be another for another seed."""
+    long = tables.long
+    chosen = long[(long["cell"] == fastest_pair().without.key) & (long["spared"] != "")]
+    notes = []
+    for _, row in tables.wide.iterrows():
+        own = _of(chosen, row)
+        if not own.empty:
+            seeds = own.groupby("spared", sort=False)["seed"].apply(lambda each: ", ".join(map(str, each)))
+            named = [name + (f" (seed {which})" if len(own) > 1 else "") for name, which in seeds.items()]
+            notes.append(f"{row['source']} {row['model']} spares {', '.join(named)}.")
+    return notes
 
 
-def _paper_comparison(paper: pd.DataFrame, images: int) -> list[str]:
-    if paper.empty:
-        return ["None of these rows is in the paper."]
-    decided = paper["agrees"].notna().all()
+def _paper(found: Sequence[Comparison], images: int) -> list[Block]:
+    if not found:
+        return [Paragraph("None of these rows is in the paper.")]
+    decided = all(one.agrees is not None for one in found)
     verdict = (
         "* agrees: FP32 within 0.1, A8W8 within 0.2, the rest within 0.5 but at most half of the paper's own gain"
         if decided
         else f"no verdict on {images} images: the paper measured all 50,000"
     )
-    names = {**LABELS, **GAINS}
-    rows = []
-    for (source, model), own in paper.groupby(["source", "model"], sort=False):
-        told = own.set_index("quantity")
-        rows.append([source, model, *(_beside_paper(told.loc[name]) for name in names)])
-    return [
-        f"Next to the paper: its value: measured - paper ± standard error, in points; {verdict}.",
-        "",
-        *_table(["Source", "Model", *names.values()], rows),
-    ]
-
-
-def _beside_paper(one: "pd.Series[Any]") -> str:
-    star = "*" if pd.notna(one["agrees"]) and one["agrees"] else ""
-    return f"{one['paper']:.2f}: {one['difference']:+.2f}{star} ± {one['stderr']:.2f}"
+    text = f"Next to the paper: its value: measured - paper ± standard error, in points; {verdict}."
+    records: dict[Key, dict[str, object]] = {}
+    for one in found:
+        record = records.setdefault((one.source, one.model), {"Source": one.source, "Model": one.model})
+        star = "*" if one.agrees else ""
+        record[one.label] = Entry(f"{one.paper:.2f}: {one.difference:+.2f}{star} ± {one.stderr:.2f}")
+    return [Paragraph(text), pd.DataFrame(list(records.values()))]

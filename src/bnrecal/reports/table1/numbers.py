@@ -1,93 +1,147 @@
-"""From measured cells to the files of Table 1: `table1.csv`, `table1_long.csv`, `table1_gains.csv`, `table1.md`.
-
-On ImageNet also `table1_paper.csv`, which compares with the paper.
-"""
+"""The numbers of Table 1, from measured cells to its CSV files."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from bnrecal.evaluation.significance import LEVEL
-from bnrecal.files import atomic_path
-from bnrecal.reports.table1.columns import Row
-from bnrecal.reports.table1.gains import gains_table
-from bnrecal.reports.table1.markdown import Tables, markdown
-from bnrecal.reports.table1.paper import compare, paper_table
+from bnrecal.evaluation.standard_error import of_share
+from bnrecal.quantization.layer_plan import ExceptionKind
+from bnrecal.reports.common.tables import PrintedTable, printed, write_table
+from bnrecal.reports.table1.columns import A8W8, FLOAT32, Row, header
+from bnrecal.reports.table1.gains import Gain, gains, gains_table
+from bnrecal.reports.table1.layers import layers_table
+from bnrecal.reports.table1.paper import Comparison, compare, comparison_table
+from bnrecal.reports.table1.records import CellRecord
 
-__all__ = ["COLUMNS", "HEADER", "LOSS_P", "Row", "long_table", "paper_table", "wide_table", "write_report"]
-
-COLUMNS = ["fp32", "a8w8", "2t_wo", "2t_w", "4t_wo", "4t_w"]
-HEADER = ["source", "model", *COLUMNS]
-LOSS_P = LEVEL  # a loss by recalibration is called significant below this p-value
-SPARED = "smt.layers"  # how the reason begins for a layer that a row spares
-
-KEPT = ["threads", "recal", "seed", "images", "top1", "top5", "stderr", "fp32_top1", "drop", "top1_wo_recal", "gain"]
-KEPT += ["gain_p", "control_gain", "loss_p", "recovered", "speedup", "cycles", "restricted_top1", "skipped"]
+PAPER_FILE = "table1_paper.csv"
+LAYERS_FILE = "table1_layers.csv"
 
 
-def write_report(cells: Sequence[dict[str, Any]], rows: Sequence[Row], out: Path) -> Tables:
-    """Write the files, and return what they say; rows whose model is not measured yet are left out.
+@dataclass(frozen=True)
+class Tables:
+    """Everything that is known of a table.
+
+    Attributes:
+        long: one row a cell and seed, float32 included.
+        wide: the paper's layout, means over seeds.
+        gains: what recalibration gains, row by row and pair by pair.
+        paper: the comparison with the paper; None away from ImageNet.
+        layers: one row a convolution and seed; None where no cell has layers.
+    """
+
+    long: pd.DataFrame
+    wide: pd.DataFrame
+    gains: list[Gain]
+    paper: list[Comparison] | None
+    layers: pd.DataFrame | None
+
+    @property
+    def files(self) -> list[PrintedTable]:
+        """The CSV files, as a page lists them."""
+        found = [_printed("table1.csv", self.wide), _printed("table1_gains.csv", gains_table(self.gains))]
+        if self.paper is not None:
+            found.append(_printed(PAPER_FILE, comparison_table(self.paper)))
+        if self.layers is not None:
+            found.append(printed(LAYERS_FILE, self.layers, ".6g"))
+        return [*found, _printed("table1_long.csv", self.long)]
+
+
+def _printed(name: str, table: pd.DataFrame) -> PrintedTable:
+    """A table with four decimals, but for p-values, which would vanish in them: four significant digits."""
+    p_values = {column: table[column].map("{:.4g}".format) for column in table if str(column).endswith("_p")}
+    return printed(name, table.assign(**p_values), ".4f")
+
+
+def make_tables(cells: Sequence[CellRecord], rows: Sequence[Row]) -> Tables:
+    """Everything that the files say, on ImageNet with the comparison to the paper.
 
     Args:
-        cells: what `experiment.results.Result.to_json` gives, and besides `source`, `label`, `cell` (the column), and
-            `right`: `evaluation.packed.pack` of which images were right (`fp32_right` too in the `a8w8` cells).
+        rows: in the order of the table; those whose model is not measured yet are left out.
     """
-    tables = make_tables(cells, rows)
-    named = {"table1_long": tables.long, "table1": tables.wide, "table1_gains": tables.gains}
-    for name, table in {**named, "table1_paper": tables.paper}.items():
-        if table is None:
-            (out / f"{name}.csv").unlink(missing_ok=True)  # of an earlier table
-            continue
-        with atomic_path(out / f"{name}.csv") as path:
-            # p-values would vanish in fixed digits
-            scientific = {column: table[column].map("{:.4g}".format) for column in table if str(column).endswith("_p")}
-            table.assign(**scientific).to_csv(path, index=False, float_format="%.4f")
-    with atomic_path(out / "table1.md") as path:
-        path.write_text(markdown(tables))
-    return tables
-
-
-def make_tables(cells: Sequence[dict[str, Any]], rows: Sequence[Row]) -> Tables:
-    """Everything that the files say, on ImageNet with the comparison to the paper."""
     long = long_table(cells)
-    wide, gains = wide_table(long, rows), gains_table(cells)
-    imagenet = set(long["data"]) == {"imagenet"}
-    return Tables(long, wide, gains, compare(cells, wide, gains) if imagenet else None)
+    wide = wide_table(long, rows)
+    found = gains(cells)
+    imagenet = {cell["data"] for cell in cells} == {"imagenet"}
+    paper = compare(cells, wide, found) if imagenet else None
+    return Tables(long, wide, found, paper, layers_table(cells))
 
 
-def long_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per cell and seed, float32 included."""
+def write_tables(tables: Tables, out: Path) -> None:
+    """Write the CSV files into `out`; one of an earlier table that this one lacks is removed."""
+    names = {table.name for table in tables.files}
+    for name in {PAPER_FILE, LAYERS_FILE} - names:
+        (out / name).unlink(missing_ok=True)
+    for table in tables.files:
+        write_table(table, out)
+
+
+def long_table(cells: Sequence[CellRecord]) -> pd.DataFrame:
+    """One row a cell and seed, float32 included."""
     records = []
     for cell in cells:
-        if cell["cell"] == "a8w8":
+        if cell["cell"] == A8W8.key:
             records.append(_float_record(cell))
         records.append(_record(cell))
     return pd.DataFrame(records)
 
 
-def _record(cell: dict[str, Any]) -> dict[str, Any]:
-    exceptions = cell["exceptions"].items()
+def _record(cell: CellRecord) -> dict[str, object]:
+    exceptions = cell["layer_exceptions"].items()
     return {
         "source": cell["source"],
         "model": cell["label"],
         "data": cell["data"],
         "cell": cell["cell"],
-        **{key: cell[key] for key in KEPT},
-        "one_thread": " ".join(name for name, why in exceptions if "1 thread" in why),
-        "spared": " ".join(name for name, why in exceptions if why.startswith(SPARED)),
+        "threads": cell["threads"],
+        "recal": cell["recal"],
+        "seed": cell["seed"],
+        "images": cell["images"],
+        "top1": cell["top1"],
+        "top5": cell["top5"],
+        "stderr": cell["stderr"],
+        "fp32_top1": cell["fp32_top1"],
+        "drop": cell["drop"],
+        "top1_wo_recal": cell["top1_wo_recal"],
+        "gain": cell["gain"],
+        "gain_p": cell["gain_p"],
+        "control_gain": cell["control_gain"],
+        "loss_p": cell["loss_p"],
+        "recovered": cell["recovered"],
+        "speedup": cell["speedup"],
+        "cycles": cell["cycles"],
+        "restricted_top1": cell["restricted_top1"],
+        "skipped": cell["skipped"],
+        "one_thread": " ".join(name for name, one in exceptions if one["threads"] == 1),
+        "spared": " ".join(spared(cell)),
         "weights_hash": cell["provenance"]["weights_hash"],
         "content": cell["provenance"]["cell"],
     }
 
 
-def _float_record(cell: dict[str, Any]) -> dict[str, Any]:
-    top1, images = cell["fp32_top1"], cell["images"]
-    gone = ("threads", "recal", "gain_p", "control_gain", "loss_p", "recovered", "cycles", "restricted_top1")
-    own = {"cell": "fp32", "top1": top1, "top5": cell["fp32_top5"], "drop": 0.0, "gain": 0.0, "speedup": 1.0}
-    own |= {"stderr": (top1 * (100 - top1) / images) ** 0.5, "top1_wo_recal": top1, "one_thread": "", "spared": ""}
-    return {**_record(cell), **dict.fromkeys(gone), **own}
+def _float_record(cell: CellRecord) -> dict[str, object]:
+    """The row of float32, from the cell of A8W8."""
+    unknown = ("threads", "recal", "gain_p", "control_gain", "loss_p", "recovered", "cycles", "restricted_top1")
+    top1 = cell["fp32_top1"]
+    own: dict[str, object] = {
+        "cell": FLOAT32.key,
+        "top1": top1,
+        "top5": cell["fp32_top5"],
+        "stderr": 100 * of_share(top1 / 100, cell["images"]),
+        "drop": 0.0,
+        "top1_wo_recal": top1,
+        "gain": 0.0,
+        "speedup": 1.0,
+        "one_thread": "",
+        "spared": "",
+    }
+    return {**_record(cell), **dict.fromkeys(unknown), **own}
+
+
+def spared(cell: CellRecord) -> list[str]:
+    """Names of the layers that the row or a setting spares from running as many threads as the others."""
+    return [name for name, one in cell["layer_exceptions"].items() if one["kind"] == ExceptionKind.SET.value]
 
 
 def wide_table(long: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
@@ -95,4 +149,4 @@ def wide_table(long: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
     means = long.pivot_table(index=["source", "model"], columns="cell", values="top1", aggfunc="mean").reset_index()
     order = {(row.source, row.label): place for place, row in enumerate(rows)}
     means["place"] = [order[key] for key in zip(means["source"], means["model"], strict=True)]
-    return means.sort_values("place")[HEADER].reset_index(drop=True)
+    return means.sort_values("place")[header()].reset_index(drop=True)

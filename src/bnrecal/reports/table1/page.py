@@ -3,197 +3,313 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from bnrecal.reports.common.page import Axis, flat, never_fatal, number, p_value, raw_table, write_page
-from bnrecal.reports.table1.layers import layer_charts
-from bnrecal.reports.table1.markdown import Tables
-from bnrecal.reports.table1.numbers import LOSS_P
-from bnrecal.reports.table1.paper import paper_table
+from bnrecal.evaluation.significance import LEVEL, Difference
+from bnrecal.reports.common.page import Axis, Tick, flat, never_fatal, number, p_value, write_page
+from bnrecal.reports.common.tables import PrintedTable
+from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, shown, threaded_pairs
+from bnrecal.reports.table1.gains import Gain
+from bnrecal.reports.table1.layers import LayerChart, layer_charts
+from bnrecal.reports.table1.losses import Loss, LossChart, loss_charts, mean_loss
+from bnrecal.reports.table1.numbers import Tables
+from bnrecal.reports.table1.paper import by_row, paper_gain, paper_table
+from bnrecal.reports.table1.records import CellRecord
 
 PAGE = "report.html"
-FILES = (
-    "table1",
-    "table1_gains",
-    "table1_paper",
-    "table1_layers",
-    "table1_long",
-)
-BASES = ("fp32", "a8w8")  # columns that are compared with, and get no difference of their own
-PANELS = (("4t", "Four threads"), ("2t", "Two threads"))
-FAR = 1.6  # a paper's value so many times beyond everything else is shown as an arrow at the edge, with its number
-
-Wide = dict[tuple[str, str], dict[str, float]]
 
 
-def write_table1_page(tables: Tables, cells: Sequence[dict[str, Any]], out: Path) -> None:
-    """Write `report.html` into `out`, where the table's CSV files are already; a failure is told in one line.
+@dataclass(frozen=True)
+class Level:
+    """A cell of the main table: top-1 and its difference to float32, ours and the paper's; None where there is none."""
+
+    label: str
+    value: str
+    difference: str | None
+    paper: str | None
+    paper_difference: str | None
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """A row of the main table."""
+
+    source: str
+    model: str
+    cells: list[Level]
+
+
+@dataclass(frozen=True)
+class Average:
+    """Mean losses over the rows; the paper's over those that it has."""
+
+    title: str
+    own: Loss
+    paper: Loss | None
+
+
+@dataclass(frozen=True)
+class End:
+    """A mark at one end of a dumbbell.
+
+    Attributes:
+        recal: whether it is the loss with recalibration.
+        x: percent of the width.
+        right: whether its number stands to the right of it.
+        beyond: whether the value lies outside the axis.
+    """
+
+    recal: bool
+    x: float
+    text: str
+    right: bool
+    tip: str
+    beyond: bool
+
+
+@dataclass(frozen=True)
+class Dumbbell:
+    """Losses without and with recalibration; one number stands for both where they are the same."""
+
+    wo: End
+    w: End
+    same: bool
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """The dumbbells of one row."""
+
+    source: str
+    model: str
+    own: Dumbbell
+    paper: Dumbbell | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A dumbbell chart.
+
+    Attributes:
+        zero: place of no loss, percent of the width.
+        beyond: whether a value of the paper's lies outside the axis.
+    """
+
+    title: str
+    rows: list[PanelRow]
+    ticks: list[Tick]
+    zero: float
+    beyond: bool
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A difference and its p-value.
+
+    Attributes:
+        sure: whether it is significant.
+    """
+
+    value: str
+    p: str
+    sure: bool
+    worse: bool
+
+
+@dataclass(frozen=True)
+class GainCell:
+    """A cell of the table of gains.
+
+    Attributes:
+        net: the gain beyond the control's; None of the control.
+        share: of the loss to A8W8 that is recovered, percent.
+        paper: the paper's gain.
+    """
+
+    label: str
+    gain: Tested
+    net: Tested | None
+    share: str | None
+    paper: str | None
+
+
+@dataclass(frozen=True)
+class GainRow:
+    """A row of the table of gains."""
+
+    source: str
+    model: str
+    cells: list[GainCell]
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds that a model's cells of one seed took."""
+
+    model: str
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class WhatWasRun:
+    """Settings, versions, images and times."""
+
+    device: str
+    versions: list[tuple[str, str]]
+    settings: list[tuple[str, str]]
+    images: list[tuple[str, str]]
+    times: list[Took]
+    total: float
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that the template shows."""
+
+    data: str
+    images: int
+    seeds: int
+    stderr: float
+    labels: list[str]
+    rows: list[LevelRow]
+    averages: list[Average]
+    panels: list[Panel]
+    gains: list[GainRow]
+    significant: float
+    layers: list[LayerChart]
+    run: WhatWasRun
+    files: list[PrintedTable]
+
+
+def write_table1_page(tables: Tables, cells: Sequence[CellRecord], out: Path) -> None:
+    """Write `report.html` into `out`; a failure is told in one line.
 
     Args:
-        tables: what `reports.table1.write_report` returned for these cells.
+        tables: what `numbers.make_tables` returned for these cells.
     """
     with never_fatal(out / PAGE):
-        write_page(out / PAGE, "table1.html.j2", **page_content(tables, cells, out))
+        write_page(out / PAGE, "table1.html.j2", content(tables, cells))
 
 
-def page_content(tables: Tables, cells: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
-    """What the template shows."""
-    long, ours, paper = tables.long, by_row(tables.wide), by_row(paper_table())
-    panels = panels_of(ours)
-    return {
-        "data": str(long["data"].iloc[0]),
-        "images": int(long["images"].max()),
-        "seeds": int(long["seed"].nunique()),
-        "stderr": float(long["stderr"].max()),
-        "labels": list(tables.labels.values()),
-        "rows": [table_row(key, ours[key], paper.get(key), tables.labels) for key in ours],
-        "averages": [average(prefix, title, ours, paper) for prefix, title in panels],
-        "panels": [panel(prefix, title, ours, paper) for prefix, title in panels],
-        "gains": [gain_row(key, tables.gains, paper.get(key)) for key in ours],
-        "significant": LOSS_P,
-        "layers": layer_charts(cells),
-        "run": what_was_run(cells),
-        "files": [raw_table(out / f"{name}.csv") for name in FILES if (out / f"{name}.csv").is_file()],
-    }
+def content(tables: Tables, cells: Sequence[CellRecord]) -> Content:
+    """All that the template shows."""
+    long = tables.long
+    charts = loss_charts(tables.wide)
+    return Content(
+        data=str(long["data"].iloc[0]),
+        images=int(long["images"].max()),
+        seeds=int(long["seed"].nunique()),
+        stderr=float(long["stderr"].max()),
+        labels=[column.label for column in shown()],
+        rows=level_rows(tables.wide),
+        averages=[average(chart) for chart in charts],
+        panels=[panel(chart) for chart in charts],
+        gains=gain_rows(tables),
+        significant=LEVEL,
+        layers=layer_charts(cells),
+        run=what_was_run(cells),
+        files=tables.files,
+    )
 
 
-def by_row(table: pd.DataFrame) -> Wide:
-    """{(source, model): {column: top-1}}."""
-    columns = table.columns.drop(["source", "model"])
-    return {(row["source"], row["model"]): {name: float(row[name]) for name in columns} for _, row in table.iterrows()}
+def level_rows(wide: pd.DataFrame) -> list[LevelRow]:
+    """The main table: value and difference to FP32 in each cell, ours and the paper's."""
+    paper = by_row(paper_table())
+    rows = []
+    for key, own in by_row(wide).items():
+        cells = [_level(column, own, paper.get(key, {})) for column in shown()]
+        rows.append(LevelRow(*key, cells))
+    return rows
 
 
-def panels_of(rows: Wide) -> list[tuple[str, str]]:
-    """Prefix and title of the pairs of columns that there are."""
-    return [(prefix, title) for prefix, title in PANELS if all(f"{prefix}_w" in row for row in rows.values())]
+def _level(column: Column, own: dict[str, float], paper: dict[str, float]) -> Level:
+    published = number(paper[column.key]) if column.key in paper else None
+    return Level(column.label, number(own[column.key]), _difference(column, own), published, _difference(column, paper))
 
 
-def published_in(paper: Wide, ours: Wide, prefix: str) -> Wide:
-    """The paper's rows that stand beside ours and have this pair of columns."""
-    return {key: paper[key] for key in ours if key in paper and f"{prefix}_w" in paper[key]}
-
-
-def table_row(
-    key: tuple[str, str], own: dict[str, float], paper: dict[str, float] | None, labels: dict[str, str]
-) -> dict[str, Any]:
-    """A row of the main table: value and difference to FP32 in each cell, ours and the paper's."""
-    cells = []
-    for name, label in labels.items():
-        beside = paper if paper and name in paper else None
-        cell = {"label": label, "value": number(own[name]), "difference": difference(own, name)}
-        cells.append({**cell, "paper": beside and number(beside[name]), "paper_difference": difference(beside, name)})
-    return {"source": key[0], "model": key[1], "cells": cells}
-
-
-def difference(row: dict[str, float] | None, name: str) -> str | None:
-    """Top-1 minus FP32 in points; None for the columns it is measured from."""
-    return None if row is None or name in BASES else number(row[name] - row["fp32"], signed=True)
-
-
-def average(prefix: str, title: str, ours: Wide, paper: Wide) -> dict[str, Any]:
-    """The mean loss without and with recalibration, ours and the paper's."""
-    own = mean_losses(list(ours.values()), prefix)
-    same = mean_losses(list(published_in(paper, ours, prefix).values()), prefix)
-    return {"title": title, "own": own, "paper": same}
-
-
-def mean_losses(rows: Sequence[dict[str, float]], prefix: str) -> dict[str, float] | None:
-    """Mean points lost against FP32 without (`wo`) and with (`w`) recalibration; None of no rows."""
-    if not rows:
+def _difference(column: Column, levels: dict[str, float]) -> str | None:
+    """Top-1 minus FP32 in points; None of the columns that others are compared with, and of one that is missing."""
+    if column in (FLOAT32, A8W8) or column.key not in levels:
         return None
-    return {end: sum(row["fp32"] - row[f"{prefix}_{end}"] for row in rows) / len(rows) for end in ("wo", "w")}
+    return number(levels[column.key] - levels[FLOAT32.key], signed=True)
 
 
-def panel(prefix: str, title: str, ours: Wide, paper: Wide) -> dict[str, Any]:
+def average(chart: LossChart) -> Average:
+    """The mean loss without and with recalibration, ours and the paper's."""
+    own = mean_loss(chart.ours.values())
+    assert own is not None  # a table has rows
+    return Average(chart.pair.title, own, mean_loss(chart.paper.values()))
+
+
+def panel(chart: LossChart) -> Panel:
     """A dumbbell chart: points lost, from without to with recalibration; the paper's in grey below each."""
-    own = {key: losses(row, prefix) for key, row in ours.items()}
-    published = {key: losses(row, prefix) for key, row in published_in(paper, ours, prefix).items()}
-    axis = loss_axis([v for pair in own.values() for v in pair], [v for pair in published.values() for v in pair])
-    rows = [
-        {
-            "source": key[0],
-            "model": key[1],
-            "own": dumbbell(axis, pair, "measured"),
-            "paper": dumbbell(axis, published[key], "paper") if key in published else None,
-        }
-        for key, pair in own.items()
-    ]
-    ticks = [{"x": axis.x(tick), "label": label} for tick, label in zip(axis.ticks, axis.labels(), strict=True)]
-    beyond = any(max(pair) > axis.high for pair in published.values())
-    return {"title": title, "rows": rows, "ticks": ticks, "zero": axis.x(0.0), "beyond": beyond}
+    axis = chart.axis
+    rows = []
+    for key, loss in chart.ours.items():
+        paper = dumbbell(axis, chart.paper[key], "paper") if key in chart.paper else None
+        rows.append(PanelRow(*key, dumbbell(axis, loss, "measured"), paper))
+    beyond = any(max(loss.values) > axis.high for loss in chart.paper.values())
+    return Panel(chart.pair.title, rows, axis.marks, axis.x(0.0), beyond)
 
 
-def losses(row: dict[str, float], prefix: str) -> tuple[float, float]:
-    """Points lost without and with recalibration."""
-    return row["fp32"] - row[f"{prefix}_wo"], row["fp32"] - row[f"{prefix}_w"]
-
-
-def loss_axis(own: Sequence[float], published: Sequence[float]) -> Axis:
-    """An axis over our values and the paper's, but for one of the paper's that would squeeze all others."""
-    ranked = sorted([*own, *published], reverse=True)
-    if len(ranked) > 2 and published and ranked[0] == max(published) and ranked[0] > FAR * ranked[1]:
-        ranked = ranked[1:]
-    return Axis.over(ranked)
-
-
-def dumbbell(axis: Axis, pair: tuple[float, float], whose: str) -> dict[str, Any]:
+def dumbbell(axis: Axis, loss: Loss, whose: str) -> Dumbbell:
     """Two points, the label of each on the outer side."""
-    ends = []
-    for end, value, other in (("without", pair[0], pair[1]), ("with", pair[1], pair[0])):
-        right = value > other or (value == other and end == "without")
-        tip = f"{whose}, {end} recalibration: {number(-value, signed=True)} points"
-        ends.append(
-            {
-                "end": end,
-                "x": axis.x(value),
-                "text": number(value),
-                "right": right,
-                "tip": tip,
-                "beyond": value > axis.high,
-            }
-        )
-    return {"wo": ends[0], "w": ends[1], "same": pair[0] == pair[1]}
+    same = loss.without == loss.recalibrated
+    worse = loss.without > loss.recalibrated
+    without = _end(axis, loss.without, f"{whose}, without", recal=False, right=worse or same)
+    recalibrated = _end(axis, loss.recalibrated, f"{whose}, with", recal=True, right=not worse and not same)
+    return Dumbbell(without, recalibrated, same)
 
 
-def gain_row(key: tuple[str, str], gains: pd.DataFrame, paper: dict[str, float] | None) -> dict[str, Any]:
+def _end(axis: Axis, value: float, name: str, *, recal: bool, right: bool) -> End:
+    tip = f"{name} recalibration: {number(-value, signed=True)} points"
+    return End(recal, axis.x(value), number(value), right, tip, value > axis.high)
+
+
+def gain_rows(tables: Tables) -> list[GainRow]:
     """What recalibration gains at each number of threads, net of the control too, beside the paper's gain."""
-    own = gains[(gains["source"] == key[0]) & (gains["model"] == key[1])]
-    cells = []
-    for _, one in own.iterrows():
-        threads = int(one["threads"])
-        told = {"label": "A8W8" if threads == 1 else f"{threads}T", "net": None, "paper": None, **_tested(one, "gain")}
-        if threads > 1:
-            share = None if pd.isna(one["recovered"]) else number(100 * one["recovered"], 0)
-            told["net"] = {**_tested(one, "net_gain"), "share": share}
-            told["paper"] = paper and number(paper[f"{threads}t_w"] - paper[f"{threads}t_wo"], signed=True)
-        cells.append(told)
-    return {"source": key[0], "model": key[1], "cells": cells}
+    paper = by_row(paper_table())
+    rows = []
+    for key in by_row(tables.wide):
+        own = [gain for gain in tables.gains if (gain.source, gain.model) == key]
+        rows.append(GainRow(*key, [gain_cell(gain, paper.get(key)) for gain in own]))
+    return rows
 
 
-def _tested(one: pd.Series, name: str) -> dict[str, Any]:
-    value, p = float(one[name]), float(one[f"{name}_p"])
-    return {"value": number(value, signed=True), "p": p_value(p), "sure": p < LOSS_P, "worse": value < 0}
+def gain_cell(one: Gain, paper: dict[str, float] | None) -> GainCell:
+    """What recalibration gains in one row at one number of threads."""
+    if one.pair not in threaded_pairs():
+        return GainCell(one.pair.group, tested(one.gain), None, None, None)
+    share = None if one.recovered is None else number(100 * one.recovered, 0)
+    published = paper_gain(paper, one.pair)
+    told = None if published is None else number(published, signed=True)
+    return GainCell(one.pair.group, tested(one.gain), tested(one.net_gain), share, told)
 
 
-def what_was_run(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def tested(one: Difference) -> Tested:
+    """A difference and its p-value as text."""
+    return Tested(number(one.points, signed=True), p_value(one.p), one.significant, one.points < 0)
+
+
+def what_was_run(cells: Sequence[CellRecord]) -> WhatWasRun:
     """Settings, versions, images and times."""
     first = cells[0]["provenance"]
     # rows of one model may have been measured at different times; cells of one time carry its whole duration
     durations: dict[tuple[str, int], set[float]] = defaultdict(set)
     for cell in cells:
         durations[str(cell["model"]), int(cell["seed"])].add(float(cell["seconds"]))
-    times = {measured: math.fsum(each) for measured, each in durations.items()}
+    times = [Took(model, seed, math.fsum(each)) for (model, seed), each in durations.items()]
     config = {key: value for key, value in first["config"].items() if key not in ("model", "seed", "recal")}
-    sets = [(role, f"{s['images']} of {s['split']}, {s['fingerprint']}") for role, s in first["images"].items()]
-    return {
-        "device": first["device"],
-        "versions": list(first["versions"].items()),
-        "settings": [(key, value) for key, value in flat(config) if key != "smt.threads"],
-        "images": sets,
-        "seeds": sorted({int(cell["seed"]) for cell in cells}),
-        "times": [{"model": model, "seed": seed, "seconds": took} for (model, seed), took in times.items()],
-        "total": math.fsum(times.values()),
-    }
+    images = first["images"].items()
+    return WhatWasRun(
+        device=first["device"],
+        versions=list(first["versions"].items()),
+        settings=[(key, value) for key, value in flat(config) if key != "smt.threads"],
+        images=[(role, f"{one['images']} of {one['split']}, {one['fingerprint']}") for role, one in images],
+        times=times,
+        total=math.fsum(took.seconds for took in times),
+    )
