@@ -45,7 +45,8 @@ def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeyp
         "report.html",
         "cells",
     }
-    net, other = (table[table["label"] == label] for label in ("Net", "Other"))
+    net = table[table["label"] == "Net"]
+    other = table[table["label"] == "Other"]
     # two layers can run several threads: none, one or both are slowed
     assert net["curve"].value_counts().to_dict() == {
         "highest_error w/o": 3,

@@ -56,7 +56,8 @@ def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> 
 
 
 def test_a_row_measured_alone_is_found_by_the_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, spared = Row("PyTorch", "Tiny", "custom"), Row("PyTorch", "Tiny†", "custom", spare_worst=True)
+    plain = Row("PyTorch", "Tiny", "custom")
+    spared = Row("PyTorch", "Tiny†", "custom", spare_worst=True)
     config = read_config(Table1Config, ["model=custom", *TINY])
     alone = measure_model(config, [spared], tmp_path)
     measured: list[Variant] = []

@@ -50,7 +50,7 @@ def cells_of(
 
 
 def packed(top: float, images: int = IMAGES) -> str:
-    """Which images are right, at a top-1 in percent: the first."""
+    """Pack the images that are right at a top-1 in percent: the first."""
     return pack(np.arange(images) < round(top * images / 100))
 
 

@@ -69,7 +69,8 @@ def _left_out(network: Network, figure: Figure1Config) -> bool:
 
 def _own(figure: Figure1Config, network: Network) -> Figure1Config:
     """The figure's settings as they are for one network."""
-    model, data = figure.model, figure.data
+    model = figure.model
+    data = figure.data
     if network.model in PRUNED and figure.p40:
         model = replace(model, checkpoint=figure.p40)
     if data.name == "glyphs" and data.val_images is None:

@@ -127,7 +127,7 @@ def plain_variants() -> dict[Column, Variant]:
 
 
 def row_variants(setup: Setup, row: Row) -> dict[Column, Variant]:
-    """The cells of a row; one that spares the layer of highest error gives it one thread."""
+    """The cells of a row by their column; a row that spares the layer of highest error gives it one thread."""
     variants = plain_variants()
     if not row.spare_worst:
         return variants
@@ -140,7 +140,7 @@ def row_variants(setup: Setup, row: Row) -> dict[Column, Variant]:
 
 
 def _cell(column: Column, result: Result) -> MeasuredCell:
-    """What is kept of a cell; besides its numbers, which images were right, for tests over seeds and images."""
+    """The record of a cell: besides its numbers the images that were right, for tests over seeds and images."""
     assert result.outcome is not None
     assert result.fp32_outcome is not None
     cell: dict[str, Any] = {"cell": column.key, **result.to_json(), "right": pack(result.outcome.top1)}

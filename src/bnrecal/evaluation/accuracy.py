@@ -18,7 +18,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Correctness:
-    """Which images one network got right, in evaluation order, so that networks can be compared in pairs.
+    """The images that one network got right, in evaluation order, so that networks can be compared in pairs.
 
     Attributes:
         top1, top5: bool (images,), the label is the highest logit / among the five highest.

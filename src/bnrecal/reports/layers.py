@@ -1,4 +1,4 @@
-"""Draw what happened in each layer: `python -m bnrecal.reports.layers FOLDER`.
+"""Pictures of what happened in each layer: `bnrecal plot FOLDER`.
 
 FOLDER is one that an experiment wrote (`layers.csv`, `batchnorm.csv`); `layers.png` and `layers.svg` go there too.
 """

@@ -70,14 +70,15 @@ def measure_curves(
 
 def usual_points(setup: Setup, order: Sequence[str], points: int, slow: int) -> list[Point]:
     """The k layers of highest error slowed, for k from none to all."""
-    layers, fixed = threadable(setup), fixed_macs(setup)
+    layers = threadable(setup)
+    fixed = fixed_macs(setup)
     choices = [slowed(order, count, slow) for count in range(len(order) + 1)]
     speedups = [mixed_speedup(layers, threads, fixed) for threads in choices]
     return [Point("highest_error", speedups[count], choices[count], count) for count in spread(speedups, points)]
 
 
 def chosen_points(setup: Setup, usual: Sequence[Point], slow: int, config: SearchConfig, folder: Path) -> list[Point]:
-    """At the speedup of each of the usual points, what the search chooses and what random orders give.
+    """Points of the search and of random orders, at the speedup of each of the usual points.
 
     Both see the same training images, and about as many of them; both are then judged on others.
     """
@@ -93,7 +94,7 @@ def chosen_points(setup: Setup, usual: Sequence[Point], slow: int, config: Searc
 
 
 def _planned(search: Search, usual: Sequence[Point]) -> list[Choice]:
-    """From the highest speedup down: what was good at a higher one starts the search at the next."""
+    """Search from the highest speedup down: a choice that was good at a higher one starts the search at the next."""
     found: list[Choice] = []
     for point in usual:
         baseline = search.measure(point.threads, HIGHEST_ERROR)

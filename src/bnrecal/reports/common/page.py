@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bnrecal")
 
-LEFT, RIGHT = 11.0, 8.0  # percent of a chart's width left free, for ticks and for the labels of points at its ends
+# Percent of a chart's width that is left free, for ticks and for the labels of points at its ends.
+LEFT = 11.0
+RIGHT = 8.0
 MINUS = "\N{MINUS SIGN}"
 
 # What can go wrong with a page that is made after its numbers are safe: the disk, the template, a value that a cell of

@@ -57,8 +57,8 @@ class Curve:
         return sorted(own, key=lambda point: point["speedup"])
 
     def holds(self, point: FigurePoint) -> bool:
-        """Whether a point belongs to it."""
-        kind = ((point["pruned"] > 0), point["method"], point["recal"])
+        """Return whether a point belongs to it."""
+        kind = (point["pruned"] > 0, point["method"], point["recal"])
         return kind == (self.pruned, self.choice.method, self.recal)
 
     def name(self, points: Sequence[FigurePoint]) -> str:

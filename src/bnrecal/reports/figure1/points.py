@@ -38,8 +38,10 @@ def write_points(points: Sequence[FigurePoint], out: Path) -> None:
 
 def by_panel(points: Sequence[FigurePoint]) -> dict[str, list[FigurePoint]]:
     """The points of each panel, by its letter, in the order of the letters."""
-    panels = sorted({point["panel"] for point in points})
-    return {panel: [point for point in points if point["panel"] == panel] for panel in panels}
+    panels: dict[str, list[FigurePoint]] = {}
+    for point in sorted(points, key=lambda point: point["panel"]):
+        panels.setdefault(point["panel"], []).append(point)
+    return panels
 
 
 def by_network(points: Sequence[FigurePoint]) -> dict[str, list[FigurePoint]]:

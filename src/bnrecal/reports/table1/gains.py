@@ -1,4 +1,4 @@
-"""What recalibration gains in each row of Table 1, with a test over all seeds and images."""
+"""Gains of recalibration in each row of Table 1, tested over all seeds and images."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Right = Mapping[str, Sequence[Bools]]  # by the key of a column, for each seed b
 
 @dataclass(frozen=True)
 class Gain:
-    """What recalibration does for one row at one number of threads, in percentage points.
+    """Losses and gains of one row at one number of threads, in percentage points.
 
     Attributes:
         seeds, images: how many were measured.

@@ -1,4 +1,4 @@
-"""What happens in each layer of Table 1's networks at four threads: `table1_layers.csv`, and charts for the page."""
+"""Collisions and errors in each layer of Table 1's networks: `table1_layers.csv`, and charts for the page."""
 
 import json
 import math
@@ -161,7 +161,7 @@ def _decades(layers: Sequence[LayerRecord]) -> tuple[int, int]:
 
 
 def _some(low: int, high: int) -> range:
-    """At most four of the powers, the lowest among them."""
+    """Return at most four of the powers, the lowest among them."""
     return range(low, high + 1, max(1, math.ceil((high - low) / 3)))
 
 

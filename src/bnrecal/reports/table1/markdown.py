@@ -19,7 +19,7 @@ from bnrecal.reports.table1.columns import (
 )
 from bnrecal.reports.table1.gains import Gain, Key
 from bnrecal.reports.table1.numbers import Tables
-from bnrecal.reports.table1.paper import Comparison, by_row
+from bnrecal.reports.table1.paper import A8W8_POINTS, FLOAT32_POINTS, IMAGES, LOOSEST, Comparison, by_row
 
 
 def write_markdown(tables: Tables, out: Path) -> None:
@@ -163,9 +163,10 @@ def _paper(found: Sequence[Comparison], images: int) -> list[Block]:
         return [Paragraph("None of these rows is in the paper.")]
     decided = all(one.agrees is not None for one in found)
     verdict = (
-        "* agrees: FP32 within 0.1, A8W8 within 0.2, the rest within 0.5 but at most half of the paper's own gain"
+        f"* agrees: FP32 within {FLOAT32_POINTS}, A8W8 within {A8W8_POINTS}, the rest within {LOOSEST} but at most "
+        "half of the paper's own gain"
         if decided
-        else f"no verdict on {images} images: the paper measured all 50,000"
+        else f"no verdict on {images} images: the paper measured all {IMAGES:,}"
     )
     text = f"Next to the paper: its value: measured - paper ± standard error, in points; {verdict}."
     records: dict[Key, dict[str, object]] = {}

@@ -271,7 +271,7 @@ def _end(axis: Axis, value: float, name: str, *, recal: bool, right: bool) -> En
 
 
 def gain_rows(tables: Tables) -> list[GainRow]:
-    """What recalibration gains at each number of threads, net of the control too, beside the paper's gain."""
+    """The table of gains: at each number of threads, net of the control too, beside the paper's."""
     paper = by_row(paper_table())
     rows = []
     for key in by_row(tables.wide):
@@ -281,7 +281,7 @@ def gain_rows(tables: Tables) -> list[GainRow]:
 
 
 def gain_cell(one: Gain, paper: dict[str, float] | None) -> GainCell:
-    """What recalibration gains in one row at one number of threads."""
+    """A gain, net of the control too, beside the paper's."""
     if one.pair not in threaded_pairs():
         return GainCell(one.pair.group, tested(one.gain), None, None, None)
     share = None if one.recovered is None else number(100 * one.recovered, 0)

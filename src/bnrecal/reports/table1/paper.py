@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the difference is within the tolerance; None if not decided."""
+        """True if the difference is within the tolerance; None if not decided."""
         # printed to two digits: a difference of exactly the tolerance must not fail by its last bit
         return abs(self.difference) <= self.tolerance + 1e-9 if self.decided else None
 
@@ -70,7 +71,7 @@ def by_row(table: pd.DataFrame) -> Levels:
 
 
 def tolerance(column: Column, paper_gain: float) -> float:
-    """How far from the paper a column, or what recalibration gains to it, may lie and still agree, in points.
+    """Return how far from the paper a column, or the gain that ends there, may lie and still agree, in points.
 
     At several threads no more than half of what the paper gains by recalibration, so that its number without
     could not pass for the one with, nor no gain for its gain.
@@ -123,7 +124,7 @@ def _gains(key: Key, gains: Sequence[Gain], paper: dict[str, float], whole: bool
 
 
 def paper_gain(paper: dict[str, float] | None, pair: Pair) -> float | None:
-    """What recalibration gains in a row of the paper; None where the paper lacks the row or one of the columns."""
+    """The gain of recalibration in a row of the paper; None where the paper lacks the row or one of the columns."""
     if paper is None or pair.without.key not in paper or pair.recalibrated.key not in paper:
         return None
     return paper[pair.recalibrated.key] - paper[pair.without.key]
@@ -132,11 +133,10 @@ def paper_gain(paper: dict[str, float] | None, pair: Pair) -> float | None:
 def _paper_gain(paper: dict[str, float], column: Column) -> float:
     """The paper's gain at the threads of a column; 0 without several."""
     gains = [paper_gain(paper, pair) for pair in threaded_pairs() if column in pair.columns]
-    return gains[0] or 0.0 if gains else 0.0
+    return next((gain for gain in gains if gain is not None), 0.0)
 
 
 def comparison_table(found: Sequence[Comparison]) -> pd.DataFrame:
     """The frame of `table1_paper.csv`: one row a `Comparison`; `agrees` is empty where it is not decided."""
     columns = ["source", "model", "quantity", "measured", "stderr", "paper", "difference", "tolerance", "agrees"]
-    records = [[getattr(one, column) for column in columns] for one in found]
-    return pd.DataFrame(records, columns=columns)
+    return pd.DataFrame([attrgetter(*columns)(one) for one in found], columns=columns)

@@ -19,7 +19,7 @@ INCHES_A_ROW = 0.42
 
 @dataclass(frozen=True)
 class Style:
-    """How a dumbbell is drawn.
+    """The look of a dumbbell.
 
     Attributes:
         whose: how the legend names it, before "w/o recalibration".
