@@ -22,6 +22,7 @@ from bnrecal.config import parse
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.significance import over_seeds
+from bnrecal.evaluation.standard_error import of_mean
 from bnrecal.experiment import baselines
 from bnrecal.experiment.layer_report import gather_statistics
 from bnrecal.experiment.run import measure
@@ -61,7 +62,7 @@ def main() -> None:
 def levels(right: Rights) -> list[str]:
     """Top-1 in %; of random orders the mean with its standard error over the orders."""
     tops = [100 * float(one.mean()) for one in right["random"]]
-    spread = float(np.std(tops, ddof=1) / np.sqrt(len(tops)))
+    spread = of_mean(np.array(tops), ddof=1)
     return [*(f"{100 * right[how][0].mean():.2f}" for how in FOUND), f"{np.mean(tops):.2f} ± {spread:.2f}"]
 
 

@@ -5,7 +5,6 @@ POLICIES = ("A", "Aw", "W", "aW")
 BITS = (3, 4, 5)
 ROUNDINGS = ("half_even", "floor")
 REORDERS = ("none", "activity", "bits")
-USUAL_ORDER = "bits"  # what reorder=true of table1 and figure1 takes, docs/operating-points.md says why
 ACT_RANGES = ("mean_max", "max")
 RECALIBRATION_METHODS = ("ema", "cumulative", "pooled")
 FAMILIES = ("table1", "torchvision", "custom", "timm")

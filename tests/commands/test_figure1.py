@@ -12,7 +12,7 @@ from bnrecal.commands.figure1 import make_figure1
 from bnrecal.data import build_source
 from bnrecal.data.glyphs import GlyphSource
 from bnrecal.errors import BnrecalError
-from bnrecal.reports.figure1 import CURVES, draw
+from bnrecal.reports.figure1.points import FigurePoint
 
 SMALL = [
     *TINY,
@@ -45,7 +45,8 @@ def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeyp
         "report.html",
         "cells",
     }
-    net, other = (table[table["label"] == label] for label in ("Net", "Other"))
+    net = table[table["label"] == "Net"]
+    other = table[table["label"] == "Other"]
     # two layers can run several threads: none, one or both are slowed
     assert net["curve"].value_counts().to_dict() == {
         "highest_error w/o": 3,
@@ -76,10 +77,10 @@ def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeyp
 def test_a_network_that_fails_leaves_the_others_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = bnrecal.commands.figure1.measure_network
 
-    def fails_for_other(config: Figure1Config, network: Network, folder: Path, how: None) -> list[dict[str, object]]:
+    def fails_for_other(config: Figure1Config, network: Network, folder: Path) -> list[FigurePoint]:
         if network.label == "Other":
             raise BnrecalError("no such weights")
-        return measure(config, network, folder, how)
+        return measure(config, network, folder)
 
     monkeypatch.setattr(bnrecal.commands.figure1, "measure_network", fails_for_other)
     with pytest.raises(BnrecalError, match="1 of 2 networks failed: Other: no such weights"):
@@ -112,39 +113,12 @@ def test_the_embedded_set_is_measured_on_more_images_unless_their_number_is_give
     assert build_source(figure.data).size("val") == 7_000
 
 
-def points() -> pd.DataFrame:
-    rows = []
-    for panel, labels in (("a", ["ResNet-18", "ResNet-18 P40"]), ("b", ["ResNet-50"]), ("c", ["GoogLeNet"])):
-        for label in labels:
-            for pruned, method, recal in CURVES:
-                if pruned == ("P40" in label):
-                    for speedup in (2.0, 3.0, 4.0):
-                        own = {"panel": panel, "label": label, "method": method, "recal": recal, "speedup": speedup}
-                        same = {"drop_stderr": 0.1, "slow_threads": 2, "collisions_4t": 0.5}
-                        rows.append({**own, **same, "drop": speedup - recal})
-    return pd.DataFrame(rows)
-
-
-def test_the_three_panels_are_labelled_and_share_one_legend() -> None:
-    figure = draw(points())
-    assert [axis.get_title() for axis in figure.axes] == [
-        "(a) ResNet-18: 4T with some 2T",
-        "(b) ResNet-50: 4T with some 2T",
-        "(c) GoogLeNet: 4T with some 2T",
-    ]
-    assert all(axis.get_xlabel() == "Speedup over one thread (×)" for axis in figure.axes)
-    assert figure.axes[0].texts[0].get_text() == "collisions at 4T: 50 % dense, 50 % pruned"
-    assert figure.axes[1].texts[0].get_text() == "collisions at 4T: 50 % of steps"
-    assert "percentage points" in figure.axes[0].get_ylabel()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [name for name, _ in CURVES.values()]
-    assert len({(look.marker, look.line, look.filled) for _, look in CURVES.values()}) == len(CURVES)
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("points=1", "points=1: must be at least 2"),
         ("networks=[{panel: a, label: Net, model: custom, slow: 4}]", "slow=4 of Net: choose 1 or 2"),
+        ("networks=[{panel: a, label: Net, model: custom, pruned: 100}]", "pruned=100 of Net: choose 0 to 99 percent"),
         ("smt.plan=x.json", "leave them out"),
     ],
 )

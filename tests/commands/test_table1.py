@@ -11,11 +11,10 @@ import bnrecal.commands.table1
 import bnrecal.experiment.run
 from bnrecal.commands.cli.compose import read_config
 from bnrecal.commands.cli.schemas import Table1Config
-from bnrecal.commands.table1 import CELLS, measure_model
+from bnrecal.commands.table1 import measure_model, plain_variants
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.setup import Setup, Variant
-from bnrecal.reports.rows import Row
-from bnrecal.reports.table1 import HEADER
+from bnrecal.reports.table1.columns import Row, header
 
 ROWS = (
     "rows=[{source: PyTorch, label: Tiny, model: custom},"
@@ -30,7 +29,7 @@ def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     out = tmp_path / "outputs" / "table1"
     table = pd.read_csv(out / "table1.csv")
-    assert list(table.columns) == HEADER
+    assert list(table.columns) == header()
     assert table["model"].tolist() == ["Tiny", "Tiny†"]
     assert table.notna().all(axis=None)
     long = pd.read_csv(out / "table1_long.csv")
@@ -57,7 +56,8 @@ def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> 
 
 
 def test_a_row_measured_alone_is_found_by_the_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, spared = Row("PyTorch", "Tiny", "custom"), Row("PyTorch", "Tiny†", "custom", spare_worst=True)
+    plain = Row("PyTorch", "Tiny", "custom")
+    spared = Row("PyTorch", "Tiny†", "custom", spare_worst=True)
     config = read_config(Table1Config, ["model=custom", *TINY])
     alone = measure_model(config, [spared], tmp_path)
     measured: list[Variant] = []
@@ -68,11 +68,11 @@ def test_a_row_measured_alone_is_found_by_the_whole_table(tmp_path: Path, monkey
 
     monkeypatch.setattr(bnrecal.commands.table1, "run_variants", run_variants)
     both = measure_model(config, [plain, spared], tmp_path)
-    assert measured == list(CELLS.values())  # of the plain row alone
+    assert measured == list(plain_variants().values())  # of the plain row alone
     assert [cell["label"] for cell in both] == ["Tiny"] * 6 + ["Tiny†"] * 6
     assert json.loads(json.dumps(both[6:])) == json.loads(json.dumps(alone))
     named = measure_model(config, [Row("Mine", "Other name", "custom")], tmp_path)
-    assert measured == list(CELLS.values())
+    assert measured == list(plain_variants().values())
     assert named == [{**cell, "source": "Mine", "label": "Other name"} for cell in both[:6]]
 
 

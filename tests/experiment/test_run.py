@@ -44,6 +44,10 @@ def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) 
     assert result["gain"] == pytest.approx(result["top1"] - result["top1_wo_recal"])
     assert 0 < result["gain_p"] <= 1
     assert result["exceptions"] == {"stem": "first convolution: float32", "depthwise": "depthwise: 1 thread"}
+    assert result["layer_exceptions"] == {
+        "stem": {"kind": "first convolution", "threads": 0},
+        "depthwise": {"kind": "depthwise", "threads": 1},
+    }
     source = result["provenance"]
     assert source["config"]["smt"]["threads"] == 4
     assert source["images"]["calibration"]["images"] == 40

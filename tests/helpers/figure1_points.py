@@ -1,31 +1,68 @@
 """Points of Figure 1 as `bnrecal figure1` keeps them, made up."""
 
-from typing import Any
+from bnrecal.reports.figure1.curves import CURVES, HIGHEST_ERROR, PLAN, Curve
+from bnrecal.reports.figure1.points import FigurePoint
 
-from bnrecal.reports.figure1 import CURVES
+# panel, networks with the percent of their weights that are pruned, threads of the slowed layers
+PANELS = (
+    ("a", {"ResNet-18": 0, "ResNet-18 P40": 40}, 2),
+    ("b", {"ResNet-50": 0}, 2),
+    ("c", {"GoogLeNet": 0}, 1),
+)
 
-PANELS = (("a", ["ResNet-18", "ResNet-18 P40"], 2), ("b", ["ResNet-50"], 2), ("c", ["GoogLeNet"], 1))
 
-
-def points() -> list[dict[str, Any]]:
+def points() -> list[FigurePoint]:
     """Three points on each curve of each panel."""
     made = []
-    for panel, labels, slow in PANELS:
-        for label in labels:
-            for key in CURVES:
-                if key[0] == ("P40" in label):
-                    made += [_point(panel, label, slow, key, speedup) for speedup in (2.0, 3.0, 4.0)]
+    for panel, networks, slow in PANELS:
+        for label, pruned in networks.items():
+            for curve in CURVES:
+                if curve.pruned == (pruned > 0):
+                    made += [point(panel, label, pruned, slow, curve, speedup) for speedup in (2.0, 3.0, 4.0)]
     return made
 
 
-def _point(panel: str, label: str, slow: int, key: tuple[bool, str, bool], speedup: float) -> dict[str, Any]:
-    _, method, recal = key
-    planned = method != "highest_error"
-    own = {"panel": panel, "label": label, "slow_threads": slow, "model": "net", "data": "glyphs", "method": method}
-    own |= {"curve": f"{method} {'w/' if recal else 'w/o'}", "recal": recal, "target": speedup, "speedup": speedup}
-    own |= {"slowed": 4 - int(speedup), "layers": "conv1:4 conv2:2", "images": 1000, "seed": 0, "top1": 80.0 - speedup}
-    own |= {"fp32_top1": 80.0 + recal, "drop": speedup - recal, "drop_stderr": 0.1, "collisions_4t": 0.5}
-    own |= {"gain": 0.75 if recal else 0.0, "gain_p": 0.0321 if recal else None, "weights_hash": "0123456789abcdef"}
-    own |= {"above_highest_error": (0.5 if method == "plan" else -0.1) * planned, "above_highest_error_stderr": 0.125}
-    own["reorder"] = "bits" if method == "reordered" else "none"
-    return {**own, "seconds": 750.0, "device": "cpu, AVX2, 2 threads"}
+def point(panel: str, label: str, pruned: int, slow: int, curve: Curve, speedup: float) -> FigurePoint:
+    """A point that loses one point of top-1 for each unit of speedup, and one less with recalibration."""
+    ahead = 0.0 if curve.choice == HIGHEST_ERROR else 0.5 if curve.choice == PLAN else -0.1
+    return {
+        "panel": panel,
+        "label": label,
+        "pruned": pruned,
+        "slow_threads": slow,
+        "model": "net",
+        "data": "glyphs",
+        "curve": f"{curve.choice.method} {'w/' if curve.recal else 'w/o'}",
+        "method": curve.choice.method,
+        "recal": curve.recal,
+        "reorder": "none",
+        "target": speedup,
+        "speedup": speedup,
+        "cycles": 4321,
+        "slowed": 4 - int(speedup),
+        "layers": "conv1:4 conv2:2",
+        "images": 1000,
+        "top1": 80.0 - speedup,
+        "stderr": 1.25,
+        "fp32_top1": 80.0 + curve.recal,
+        "a8w8_top1": 79.75,
+        "drop": speedup - curve.recal,
+        "drop_stderr": 0.1,
+        "gain": 0.75 if curve.recal else 0.0,
+        "gain_p": 0.0321 if curve.recal else None,
+        "above_highest_error": ahead,
+        "above_highest_error_stderr": 0.125,
+        "origin": None,
+        "search_loss": None,
+        "search_loss_stderr": None,
+        "heldout_loss": None,
+        "heldout_loss_stderr": None,
+        "evaluations": 0,
+        "evaluated_images": 0,
+        "seed": 0,
+        "weights_hash": "0123456789abcdef",
+        "content": "fedcba9876543210",
+        "collisions_4t": 0.5,
+        "seconds": 750.0,
+        "device": "cpu, AVX2, 2 threads",
+    }

@@ -1,24 +1,34 @@
 """Cells of Table 1 as `bnrecal table1` keeps them, made up, for tests of what is made of them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from bnrecal.evaluation.packed import pack
-from bnrecal.reports.rows import Row
+from bnrecal.reports.table1.columns import A8W8, Column, Row, fastest_pair, measured, pairs
+from bnrecal.reports.table1.records import CellRecord, LayerRecord, ProvenanceRecord
 
 IMAGES = 1000
+FP32 = 70.0
 TOPS = {"a8w8": 69.0, "a8w8_w": 69.1, "2t_wo": 68.0, "2t_w": 68.5, "4t_wo": 60.3, "4t_w": 66.2}
-REORDERED = {**TOPS, "4t_r_wo": 61.3, "4t_r_w": 66.1}  # with reorder=true
 ROWS = [Row("PyTorch", "ResNet-18", "resnet18"), Row("my_own", "A<b>&_1%", "mine")]  # the paper has the first
 
 
-def layer(name: str, collide: float | None, error: float | None) -> dict[str, Any]:
+def layer(name: str, collide: float | None, error: float | None) -> LayerRecord:
     """A layer's record: shares of steps with 0..4 active threads, and its error; None where nothing was measured."""
-    shares = {f"active_{p}": None if collide is None else collide / 3 for p in (2, 3, 4)}
-    shares |= {"active_0": None if collide is None else 1 - collide, "active_1": None if collide is None else 0.0}
-    return {"name": name, "threads": 4, "steps": 1000, **shares, "relative_mse_wo": error, "relative_mse": error}
+    share = None if collide is None else collide / 3
+    return {
+        "name": name,
+        "threads": 4,
+        "steps": 1000,
+        "active_0": None if collide is None else 1 - collide,
+        "active_1": None if collide is None else 0.0,
+        "active_2": share,
+        "active_3": share,
+        "active_4": share,
+        "relative_mse_wo": error,
+        "relative_mse": error,
+    }
 
 
 LAYERS = [layer("stem", None, None), layer("conv2", 0.6, 0.01), layer("conv3", 0.3, 0.0)]
@@ -26,45 +36,71 @@ LAYERS = [layer("stem", None, None), layer("conv2", 0.6, 0.01), layer("conv3", 0
 
 def cells_of(
     row: Row, tops: Mapping[str, float] = TOPS, *, seed: int = 0, data: str = "glyphs", layers: bool = True
-) -> list[dict[str, Any]]:
+) -> list[CellRecord]:
     """The cells of a row whose float32 top-1 is 70 %; the first images are the right ones."""
     made = []
-    for name, top in tops.items():
-        recal, threads = name.endswith("_w"), {"a": 1, "2": 2, "4": 4}[name[0]]
-        without = tops[name.removesuffix("_w") if threads == 1 else name.replace("_w", "_wo").replace("_woo", "_wo")]
-        own = {"source": row.source, "label": row.label, "cell": name, "model": row.model, "data": data, "seed": seed}
-        own |= {"threads": threads, "recal": recal, "policy": "A", "images": IMAGES, "top1": top, "top5": 91.25}
-        own |= {"stderr": 1.43, "fp32_top1": 70.0, "fp32_top5": 92.5, "a8w8_top1": 69.0, "a8w8_top5": 92.0}
-        own |= {"drop": 70.0 - top, "top1_wo_recal": without, "gain": top - without, "gain_p": 0.01 if recal else None}
-        own |= {"control_gain": 0.1 if recal else None, "loss_p": 0.02, "recovered": 0.5, "restricted_top1": None}
-        own |= {
-            "skipped": 0,
-            "speedup": float(threads),
-            "cycles": 1234,
-            "exceptions": {},
-            "seconds": 10.0 if "_r_" in name else 71.5,
-        }
-        own["right"] = pack(np.arange(IMAGES) < round(top * IMAGES / 100))
-        own["provenance"] = _provenance(name)
-        if name == "a8w8":
-            own["fp32_right"] = pack(np.arange(IMAGES) < 700)
-        if name == "4t_w" and layers:
-            own["layers"] = LAYERS
-        made.append(own)
+    for column in measured():
+        cell = _cell(row, column, tops, seed, data)
+        if column == A8W8:
+            cell["fp32_right"] = packed(FP32)
+        if column == fastest_pair().recalibrated and layers:
+            cell["layers"] = LAYERS
+        made.append(cell)
     return made
 
 
-def _provenance(cell: str) -> dict[str, Any]:
-    smt = {"threads": 4, "policy": "A", "plan": None, "reorder": "bits" if "_r_" in cell else "none"}
-    config = {"model": {"name": "x"}, "smt": smt, "seed": 0, "recal": True}
-    images = {"validation": {"split": "val", "images": IMAGES, "fingerprint": "f00d"}}
-    versions = {"bnrecal": "9.9.9", "torch": "2.14.1"}
-    device = "cpu, AVX2, 2 threads"
+def packed(top: float, images: int = IMAGES) -> str:
+    """Pack the images that are right at a top-1 in percent: the first."""
+    return pack(np.arange(images) < round(top * images / 100))
+
+
+def _cell(row: Row, column: Column, tops: Mapping[str, float], seed: int, data: str) -> CellRecord:
+    without = next(pair.without for pair in pairs() if column in pair.columns)
+    top = tops[column.key]
     return {
-        "cell": f"hash-{cell}",
+        "source": row.source,
+        "label": row.label,
+        "cell": column.key,
+        "model": row.model,
+        "data": data,
+        "seed": seed,
+        "threads": column.threads,
+        "recal": column.recal,
+        "policy": "A",
+        "images": IMAGES,
+        "top1": top,
+        "top5": 91.25,
+        "stderr": 1.43,
+        "fp32_top1": FP32,
+        "fp32_top5": 92.5,
+        "a8w8_top1": 69.0,
+        "a8w8_top5": 92.0,
+        "drop": FP32 - top,
+        "top1_wo_recal": tops[without.key],
+        "gain": top - tops[without.key],
+        "gain_p": 0.01 if column.recal else None,
+        "control_gain": 0.1 if column.recal else None,
+        "loss_p": 0.02,
+        "recovered": 0.5,
+        "restricted_top1": None,
+        "skipped": 0,
+        "speedup": float(column.threads),
+        "cycles": 1234,
+        "exceptions": {},
+        "layer_exceptions": {},
+        "seconds": 71.5,
+        "right": packed(top),
+        "provenance": _provenance(column),
+    }
+
+
+def _provenance(column: Column) -> ProvenanceRecord:
+    smt = {"threads": 4, "policy": "A", "plan": None, "reorder": "none"}
+    return {
+        "cell": f"hash-{column.key}",
         "weights_hash": "beef",
-        "config": config,
-        "images": images,
-        "versions": versions,
-        "device": device,
+        "config": {"model": {"name": "x"}, "smt": smt, "seed": 0, "recal": True},
+        "images": {"validation": {"split": "val", "images": IMAGES, "fingerprint": "f00d"}},
+        "versions": {"bnrecal": "9.9.9", "torch": "2.14.1"},
+        "device": "cpu, AVX2, 2 threads",
     }

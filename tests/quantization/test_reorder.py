@@ -108,11 +108,11 @@ def test_activity_is_that_of_the_quantized_inputs() -> None:
 
 def test_which_layers_have_an_order() -> None:
     _, conv = observed()
-    assert can_reorder(LayerPlan(conv, 4, False, ""))
-    assert not can_reorder(LayerPlan(conv, 1, False, ""))
-    assert not can_reorder(LayerPlan(conv, 0, False, ""))
-    assert not can_reorder(LayerPlan(replace(conv, groups=2), 4, False, ""))
-    assert not can_reorder(LayerPlan(replace(conv, weight=conv.weight[:, :6]), 4, False, ""))
+    assert can_reorder(LayerPlan(conv, 4, False))
+    assert not can_reorder(LayerPlan(conv, 1, False))
+    assert not can_reorder(LayerPlan(conv, 0, False))
+    assert not can_reorder(LayerPlan(replace(conv, groups=2), 4, False))
+    assert not can_reorder(LayerPlan(replace(conv, weight=conv.weight[:, :6]), 4, False))
 
 
 def test_channels_that_nothing_tells_apart_stay_where_they_are() -> None:

@@ -11,7 +11,7 @@ NAMES = ["stem", "conv2", "depthwise"]
 
 
 def layers() -> pd.DataFrame:
-    """As `describe_layers` makes it: nothing is measured of the first convolution, one runs one thread."""
+    """A table of `describe_layers`: nothing is measured of the first convolution, one runs one thread."""
     table = pd.DataFrame({"name": NAMES, "threads": [0, 4, 1], "range": [np.nan, 2.0, 3.0]})
     for active, (four, one) in enumerate([(0.1, 0.6), (0.4, 0.4), (0.25, 0.0), (0.15, 0.0), (0.1, 0.0)]):
         table[f"active_{active}"] = [np.nan, four, one]

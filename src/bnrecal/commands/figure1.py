@@ -1,25 +1,25 @@
 """`bnrecal figure1`: Figure 1 of the paper, network by network."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from bnrecal.commands.cli.compose import read_config, refuse, refuse_other_model
 from bnrecal.commands.cli.schemas import Figure1Config, Network
-from bnrecal.commands.order import in_usual_order, shown_order
 from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_side
-from bnrecal.config import Config, experiment_part
+from bnrecal.config import experiment_part
 from bnrecal.device import describe_device
 from bnrecal.experiment.provenance import cell_key, content_hash
-from bnrecal.experiment.setup import Setup, identify, prepare
+from bnrecal.experiment.setup import identify, prepare
 from bnrecal.experiment.store import Store
 from bnrecal.models.table1 import PRUNED
-from bnrecal.reports.figure1 import write_figure
-from bnrecal.reports.figure1_html import write_figure1_page
-from bnrecal.search.curves import measure_curves, measure_reordered
+from bnrecal.reports.figure1.page import write_figure1_page
+from bnrecal.reports.figure1.picture import write_figure1_pictures
+from bnrecal.reports.figure1.points import FigurePoint, write_points
+from bnrecal.search.curves import measure_curves
+from bnrecal.search.records import CurveRecord
 
 
 def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
@@ -27,30 +27,36 @@ def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
     refuse(overrides, "figure1", ("smt.threads", "smt.layers", "smt.plan", "recal"), "varies it")
     one = "networks=[{panel: a, label: LABEL, model: NAME}]"
     refuse_other_model(overrides, "figure1", [network.model for network in figure.networks], one)
-    out, how = Path(figure.out), shown_order(figure, overrides)
+    out = Path(figure.out)
     networks = [n for n in figure.networks if not _left_out(n, figure)]
     jobs = [(network.label, number) for number, network in enumerate(networks)]
-    measured: dict[int, list[dict[str, Any]]] = {}
+    measured: dict[int, list[FigurePoint]] = {}
 
-    def measure(number: int) -> list[dict[str, Any]]:
+    def measure(number: int) -> list[FigurePoint]:
         network = networks[number]
         config = _own(read_config(Figure1Config, [*overrides, f"model={network.model}"]), network)
-        return measure_network(config, network, out / "cells", how)
+        return measure_network(config, network, out / "cells")
 
-    def ordered() -> list[dict[str, Any]]:
-        points = (point for number in range(len(networks)) for point in measured.get(number, []))
-        return [{key: value for key, value in point.items() if key != "right"} for point in points]
-
-    def take(number: int, points: list[dict[str, Any]]) -> None:
+    def take(number: int, points: list[FigurePoint]) -> None:
         measured[number] = points
-        write_figure(ordered(), out)
-        write_figure1_page(ordered(), out)
+        write_figure(_in_order(measured), out)
 
     failed = attempt_all(jobs, "figure1", "network", measure, take, side_by_side(figure, figure.jobs, len(jobs)))
-    points = ordered()
-    if points:
+    if measured:
         print(f"written to {out}/figure1.csv, figure1.png, figure1.svg; report.html there shows it in a browser")
     raise_failed(failed, len(networks), "networks")
+
+
+def _in_order(measured: Mapping[int, list[FigurePoint]]) -> list[FigurePoint]:
+    """The points of all networks that are measured, in the order of the networks."""
+    return [point for number in sorted(measured) for point in measured[number]]
+
+
+def write_figure(points: Sequence[FigurePoint], out: Path) -> None:
+    """Write table, pictures and page into `out`."""
+    write_points(points, out)
+    write_figure1_pictures(points, out)
+    write_figure1_page(points, out)
 
 
 def _left_out(network: Network, figure: Figure1Config) -> bool:
@@ -63,7 +69,8 @@ def _left_out(network: Network, figure: Figure1Config) -> bool:
 
 def _own(figure: Figure1Config, network: Network) -> Figure1Config:
     """The figure's settings as they are for one network."""
-    model, data = figure.model, figure.data
+    model = figure.model
+    data = figure.data
     if network.model in PRUNED and figure.p40:
         model = replace(model, checkpoint=figure.p40)
     if data.name == "glyphs" and data.val_images is None:
@@ -71,50 +78,32 @@ def _own(figure: Figure1Config, network: Network) -> Figure1Config:
     return replace(figure, model=model, data=data)
 
 
-def measure_network(
-    config: Figure1Config, network: Network, folder: Path, how: str | None = None
-) -> list[dict[str, Any]]:
-    """The points of one network's curves: measured, or read if they were finished earlier.
-
-    Args:
-        how: also the curve with channels in this order. It is a piece of its own: a figure that is finished without it
-            is measured no second time.
-    """
+def measure_network(config: Figure1Config, network: Network, folder: Path) -> list[FigurePoint]:
+    """The points of one network's curves: measured, or read if they were finished earlier."""
     experiment = replace(experiment_part(config), recal=True)  # some of the cells are, so the images must suffice
-    if how is not None:
-        experiment = in_usual_order(experiment)
-    kept = partial(_kept, experiment, cache(partial(prepare, experiment)), network, folder)
     own = {"network": asdict(network), "points": config.points, "search": asdict(config.search)}
+    name = f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
 
-    def curves(setup: Setup) -> list[dict[str, Any]]:
-        return measure_curves(setup, config.points, network.slow, config.search if network.plan else None, folder)
-
-    points = kept(own, curves)
-    if how is None:
-        return points
-    own = {"network": asdict(network), "points": config.points, "reordered": how}
-    return points + kept(own, lambda setup: measure_reordered(setup, points, how))
-
-
-def _kept(
-    experiment: Config,
-    prepared: Callable[[], Setup],
-    network: Network,
-    folder: Path,
-    own: dict[str, Any],
-    curves: Callable[[Setup], list[dict[str, Any]]],
-) -> list[dict[str, Any]]:
-    """The points of one piece; `own` tells it from other pieces of the same network, which share what is prepared."""
-    name = f"{network.model}-{experiment.data.name}-seed{experiment.seed}-{content_hash([cell_key(experiment), own])}"
-
-    def measure() -> dict[str, Any]:
+    def measure() -> dict[str, list[FigurePoint]]:
         started = time.perf_counter()
-        setup = prepared()
-        records = curves(setup)
-        about = {"panel": network.panel, "label": network.label, "slow_threads": network.slow}
-        run = {"seconds": round(time.perf_counter() - started, 2), "device": describe_device(setup.device)}
-        return {"points": [{**about, **record, **run} for record in records]}
+        setup = prepare(experiment)
+        search = config.search if network.plan else None
+        records = measure_curves(setup, config.points, network.slow, search, folder)
+        seconds = round(time.perf_counter() - started, 2)
+        device = describe_device(setup.device)
+        return {"points": [_point(network, record, seconds, device) for record in records]}
 
     kept = Store(folder).get(name, {**identify(experiment), **own}, measure, resume=experiment.resume)
-    points: list[dict[str, Any]] = kept["points"]
-    return points
+    return cast(list[FigurePoint], kept["points"])
+
+
+def _point(network: Network, record: CurveRecord, seconds: float, device: str) -> FigurePoint:
+    return {
+        "panel": network.panel,
+        "label": network.label,
+        "pruned": network.pruned,
+        "slow_threads": network.slow,
+        **record,
+        "seconds": seconds,
+        "device": device,
+    }

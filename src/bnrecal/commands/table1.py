@@ -1,13 +1,12 @@
 """`bnrecal table1`: Table 1 of the paper, row by row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bnrecal.commands.cli.compose import read_config, refuse, refuse_other_model
 from bnrecal.commands.cli.schemas import Table1Config
-from bnrecal.commands.order import in_usual_order, shown_order
 from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_side
 from bnrecal.config import Config, experiment_part
 from bnrecal.evaluation.packed import pack
@@ -15,30 +14,22 @@ from bnrecal.experiment.identity import Identity
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
-from bnrecal.experiment.setup import A8W8, Setup, Variant, identify, prepare
+from bnrecal.experiment.setup import Setup, Variant, identify, prepare
 from bnrecal.experiment.store import Store
-from bnrecal.reports.rows import Row
-from bnrecal.reports.table1 import long_table, wide_table, write_report
-from bnrecal.reports.table1_html import write_table1_page
-from bnrecal.reports.table1_layers import layer_records, write_layers
-from bnrecal.reports.table1_picture import write_table1_pictures
-from bnrecal.reports.terminal import print_markdown
+from bnrecal.reports.common.terminal import print_document
+from bnrecal.reports.table1.columns import A8W8, Column, Row, fastest_pair, measured
+from bnrecal.reports.table1.layers import layer_records
+from bnrecal.reports.table1.markdown import document, write_markdown
+from bnrecal.reports.table1.numbers import Tables, make_tables, write_tables
+from bnrecal.reports.table1.page import write_table1_page
+from bnrecal.reports.table1.picture import write_table1_pictures
+from bnrecal.reports.table1.records import CellRecord, MeasuredCell
 from bnrecal.search.error_order import at_four_threads
 
-CELLS = {  # name in the long table -> variant; A8W8 with recalibration is the control
-    "a8w8": A8W8,
-    "a8w8_w": Variant(1, True),
-    "2t_wo": Variant(2, False),
-    "2t_w": Variant(2, True),
-    "4t_wo": Variant(4, False),
-    "4t_w": Variant(4, True),
-}
-REORDERED = {"4t_r_wo": Variant(4, False), "4t_r_w": Variant(4, True)}  # with reorder=true
 LAYER_IMAGES = 16  # calibration images behind the statistics of layers: few, for the table is to take no longer
 OWN = ("smt.threads", "smt.layers", "smt.plan", "recal")  # what the cells differ in
 
-# What is kept together: the cells of a row, or (with an order of channels) those reordered.
-Part = tuple[Row, str | None]
+Job = tuple[int, str]  # seed and model
 
 
 def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
@@ -46,31 +37,26 @@ def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
     refuse(overrides, "table1", OWN, "measures its own cells of it")
     one = "rows=[{source: SOURCE, label: LABEL, model: NAME}]"
     refuse_other_model(overrides, "table1", _models(table.rows), one)
-    out, how = Path(table.out), shown_order(table, overrides)
+    out = Path(table.out)
     seeds = range(table.seed, table.seed + table.seeds)
     jobs = [(f"{model} (seed {seed})", (seed, model)) for seed in seeds for model in _models(table.rows)]
-    measured: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    finished: dict[Job, list[CellRecord]] = {}
 
-    def measure(job: tuple[int, str]) -> list[dict[str, Any]]:
+    def measure(job: Job) -> list[CellRecord]:
         seed, model = job
         rows = [row for row in table.rows if row.model == model]
         config = read_config(Table1Config, [*overrides, f"model={model}", f"seed={seed}"])
-        return measure_model(config, rows, out / "cells", how)
+        return measure_model(config, rows, out / "cells")
 
-    def ordered() -> list[dict[str, Any]]:
-        return [cell for _, job in jobs for cell in measured.get(job, [])]
-
-    def take(job: tuple[int, str], cells: list[dict[str, Any]]) -> None:
-        measured[job] = cells
-        tables = write_report(ordered(), table.rows, out)
-        write_layers(ordered(), out)
-        write_table1_page(tables, ordered(), out)
+    def take(job: Job, cells: list[CellRecord]) -> None:
+        finished[job] = cells
+        write_report(_in_order(jobs, finished), table.rows, out)
 
     failed = attempt_all(jobs, "table1", "model", measure, take, side_by_side(table, table.jobs, len(jobs)))
-    cells = ordered()
-    if cells:
-        write_table1_pictures(wide_table(long_table(cells), table.rows), out)
-        print_markdown((out / "table1.md").read_text())
+    if finished:
+        tables = make_tables(_in_order(jobs, finished), table.rows)
+        write_table1_pictures(tables.wide, out)
+        print_document(document(tables))
         print(f"written to {out}/; report.html there shows it in a browser")
     raise_failed(failed, len(jobs), "models")
 
@@ -79,77 +65,87 @@ def _models(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.model for row in rows))
 
 
-def measure_model(
-    config: Table1Config, rows: Sequence[Row], folder: Path, how: str | None = None
-) -> list[dict[str, Any]]:
-    """The cells of all rows of one model: parts that were finished earlier are read, the others measured in one pass.
+def _in_order(jobs: Sequence[tuple[str, Job]], finished: Mapping[Job, list[CellRecord]]) -> list[CellRecord]:
+    """The cells of all finished jobs, in the order of the jobs."""
+    return [cell for _, job in jobs for cell in finished.get(job, [])]
 
-    Args:
-        how: an order of channels that is shown besides.
-    """
+
+def write_report(cells: Sequence[CellRecord], rows: Sequence[Row], out: Path) -> Tables:
+    """Write tables and page, and return what they say; rows whose model is not measured yet are left out."""
+    tables = make_tables(cells, rows)
+    write_tables(tables, out)
+    write_markdown(tables, out)
+    write_table1_page(tables, cells, out)
+    return tables
+
+
+def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> list[CellRecord]:
+    """The cells of all rows of one model: rows that were finished earlier are read, the others measured in one pass."""
     experiment = replace(experiment_part(config), recal=True)  # half of the cells are, so the images must suffice
-    if how is not None:
-        experiment = in_usual_order(experiment)
-    store, identity = Store(folder), identify(experiment)
+    store = Store(folder)
+    identity = identify(experiment)
 
-    def piece(part: Part) -> tuple[str, Identity]:
-        """Name and identity of what is kept of a part, whatever its row is called."""
-        row, order = part
-        own = {"spare_worst": row.spare_worst, **({"reordered": order} if order else {})}
+    def piece(row: Row) -> tuple[str, Identity]:
+        """Name and identity of what is kept of a row, whatever it is called."""
+        own = {"spare_worst": row.spare_worst}
         name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
         return name, {**identity, **own}
 
-    parts = [(row, order) for row in rows for order in ([None, how] if how else [None])]
-    pieces = [piece(part) for part in parts]
+    pieces = [piece(row) for row in rows]
     found = [store.find(*one) if config.resume else None for one in pieces]
     missing = [place for place, content in enumerate(found) if content is None]
-    for place, content in zip(missing, _measure(experiment, [parts[place] for place in missing]), strict=True):
-        store.keep(*pieces[place], content)
-        found[place] = content
-    kept = [(row, content) for (row, _), content in zip(parts, found, strict=True) if content is not None]
-    return [{**cell, "source": row.source, "label": row.label} for row, content in kept for cell in content["results"]]
+    for place, results in zip(missing, _measure(experiment, [rows[place] for place in missing]), strict=True):
+        found[place] = {"results": results}
+        store.keep(*pieces[place], {"results": results})
+    cells: list[CellRecord] = []
+    for row, content in zip(rows, found, strict=True):
+        assert content is not None
+        kept = cast(list[MeasuredCell], content["results"])
+        cells += [{**cell, "source": row.source, "label": row.label} for cell in kept]
+    return cells
 
 
-def _measure(config: Config, parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """What is kept of each part; all are of one model."""
-    if not parts:
+def _measure(config: Config, rows: Sequence[Row]) -> list[list[MeasuredCell]]:
+    """The cells of each row; all are of one model."""
+    if not rows:
         return []
     setup = prepare(config)
-    cells = [_variants(setup, part) for part in parts]
-    variants = [variant for part_cells in cells for variant in part_cells.values()]
-    described = {CELLS["4t_w"]} & set(variants)
-    measured = run_variants(setup, variants, describe=described, layer_images=LAYER_IMAGES)
-    results = dict(zip(variants, measured, strict=True))
-    return [
-        {"results": [_cell(name, results[variant]) for name, variant in part_cells.items()]} for part_cells in cells
-    ]
+    wanted = [row_variants(setup, row) for row in rows]
+    variants = [variant for of_row in wanted for variant in of_row.values()]
+    described = {plain_variants()[fastest_pair().recalibrated]} & set(variants)
+    found = run_variants(setup, variants, describe=described, layer_images=LAYER_IMAGES)
+    results = dict(zip(variants, found, strict=True))
+    cells = []
+    for of_row in wanted:
+        cells.append([_cell(column, results[variant]) for column, variant in of_row.items()])
+    return cells
 
 
-def _cell(name: str, result: Result) -> dict[str, Any]:
-    return {"cell": name, **result.to_json(), **_beside(name, result)}
+def plain_variants() -> dict[Column, Variant]:
+    """The cells of a row that spares no layer."""
+    return {column: Variant(column.threads, column.recal, column.layers) for column in measured()}
 
 
-def _beside(cell: str, result: Result) -> dict[str, Any]:
-    """What a cell keeps besides its numbers."""
-    layers = layer_records(result.layers)
-    return {**_right(cell, result), **({"layers": layers} if layers else {})}
+def row_variants(setup: Setup, row: Row) -> dict[Column, Variant]:
+    """The cells of a row by their column; a row that spares the layer of highest error gives it one thread."""
+    variants = plain_variants()
+    if not row.spare_worst:
+        return variants
+    worst = (at_four_threads(setup).order[0], 1)
+    spared = {}
+    for column, variant in variants.items():
+        layers = (*variant.layers, worst) if variant.threads > 1 else variant.layers
+        spared[column] = replace(variant, layers=layers)
+    return spared
 
 
-def _right(cell: str, result: Result) -> dict[str, str]:
-    """Which images were right, for tests over seeds and images; float32's beside A8W8's."""
+def _cell(column: Column, result: Result) -> MeasuredCell:
+    """The record of a cell: besides its numbers the images that were right, for tests over seeds and images."""
     assert result.outcome is not None
     assert result.fp32_outcome is not None
-    own = {"right": pack(result.outcome.top1)}
-    return {**own, "fp32_right": pack(result.fp32_outcome.top1)} if cell == "a8w8" else own
-
-
-def _variants(setup: Setup, part: Part) -> dict[str, Variant]:
-    """The cells of a part by the name of their column."""
-    row, order = part
-    cells = CELLS if order is None else {name: replace(variant, reorder=order) for name, variant in REORDERED.items()}
-    if not row.spare_worst:
-        return cells
-    spared = ((at_four_threads(setup).order[0], 1),)
-    return {
-        name: variant if variant.threads == 1 else replace(variant, layers=spared) for name, variant in cells.items()
-    }
+    cell: dict[str, Any] = {"cell": column.key, **result.to_json(), "right": pack(result.outcome.top1)}
+    if column == A8W8:
+        cell["fp32_right"] = pack(result.fp32_outcome.top1)
+    if result.layers is not None:
+        cell["layers"] = layer_records(result.layers)
+    return cast(MeasuredCell, cell)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.standard_error import of_share
 from bnrecal.nbsmt.finite import check_images
 
 K = TypeVar("K")
@@ -18,7 +19,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Correctness:
-    """Which images one network got right, in evaluation order, so that networks can be compared in pairs.
+    """The images that one network got right, in evaluation order, so that networks can be compared in pairs.
 
     Attributes:
         top1, top5: bool (images,), the label is the highest logit / among the five highest.
@@ -43,8 +44,7 @@ def percent(right: Bools) -> float:
 
 def standard_error(right: Bools) -> float:
     """Binomial standard error of `percent(right)`, in percentage points."""
-    share = float(np.mean(right))
-    return 100.0 * float(np.sqrt(share * (1 - share) / len(right)))
+    return 100.0 * of_share(float(np.mean(right)), len(right))
 
 
 def concatenate(parts: Sequence[Correctness]) -> Correctness:

@@ -1,4 +1,4 @@
-"""Whether networks that saw the same images differ by more than chance, over images and over seeds."""
+"""Tests of networks that saw the same images: do they differ by more than chance, over images and over seeds?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether p is below LEVEL."""
+        """Return whether p is below LEVEL."""
         return self.p < LEVEL
 
 
@@ -53,7 +53,7 @@ def mcnemar(before: Bools, after: Bools) -> float:
 
 
 def change(before: Sequence[Bools], after: Sequence[Bools]) -> Difference:
-    """By how much the second network is better than the first, over one seed or several.
+    """Return by how much the second network is better than the first, over one seed or several.
 
     With one seed the p-value is that of `mcnemar`, which is exact; with several it is that of `over_seeds`.
 
@@ -80,7 +80,8 @@ def over_seeds(differences: Differences) -> Difference:
     together from those of the parts (Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702), which errs on the
     safe side: p is where  mean^2 = t(seeds - 1, p)^2 A + t(images - 1, p)^2 B.
 
-    With one seed it is Student's t-test over the images, and says nothing of other seeds.
+    With one seed it is Student's t-test over the images, with `standard_error.of_mean(ddof=1)`, and says nothing of
+    other seeds.
 
     Args:
         differences: float64 (seeds, images), each in -1..1, or -2..2 for a difference of differences.

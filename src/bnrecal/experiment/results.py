@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 import torch
@@ -19,6 +19,18 @@ RESULT_FILE = "result.json"
 LAYERS_FILE = "layers.csv"
 BATCHNORM_FILE = "batchnorm.csv"
 CHECKPOINT_FILE = "checkpoint.pth"
+
+
+class ExceptionRecord(TypedDict):
+    """A convolution that does not run the threads of its experiment, for programs.
+
+    Attributes:
+        kind: a value of `quantization.layer_plan.ExceptionKind`.
+        threads: that it runs; 0 is float32.
+    """
+
+    kind: str
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,8 @@ class Result:
         skipped: unreadable images, in none of the figures.
         speedup: sum(MACs) / sum(MACs / threads), all convolutions but the first.
         cycles: of the systolic array, for one image, all convolutions but the first.
-        exceptions: why a convolution does not run `threads` threads, by name.
+        exceptions: why a convolution does not run `threads` threads, by name, in words.
+        layer_exceptions: the same, for programs.
         seconds: for the call that measured this cell, its siblings and baselines together.
     """
 
@@ -80,6 +93,7 @@ class Result:
     cycles: int
     seed: int
     exceptions: dict[str, str]
+    layer_exceptions: dict[str, ExceptionRecord]
     provenance: dict[str, Any]
     seconds: float
     outcome: Correctness | None = field(default=None, repr=False, compare=False)

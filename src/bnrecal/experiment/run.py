@@ -149,7 +149,10 @@ def make_result(
         speedup=plan_speedup(own.plans),
         cycles=network_cycles(own.plans, array.rows, array.columns),
         seed=config.seed,
-        exceptions={plan.name: plan.reason for plan in own.plans if plan.reason},
+        exceptions={plan.name: plan.reason for plan in own.plans if plan.exception},
+        layer_exceptions={
+            plan.name: {"kind": plan.exception.value, "threads": plan.threads} for plan in own.plans if plan.exception
+        },
         provenance=result_provenance(setup, variant),
         seconds=seconds,
         outcome=outcome,

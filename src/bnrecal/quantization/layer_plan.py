@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,16 @@ from bnrecal.quantization.calibrate import ConvInfo
 FLOAT = 0  # threads of a convolution that is not quantized at all
 
 
+class ExceptionKind(str, Enum):
+    """Reasons for which a convolution does not follow `smt.threads`."""
+
+    FIRST = "first convolution"
+    SKIPPED = "quant.skip"
+    NEGATIVE = "negative inputs"
+    DEPTHWISE = "depthwise"
+    SET = "smt.layers"  # or smt.plan
+
+
 @dataclass(frozen=True)
 class LayerPlan:
     """How one convolution is computed.
@@ -24,17 +35,27 @@ class LayerPlan:
         conv: what calibration saw of it.
         threads: 1, 2 or 4; FLOAT for float32.
         signed: its input is quantized symmetric signed (possible with one thread only).
-        reason: why it does not follow `smt.threads`, for the log and `layers.csv`; empty where it does.
+        exception: why it does not follow `smt.threads`; None where it does.
     """
 
     conv: ConvInfo
     threads: int
     signed: bool
-    reason: str
+    exception: ExceptionKind | None = None
 
     @property
     def name(self) -> str:
         return self.conv.name
+
+    @property
+    def reason(self) -> str:
+        """The exception and its consequence in words, for the log and `layers.csv`; empty without one."""
+        if self.exception is None:
+            return ""
+        if self.threads == FLOAT:
+            return f"{self.exception.value}: float32"
+        signed = "signed, " if self.signed else ""
+        return f"{self.exception.value}: {signed}{self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
 def matches_any(name: str, patterns: Sequence[str]) -> bool:
@@ -83,20 +104,27 @@ def check_skipped(key: str, skip: Sequence[str], network: nn.Module, convs: Sequ
 
 def _plan_layer(o: ConvInfo, threads: int, wanted: dict[str, int], skip: Sequence[str]) -> LayerPlan:
     if o.order == 0:
-        return LayerPlan(o, FLOAT, False, "first convolution: float32")
+        return LayerPlan(o, FLOAT, False, ExceptionKind.FIRST)
     if matches_any(o.name, skip):
-        return LayerPlan(o, FLOAT, False, "quant.skip: float32")
-    reason = "negative inputs: signed, 1 thread" if o.negative else "depthwise: 1 thread" if o.depthwise else ""
+        return LayerPlan(o, FLOAT, False, ExceptionKind.SKIPPED)
+    single = _single_thread(o)
     own = wanted.get(o.name)
     if own is None:
         own = next((t for pattern, t in reversed(wanted.items()) if matches_any(o.name, [pattern])), None)
-    elif own > 1 and reason:
-        raise BnrecalError(f"smt.layers asks {own} threads of {o.name}, which cannot ({reason}): give it 1")
-    if reason:
-        return LayerPlan(o, 1, o.negative, reason)
+    elif own > 1 and single:
+        raise BnrecalError(f"smt.layers asks {own} threads of {o.name}, which cannot ({single.reason}): give it 1")
+    if single:
+        return single
     if own is not None and own != threads:
-        return LayerPlan(o, own, False, f"smt.layers: {own} thread{'s' if own > 1 else ''}")
-    return LayerPlan(o, threads, False, "")
+        return LayerPlan(o, own, False, ExceptionKind.SET)
+    return LayerPlan(o, threads, False)
+
+
+def _single_thread(o: ConvInfo) -> LayerPlan | None:
+    """The plan of a convolution that can run one thread only; None of others."""
+    if o.negative:
+        return LayerPlan(o, 1, True, ExceptionKind.NEGATIVE)
+    return LayerPlan(o, 1, False, ExceptionKind.DEPTHWISE) if o.depthwise else None
 
 
 def load_plan(path: Path) -> dict[str, int]:

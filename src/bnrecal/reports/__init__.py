@@ -1,1 +1,1 @@
-"""From measured cells to tables and pictures."""
+"""Tables and pictures of measured cells."""

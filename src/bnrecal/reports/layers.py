@@ -1,4 +1,4 @@
-"""Draw what happened in each layer: `python -m bnrecal.reports.layers FOLDER`.
+"""Pictures of what happened in each layer: `bnrecal plot FOLDER`.
 
 FOLDER is one that an experiment wrote (`layers.csv`, `batchnorm.csv`); `layers.png` and `layers.svg` go there too.
 """
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.results import BATCHNORM_FILE, LAYERS_FILE, RESULT_FILE, read_result
-from bnrecal.reports.style import Look, drawing, save
+from bnrecal.reports.common.style import Look, drawing, save
 
 BEFORE = Look("#D55E00", "o", "", filled=False)  # drawn larger: it shows around the other where both are the same
 AFTER = Look("#0072B2", "s", "")

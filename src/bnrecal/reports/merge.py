@@ -20,7 +20,7 @@ SORTED = ["model", "data", "threads", "recal", "seed", "cell"]
 
 @dataclass(frozen=True)
 class Merged:
-    """What was found below some folders.
+    """Results that were found below some folders.
 
     Attributes:
         table: one row per result. Columns: what the result says, the settings and versions that differ between rows,

@@ -1,12 +1,10 @@
 """The curves of one network in Figure 1: accuracy over speedup, with layers slowed in several ways."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bnrecal.evaluation.accuracy import Bools, percent
-from bnrecal.evaluation.packed import pack, unpack
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Setup
@@ -16,6 +14,7 @@ from bnrecal.search.knapsack import mixed_speedup
 from bnrecal.search.local_search import HIGHEST_ERROR, Choice, Search
 from bnrecal.search.plans import prepare_search
 from bnrecal.search.random_order import RandomOrders, fair_tries
+from bnrecal.search.records import CurveRecord, Method
 from bnrecal.search.sensitivity import FASTEST, fixed_macs, threadable, variant_of
 
 
@@ -24,9 +23,8 @@ class Point:
     """One operating point.
 
     Attributes:
-        method: "highest_error" (the k layers of highest error slowed), "plan" (the search's choice), "random" (the
-            best of as many random orders as the search has measured) or "reordered" (the threads of "highest_error",
-            with the input channels of every layer reordered).
+        method: "highest_error" (the k layers of highest error slowed), "plan" (the search's choice) or "random"
+            (the best of as many random orders as the search has measured).
         target: the speedup it was chosen for.
         slowed: layers below four threads.
         choice: what was measured on training images; None for the highest-error order, which measures nothing.
@@ -34,7 +32,7 @@ class Point:
         evaluated_images: over how many images, all evaluations together.
     """
 
-    method: str
+    method: Method
     target: float
     threads: Threads
     slowed: int
@@ -45,8 +43,8 @@ class Point:
 
 def measure_curves(
     setup: Setup, points: int, slow: int, search: SearchConfig | None, folder: Path
-) -> list[dict[str, Any]]:
-    """One record a point and curve (columns of `figure1.csv`), all evaluated in one pass over the validation images.
+) -> list[CurveRecord]:
+    """One record a point and curve, all evaluated in one pass over the validation images.
 
     Args:
         points: of each curve, spread over the speedups from no layer slowed to all.
@@ -65,48 +63,22 @@ def measure_curves(
     assert fp32 is not None
     beside = {point.target: _right(results[variant_of(setup, point.threads, recal=True)]) for point in usual}
     return [
-        {**record(point, results[variant], fp32.top1, beside[point.target]), "collisions_4t": four.collisions}
+        record(point, results[variant], fp32.top1, beside[point.target], four.collisions)
         for (point, _), variant in zip(cells, variants, strict=True)
     ]
 
 
-def measure_reordered(setup: Setup, usual: Sequence[dict[str, Any]], how: str) -> list[dict[str, Any]]:
-    """The highest-error order once more, with recalibration, the input channels of every layer reordered.
-
-    Args:
-        usual: what `measure_curves` recorded; the same threads are measured, and compared image by image.
-        how: a value of `smt.reorder`.
-    """
-    chosen = [one for one in usual if one["method"] == "highest_error" and one["recal"]]
-    points = [Point("reordered", one["target"], threads_of(one), one["slowed"]) for one in chosen]
-    variants = [replace(variant_of(setup, point.threads, recal=True), reorder=how) for point in points]
-    results = run_variants(setup, variants)
-    collisions = at_four_threads(setup, how).collisions
-    records = []
-    for point, result, one in zip(points, results, chosen, strict=True):
-        fp32 = result.fp32_outcome
-        assert fp32 is not None
-        own = record(point, result, fp32.top1, unpack(one["right"], one["images"]))
-        records.append({**own, "collisions_4t": collisions})
-    return records
-
-
-def threads_of(record: dict[str, Any]) -> Threads:
-    """The threads of every layer that a record holds as text."""
-    pairs = (pair.rpartition(":") for pair in record["layers"].split())
-    return {name: int(threads) for name, _, threads in pairs}
-
-
 def usual_points(setup: Setup, order: Sequence[str], points: int, slow: int) -> list[Point]:
     """The k layers of highest error slowed, for k from none to all."""
-    layers, fixed = threadable(setup), fixed_macs(setup)
+    layers = threadable(setup)
+    fixed = fixed_macs(setup)
     choices = [slowed(order, count, slow) for count in range(len(order) + 1)]
     speedups = [mixed_speedup(layers, threads, fixed) for threads in choices]
     return [Point("highest_error", speedups[count], choices[count], count) for count in spread(speedups, points)]
 
 
 def chosen_points(setup: Setup, usual: Sequence[Point], slow: int, config: SearchConfig, folder: Path) -> list[Point]:
-    """At the speedup of each of the usual points, what the search chooses and what random orders give.
+    """Points of the search and of random orders, at the speedup of each of the usual points.
 
     Both see the same training images, and about as many of them; both are then judged on others.
     """
@@ -122,7 +94,7 @@ def chosen_points(setup: Setup, usual: Sequence[Point], slow: int, config: Searc
 
 
 def _planned(search: Search, usual: Sequence[Point]) -> list[Choice]:
-    """From the highest speedup down: what was good at a higher one starts the search at the next."""
+    """Search from the highest speedup down: a choice that was good at a higher one starts the search at the next."""
     found: list[Choice] = []
     for point in usual:
         baseline = search.measure(point.threads, HIGHEST_ERROR)
@@ -131,7 +103,7 @@ def _planned(search: Search, usual: Sequence[Point]) -> list[Choice]:
 
 
 def _points(
-    method: str, targets: Sequence[float], search: Search, choices: Sequence[Choice], evaluations: int, images: int
+    method: Method, targets: Sequence[float], search: Search, choices: Sequence[Choice], evaluations: int, images: int
 ) -> list[Point]:
     points = []
     for target, choice in zip(targets, map(search.judged, choices), strict=True):
@@ -145,12 +117,13 @@ def _right(result: Result) -> Bools:
     return result.outcome.top1
 
 
-def record(point: Point, result: Result, fp32: Bools, usual: Bools) -> dict[str, Any]:
-    """A row of `figure1.csv`; accuracies in percent, differences in percentage points. Besides, `right`: which images.
+def record(point: Point, result: Result, fp32: Bools, usual: Bools, collisions: float) -> CurveRecord:
+    """The record of one point.
 
     Args:
-        fp32: which images the float32 network got right.
-        usual: which the highest-error order with recalibration got right at the same target.
+        fp32: bool (images,), which images the float32 network got right.
+        usual: bool (images,), which the highest-error order with recalibration got right at the same target.
+        collisions: the network's, with four threads everywhere.
     """
     right = _right(result)
     return {
@@ -186,5 +159,5 @@ def record(point: Point, result: Result, fp32: Bools, usual: Bools) -> dict[str,
         "seed": result.seed,
         "weights_hash": result.provenance["weights_hash"],
         "content": result.provenance["cell"],
-        "right": pack(right),
+        "collisions_4t": collisions,
     }

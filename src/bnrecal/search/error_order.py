@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnrecal.evaluation.accuracy import Bools
+from bnrecal.evaluation.standard_error import of_mean
 from bnrecal.experiment.layer_report import gather_statistics, scaled_errors
 from bnrecal.experiment.setup import Setup, Variant, prepare_variants
 from bnrecal.search.knapsack import Layer, mixed_speedup
@@ -19,7 +20,7 @@ Threads = dict[str, int]
 
 @dataclass(frozen=True)
 class FourThreads:
-    """What happens with four threads everywhere, without recalibration, on calibration images.
+    """Errors and collisions with four threads everywhere, without recalibration, on calibration images.
 
     Attributes:
         order: the convolutions that can run several threads, highest mean squared error first (of the layer's output
@@ -31,9 +32,9 @@ class FourThreads:
     collisions: float
 
 
-def at_four_threads(setup: Setup, reorder: str | None = None) -> FourThreads:
-    """Measure it, with channels in the order that `Variant.reorder` means."""
-    four = Variant(FASTEST, False, reorder=reorder)
+def at_four_threads(setup: Setup) -> FourThreads:
+    """Measure errors and collisions with four threads everywhere."""
+    four = Variant(FASTEST, False)
     prepared = prepare_variants(setup, [four])[four]
     gathered = gather_statistics(setup, prepared)
     seen = {layer.name: gathered[layer.name] for layer in threadable(setup)}
@@ -56,16 +57,21 @@ def spread(speedups: Sequence[float], points: int) -> list[int]:
     last = len(speedups) - 1
     if points > last:
         return list(range(last + 1))
-    low, high = 0.0, speedups[0] - speedups[last]
+    low = 0.0
+    high = speedups[0] - speedups[last]
     for _ in range(50):  # bisection: a wider gap leaves room for fewer places
         gap = (low + high) / 2
-        low, high = (gap, high) if len(_apart(speedups, gap)) >= points else (low, gap)
+        if len(_apart(speedups, gap)) >= points:
+            low = gap
+        else:
+            high = gap
     return [*_apart(speedups, low)[: points - 1], last]
 
 
 def _apart(speedups: Sequence[float], gap: float) -> list[int]:
-    """As many places as there are, both ends among them, whose values differ by `gap` or more."""
-    chosen, last = [0], len(speedups) - 1
+    """Return as many places as there are, both ends among them, whose values differ by `gap` or more."""
+    chosen = [0]
+    last = len(speedups) - 1
     for place in range(1, last):
         if speedups[chosen[-1]] - speedups[place] >= gap and speedups[place] - speedups[last] >= gap:
             chosen.append(place)
@@ -75,7 +81,7 @@ def _apart(speedups: Sequence[float], gap: float) -> list[int]:
 def slowest_prefix(
     layers: Sequence[Layer], order: Sequence[str], slow: int, speedup: float, fixed: int = 0
 ) -> Threads | None:
-    """As many layers of `order` slowed as `speedup` allows; None if even four threads everywhere are slower."""
+    """Slow as many layers of `order` as `speedup` allows; None if even four threads everywhere are slower."""
     fitting = (slowed(order, count, slow) for count in range(len(order), -1, -1))
     return next((t for t in fitting if mixed_speedup(layers, t, fixed) >= speedup * (1 - 1e-9)), None)
 
@@ -83,4 +89,4 @@ def slowest_prefix(
 def paired_error(one: Bools, other: Bools) -> float:
     """Standard error of the difference of two accuracies on the same images, in percentage points."""
     difference = one.astype(np.float64) - other.astype(np.float64)
-    return float(100 * difference.std() / np.sqrt(len(difference)))
+    return 100 * of_mean(difference, ddof=0)

@@ -1,4 +1,4 @@
-"""What a choice of threads costs, measured on training images with recalibration taken into account.
+"""Costs of a choice of threads, measured on training images with recalibration taken into account.
 
 The measure is the Kullback-Leibler divergence, in nats per image, of the threaded network's class probabilities from
 those of the plain A8W8 network. It needs no labels and follows small changes that leave every top-1 as it was.
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from bnrecal.data.loader import choose
 from bnrecal.errors import BnrecalError
+from bnrecal.evaluation.standard_error import of_mean
 from bnrecal.experiment.setup import A8W8, Setup, Variant, planned_layers
 from bnrecal.options import THREADS
 from bnrecal.quantization.convert import threaded_copy
@@ -123,11 +124,13 @@ def sensitivities(probe: Probe) -> pd.DataFrame:
 def items_of(layers: Sequence[Threadable], measured: pd.DataFrame, allowed: Sequence[int] = THREADS) -> list[Item]:
     """The knapsack's items; one thread costs nothing, a measured loss below zero (noise) nothing either."""
     losses = {(row.name, row.threads): max(0.0, row.loss) for row in measured.itertuples(index=False)}
-    return [
-        Item(layer.name, layer.macs, {t: 0.0 if t == 1 else losses[layer.name, t] for t in allowed}) for layer in layers
-    ]
+    losses |= {(layer.name, 1): 0.0 for layer in layers}
+    items = []
+    for layer in layers:
+        items.append(Item(layer.name, layer.macs, {threads: losses[layer.name, threads] for threads in allowed}))
+    return items
 
 
 def mean_and_error(losses: Losses) -> tuple[float, float]:
     """Mean and its standard error."""
-    return float(losses.mean()), float(losses.std(ddof=1) / np.sqrt(len(losses)))
+    return float(losses.mean()), of_mean(losses, ddof=1)

@@ -107,7 +107,17 @@ def _unknown_key(cause: BaseException | None) -> str | None:
         return f"there is no key {path} any more: {MOVED[path]}"
     if not known:  # a mapping, whose keys are the user's
         return f"there is no key {path}: write {path.rpartition('.')[0]}={{{own}: VALUE}}"
+    deeper = [f"{group}.{own}" for group in known if own in _keys_below(cause.parent_node, group)]
+    if deeper:
+        return f"there is no key {path}: did you mean {' or '.join(deeper)}?"
     return f"there is no key {path}: {choices(own, known)}"
+
+
+def _keys_below(parent: DictConfig, group: str) -> list[str]:
+    """Return the keys of a group of settings; none of a key that is no group."""
+    node = parent._get_node(group)
+    is_group = isinstance(node, DictConfig) and not node._is_none() and not node._is_missing()
+    return [str(key) for key in node] if is_group and isinstance(node, DictConfig) else []
 
 
 def choices(word: str, known: Sequence[str]) -> str:

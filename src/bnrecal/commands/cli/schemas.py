@@ -14,8 +14,7 @@ from bnrecal.config import Config, check_device, setting
 from bnrecal.config import check as check_experiment
 from bnrecal.errors import BnrecalError
 from bnrecal.export.config import VectorsConfig, check_vectors
-from bnrecal.options import USUAL_ORDER
-from bnrecal.reports.rows import Row
+from bnrecal.reports.table1.columns import Row
 from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.training.config import Pruning, check_pruning
 
@@ -35,9 +34,6 @@ class Table1Config(Config):
         None, "models measured at a time, each in a process; null: one per core for glyphs, else 1"
     )
     rows: list[Row] = setting([], "which rows: configs/table1.yaml lists them")
-    reorder: bool = setting(
-        False, f"two more columns: four threads, channels reordered as smt.reorder says, else by {USUAL_ORDER}"
-    )
     out: str = setting("outputs/table1", "the folder that the table goes to")
 
     def check(self) -> None:
@@ -59,6 +55,7 @@ class Network:
         panel: a, b, c.
         slow: threads of the layers that are slowed down.
         plan: whether the search gets a curve too.
+        pruned: percent of the weights that were pruned; such networks get curves of their own look.
     """
 
     panel: str
@@ -66,6 +63,7 @@ class Network:
     model: str
     slow: int = 2
     plan: bool = True
+    pruned: int = 0
 
 
 @dataclass
@@ -86,9 +84,6 @@ class Figure1Config(Config):
         None, "networks measured at a time, each in a process; null: one per core for glyphs, else 1"
     )
     networks: list[Network] = setting([], "which networks in which panel: configs/figure1.yaml lists them")
-    reorder: bool = setting(
-        False, f"one more curve: channels reordered as smt.reorder says, else by {USUAL_ORDER}, with recalibration"
-    )
     search: SearchConfig = field(default_factory=SearchConfig)
     out: str = setting("outputs/figure1", "the folder that the figure goes to")
 
@@ -103,6 +98,8 @@ class Figure1Config(Config):
         for network in self.networks:
             if network.slow not in (1, 2):
                 raise BnrecalError(f"networks: slow={network.slow} of {network.label}: choose 1 or 2")
+            if not 0 <= network.pruned < 100:
+                raise BnrecalError(f"networks: pruned={network.pruned} of {network.label}: choose 0 to 99 percent")
         if self.smt.plan or self.smt.layers:
             raise BnrecalError("smt.layers and smt.plan are what the figure varies: leave them out")
 

@@ -2,25 +2,28 @@
 
 import logging
 import math
-from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 log = logging.getLogger("bnrecal")
 
-LEFT, RIGHT = 11.0, 8.0  # percent of a chart's width left free, for ticks and for the labels of points at its ends
+# Percent of a chart's width that is left free, for ticks and for the labels of points at its ends.
+LEFT = 11.0
+RIGHT = 8.0
 MINUS = "\N{MINUS SIGN}"
 
 # What can go wrong with a page that is made after its numbers are safe: the disk, the template, a value that a cell of
@@ -42,6 +45,19 @@ def _kind(error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
+class Tick:
+    """A labelled mark of an axis.
+
+    Attributes:
+        x: percent of the chart's width.
+    """
+
+    value: float
+    x: float
+    label: str
+
+
+@dataclass(frozen=True)
 class Axis:
     """A linear axis from `low` to `high` with round ticks; positions are percent of the chart's width."""
 
@@ -53,7 +69,8 @@ class Axis:
     def over(values: Sequence[float], *, ticks: int = 5, zero: bool = True) -> "Axis":
         """An axis that holds all values, and 0 where asked for, and ends at ticks."""
         known = [value for value in values if math.isfinite(value)] + ([0.0] if zero else [])
-        low, high = (min(known), max(known)) if known else (0.0, 1.0)
+        low = min(known, default=0.0)
+        high = max(known, default=1.0)
         places = MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high if high > low else low + 1)
         return Axis(float(places[0]), float(places[-1]), tuple(float(place) for place in places))
 
@@ -64,6 +81,11 @@ class Axis:
     def x(self, value: float) -> float:
         """Percent of the width, from the left."""
         return round(LEFT + (100 - LEFT - RIGHT) * self.share(value), 2)
+
+    @property
+    def marks(self) -> list[Tick]:
+        """The ticks with their places and labels."""
+        return [Tick(tick, self.x(tick), label) for tick, label in zip(self.ticks, self.labels(), strict=True)]
 
     def labels(self) -> list[str]:
         """The ticks as text, all with as many decimals as the finest needs."""
@@ -94,15 +116,7 @@ def duration(seconds: float) -> str:
     )
 
 
-def raw_table(path: Path) -> dict[str, Any]:
-    """A CSV file as it stands: every number with its digits, and the file itself, to be saved out of the page."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    data = b64encode(path.read_bytes()).decode()
-    rows = [list(row) for row in table.itertuples(index=False)]
-    return {"name": path.name, "header": list(table.columns), "rows": rows, "data": f"data:text/csv;base64,{data}"}
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted key, value), those that are not set left out."""
     found = []
     for key, value in settings.items():
@@ -113,14 +127,19 @@ def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
-def write_page(path: Path, template: str, **content: Any) -> None:
-    """Render a template of `templates/` into one file, whole or not at all."""
+def write_page(path: Path, template: str, content: "DataclassInstance") -> None:
+    """Render a template of `templates/` into one file, whole or not at all.
+
+    Args:
+        content: a dataclass, whose fields the template knows by name.
+    """
     loader = jinja2.PackageLoader("bnrecal.reports", "templates")
     env = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     env.filters |= {"number": number, "p_value": p_value, "duration": duration}
     written = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    text = env.get_template(template).render(written=written, **content)
+    shown = {f.name: getattr(content, f.name) for f in fields(content)}
+    text = env.get_template(template).render(written=written, **shown)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

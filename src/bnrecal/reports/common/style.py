@@ -1,4 +1,4 @@
-"""What all figures share: legible in print and without colour, no display needed."""
+"""Settings of all figures: legible in print and without colour, no display needed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,0 +1,1 @@
+"""Parts that every report uses: how figures look, how pages are written, how tables are printed."""

@@ -1,0 +1,68 @@
+"""Tables as they are printed: every number turned into text once, for the CSV file and for the page that shows it."""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from bnrecal.files import atomic_path
+
+
+@dataclass(frozen=True)
+class PrintedTable:
+    """A table as its CSV file holds it.
+
+    Attributes:
+        text: every value as text; empty where there is none.
+    """
+
+    name: str
+    text: pd.DataFrame
+
+    @property
+    def header(self) -> list[str]:
+        return [str(column) for column in self.text.columns]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        rows: list[list[str]] = self.text.to_numpy().tolist()
+        return rows
+
+    @property
+    def csv(self) -> str:
+        """Content of the file."""
+        content: str = self.text.to_csv(index=False, lineterminator="\n")
+        return content
+
+    @property
+    def data(self) -> str:
+        """The file as an address, to be saved out of a page."""
+        return f"data:text/csv;base64,{b64encode(self.csv.encode()).decode()}"
+
+
+def printed(name: str, table: pd.DataFrame, digits: str) -> PrintedTable:
+    """A table with its numbers turned into text.
+
+    Args:
+        name: of the CSV file.
+        digits: format of floating-point numbers.
+    """
+    text = {column: _printed_column(table[column], digits) for column in table}
+    return PrintedTable(name, pd.DataFrame(text))
+
+
+def _printed_column(values: pd.Series, digits: str) -> list[str]:
+    return [_printed_value(value, digits) for value in values]
+
+
+def _printed_value(value: object, digits: str) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:{digits}}" if isinstance(value, float) else str(value)
+
+
+def write_table(table: PrintedTable, out: Path) -> None:
+    """Write a table into the folder `out`, whole or not at all."""
+    with atomic_path(out / table.name) as path:
+        path.write_text(table.csv)

@@ -1,0 +1,1 @@
+"""Figure 1: its picture and its page."""

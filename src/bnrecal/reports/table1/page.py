@@ -1,0 +1,315 @@
+"""Table 1 as a page: `report.html` beside `table1.csv`."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from bnrecal.evaluation.significance import LEVEL, Difference
+from bnrecal.reports.common.page import Axis, Tick, flat, never_fatal, number, p_value, write_page
+from bnrecal.reports.common.tables import PrintedTable
+from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, shown, threaded_pairs
+from bnrecal.reports.table1.gains import Gain
+from bnrecal.reports.table1.layers import LayerChart, layer_charts
+from bnrecal.reports.table1.losses import Loss, LossChart, loss_charts, mean_loss
+from bnrecal.reports.table1.numbers import Tables
+from bnrecal.reports.table1.paper import by_row, paper_gain, paper_table
+from bnrecal.reports.table1.records import CellRecord
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Level:
+    """A cell of the main table: top-1 and its difference to float32, ours and the paper's; None where there is none."""
+
+    label: str
+    value: str
+    difference: str | None
+    paper: str | None
+    paper_difference: str | None
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """A row of the main table."""
+
+    source: str
+    model: str
+    cells: list[Level]
+
+
+@dataclass(frozen=True)
+class Average:
+    """Mean losses over the rows; the paper's over those that it has."""
+
+    title: str
+    own: Loss
+    paper: Loss | None
+
+
+@dataclass(frozen=True)
+class End:
+    """A mark at one end of a dumbbell.
+
+    Attributes:
+        recal: whether it is the loss with recalibration.
+        x: percent of the width.
+        right: whether its number stands to the right of it.
+        beyond: whether the value lies outside the axis.
+    """
+
+    recal: bool
+    x: float
+    text: str
+    right: bool
+    tip: str
+    beyond: bool
+
+
+@dataclass(frozen=True)
+class Dumbbell:
+    """Losses without and with recalibration; one number stands for both where they are the same."""
+
+    wo: End
+    w: End
+    same: bool
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """The dumbbells of one row."""
+
+    source: str
+    model: str
+    own: Dumbbell
+    paper: Dumbbell | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A dumbbell chart.
+
+    Attributes:
+        zero: place of no loss, percent of the width.
+        beyond: whether a value of the paper's lies outside the axis.
+    """
+
+    title: str
+    rows: list[PanelRow]
+    ticks: list[Tick]
+    zero: float
+    beyond: bool
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A difference and its p-value.
+
+    Attributes:
+        sure: whether it is significant.
+    """
+
+    value: str
+    p: str
+    sure: bool
+    worse: bool
+
+
+@dataclass(frozen=True)
+class GainCell:
+    """A cell of the table of gains.
+
+    Attributes:
+        net: the gain beyond the control's; None of the control.
+        share: of the loss to A8W8 that is recovered, percent.
+        paper: the paper's gain.
+    """
+
+    label: str
+    gain: Tested
+    net: Tested | None
+    share: str | None
+    paper: str | None
+
+
+@dataclass(frozen=True)
+class GainRow:
+    """A row of the table of gains."""
+
+    source: str
+    model: str
+    cells: list[GainCell]
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds that a model's cells of one seed took."""
+
+    model: str
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class WhatWasRun:
+    """Settings, versions, images and times."""
+
+    device: str
+    versions: list[tuple[str, str]]
+    settings: list[tuple[str, str]]
+    images: list[tuple[str, str]]
+    times: list[Took]
+    total: float
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that the template shows."""
+
+    data: str
+    images: int
+    seeds: int
+    stderr: float
+    labels: list[str]
+    rows: list[LevelRow]
+    averages: list[Average]
+    panels: list[Panel]
+    gains: list[GainRow]
+    significant: float
+    layers: list[LayerChart]
+    run: WhatWasRun
+    files: list[PrintedTable]
+
+
+def write_table1_page(tables: Tables, cells: Sequence[CellRecord], out: Path) -> None:
+    """Write `report.html` into `out`; a failure is told in one line.
+
+    Args:
+        tables: what `numbers.make_tables` returned for these cells.
+    """
+    with never_fatal(out / PAGE):
+        write_page(out / PAGE, "table1.html.j2", content(tables, cells))
+
+
+def content(tables: Tables, cells: Sequence[CellRecord]) -> Content:
+    """All that the template shows."""
+    long = tables.long
+    charts = loss_charts(tables.wide)
+    return Content(
+        data=str(long["data"].iloc[0]),
+        images=int(long["images"].max()),
+        seeds=int(long["seed"].nunique()),
+        stderr=float(long["stderr"].max()),
+        labels=[column.label for column in shown()],
+        rows=level_rows(tables.wide),
+        averages=[average(chart) for chart in charts],
+        panels=[panel(chart) for chart in charts],
+        gains=gain_rows(tables),
+        significant=LEVEL,
+        layers=layer_charts(cells),
+        run=what_was_run(cells),
+        files=tables.files,
+    )
+
+
+def level_rows(wide: pd.DataFrame) -> list[LevelRow]:
+    """The main table: value and difference to FP32 in each cell, ours and the paper's."""
+    paper = by_row(paper_table())
+    rows = []
+    for key, own in by_row(wide).items():
+        cells = [_level(column, own, paper.get(key, {})) for column in shown()]
+        rows.append(LevelRow(*key, cells))
+    return rows
+
+
+def _level(column: Column, own: dict[str, float], paper: dict[str, float]) -> Level:
+    published = number(paper[column.key]) if column.key in paper else None
+    return Level(column.label, number(own[column.key]), _difference(column, own), published, _difference(column, paper))
+
+
+def _difference(column: Column, levels: dict[str, float]) -> str | None:
+    """Top-1 minus FP32 in points; None of the columns that others are compared with, and of one that is missing."""
+    if column in (FLOAT32, A8W8) or column.key not in levels:
+        return None
+    return number(levels[column.key] - levels[FLOAT32.key], signed=True)
+
+
+def average(chart: LossChart) -> Average:
+    """The mean loss without and with recalibration, ours and the paper's."""
+    own = mean_loss(chart.ours.values())
+    assert own is not None  # a table has rows
+    return Average(chart.pair.title, own, mean_loss(chart.paper.values()))
+
+
+def panel(chart: LossChart) -> Panel:
+    """A dumbbell chart: points lost, from without to with recalibration; the paper's in grey below each."""
+    axis = chart.axis
+    rows = []
+    for key, loss in chart.ours.items():
+        paper = dumbbell(axis, chart.paper[key], "paper") if key in chart.paper else None
+        rows.append(PanelRow(*key, dumbbell(axis, loss, "measured"), paper))
+    beyond = any(max(loss.values) > axis.high for loss in chart.paper.values())
+    return Panel(chart.pair.title, rows, axis.marks, axis.x(0.0), beyond)
+
+
+def dumbbell(axis: Axis, loss: Loss, whose: str) -> Dumbbell:
+    """Two points, the label of each on the outer side."""
+    same = loss.without == loss.recalibrated
+    worse = loss.without > loss.recalibrated
+    without = _end(axis, loss.without, f"{whose}, without", recal=False, right=worse or same)
+    recalibrated = _end(axis, loss.recalibrated, f"{whose}, with", recal=True, right=not worse and not same)
+    return Dumbbell(without, recalibrated, same)
+
+
+def _end(axis: Axis, value: float, name: str, *, recal: bool, right: bool) -> End:
+    tip = f"{name} recalibration: {number(-value, signed=True)} points"
+    return End(recal, axis.x(value), number(value), right, tip, value > axis.high)
+
+
+def gain_rows(tables: Tables) -> list[GainRow]:
+    """The table of gains: at each number of threads, net of the control too, beside the paper's."""
+    paper = by_row(paper_table())
+    rows = []
+    for key in by_row(tables.wide):
+        own = [gain for gain in tables.gains if (gain.source, gain.model) == key]
+        rows.append(GainRow(*key, [gain_cell(gain, paper.get(key)) for gain in own]))
+    return rows
+
+
+def gain_cell(one: Gain, paper: dict[str, float] | None) -> GainCell:
+    """A gain, net of the control too, beside the paper's."""
+    if one.pair not in threaded_pairs():
+        return GainCell(one.pair.group, tested(one.gain), None, None, None)
+    share = None if one.recovered is None else number(100 * one.recovered, 0)
+    published = paper_gain(paper, one.pair)
+    told = None if published is None else number(published, signed=True)
+    return GainCell(one.pair.group, tested(one.gain), tested(one.net_gain), share, told)
+
+
+def tested(one: Difference) -> Tested:
+    """A difference and its p-value as text."""
+    return Tested(number(one.points, signed=True), p_value(one.p), one.significant, one.points < 0)
+
+
+def what_was_run(cells: Sequence[CellRecord]) -> WhatWasRun:
+    """Settings, versions, images and times."""
+    first = cells[0]["provenance"]
+    # rows of one model may have been measured at different times; cells of one time carry its whole duration
+    durations: dict[tuple[str, int], set[float]] = defaultdict(set)
+    for cell in cells:
+        durations[str(cell["model"]), int(cell["seed"])].add(float(cell["seconds"]))
+    times = [Took(model, seed, math.fsum(each)) for (model, seed), each in durations.items()]
+    config = {key: value for key, value in first["config"].items() if key not in ("model", "seed", "recal")}
+    images = first["images"].items()
+    return WhatWasRun(
+        device=first["device"],
+        versions=list(first["versions"].items()),
+        settings=[(key, value) for key, value in flat(config) if key != "smt.threads"],
+        images=[(role, f"{one['images']} of {one['split']}, {one['fingerprint']}") for role, one in images],
+        times=times,
+        total=math.fsum(took.seconds for took in times),
+    )

@@ -1,0 +1,114 @@
+"""Records that Table 1 is made of, as they lie in the JSON files of `cells/`."""
+
+from typing import Any, TypedDict
+
+from bnrecal.experiment.results import ExceptionRecord
+
+
+class ImagesRecord(TypedDict):
+    """A choice of images."""
+
+    split: str
+    images: int
+    fingerprint: str
+
+
+class ProvenanceRecord(TypedDict):
+    """The part of `Result.provenance` that reports show.
+
+    Attributes:
+        cell: hash of all that the numbers depend on.
+        config: nested settings.
+        images: by role.
+    """
+
+    cell: str
+    weights_hash: str
+    config: dict[str, Any]
+    images: dict[str, ImagesRecord]
+    versions: dict[str, str]
+    device: str
+
+
+class LayerRecord(TypedDict):
+    """The part of a row of `Result.layers` that charts show; None where nothing was measured.
+
+    Attributes:
+        active_0: share of steps with no active thread; active_1 to active_4 likewise.
+        relative_mse: squared error of the output relative to its square; relative_mse_wo before recalibration.
+    """
+
+    name: str
+    threads: int
+    steps: int
+    active_0: float | None
+    active_1: float | None
+    active_2: float | None
+    active_3: float | None
+    active_4: float | None
+    relative_mse: float | None
+    relative_mse_wo: float | None
+
+
+class ResultRecord(TypedDict):
+    """`Result.to_json`."""
+
+    model: str
+    data: str
+    threads: int
+    policy: str
+    recal: bool
+    images: int
+    top1: float
+    top5: float
+    stderr: float
+    fp32_top1: float
+    fp32_top5: float
+    a8w8_top1: float
+    a8w8_top5: float
+    drop: float
+    top1_wo_recal: float
+    gain: float
+    gain_p: float | None
+    control_gain: float | None
+    loss_p: float
+    recovered: float | None
+    restricted_top1: float | None
+    skipped: int
+    speedup: float
+    cycles: int
+    seed: int
+    exceptions: dict[str, str]
+    layer_exceptions: dict[str, ExceptionRecord]
+    provenance: ProvenanceRecord
+    seconds: float
+
+
+class _Measured(ResultRecord):
+    cell: str
+    right: str
+
+
+class MeasuredCell(_Measured, total=False):
+    """A cell as it is kept, whatever its row is called.
+
+    Attributes:
+        cell: `Column.key`.
+        right: which images were right, `evaluation.packed.pack`.
+        fp32_right: the same of float32, in the cells of A8W8 alone.
+        layers: one record a convolution, in the cells of the fastest network with recalibration alone.
+    """
+
+    fp32_right: str
+    layers: list[LayerRecord]
+
+
+class CellRecord(MeasuredCell):
+    """A cell of a row of the table.
+
+    Attributes:
+        source, label: of its row.
+    """
+
+    source: str
+    label: str
