@@ -157,7 +157,7 @@ def test_a_config_out_of_range_is_named(config: bnrecal.Config, message: str) ->
 def test_a_whole_experiment() -> None:
     config = bnrecal.Config(
         model=bnrecal.ModelConfig(family="custom", factory="helpers.nets:glyph_net"),
-        data=bnrecal.DataConfig(name="glyphs", val_images=30),
+        data=bnrecal.DataConfig(name="glyphs", val_images=30, allow_chance=True),
         calibration=bnrecal.CalibrationConfig(images=16),
         recalibration=bnrecal.RecalibrationConfig(images=16, batch_size=8),
         recal=True,

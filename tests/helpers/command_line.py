@@ -8,6 +8,7 @@ from pathlib import Path
 SMALL = [
     "device=cpu",
     "data.val_images=60",
+    "data.allow_chance=true",  # untrained networks run too
     "calibration.images=40",
     "recalibration.images=32",
     "recalibration.batch_size=16",
