@@ -20,7 +20,9 @@ from torch import Tensor
 from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.setup import Variant, prepare, prepare_variants
+from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.setup import prepare
+from bnrecal.experiment.variant import Variant
 from bnrecal.nbsmt import reference
 from bnrecal.quantization.convert import threaded_copy
 from bnrecal.quantization.intercept import ConvCall, Handler, attach

@@ -25,8 +25,10 @@ from bnrecal.evaluation.significance import over_seeds
 from bnrecal.evaluation.standard_error import of_mean
 from bnrecal.experiment import baselines
 from bnrecal.experiment.layer_report import gather_statistics
+from bnrecal.experiment.networks import ThreadedNetwork, prepare_variants
 from bnrecal.experiment.run import measure
-from bnrecal.experiment.setup import Prepared, Setup, Variant, prepare, prepare_variants
+from bnrecal.experiment.setup import Experiment, prepare
+from bnrecal.experiment.variant import Variant
 
 FOUND = ("none", "activity", "bits")
 HEADER = ("network", "recalibration", *FOUND, "random")
@@ -76,7 +78,7 @@ def differences(right: Rights) -> list[str]:
     return told
 
 
-def steps(setup: Setup, prepared: Prepared) -> npt.NDArray[np.float64]:
+def steps(setup: Experiment, prepared: ThreadedNetwork) -> npt.NDArray[np.float64]:
     """On calibration images: the share of colliding steps, and how many operands lose bits per step."""
     threaded = [s for name, s in gather_statistics(setup, prepared).items() if prepared.layers[name].spec.threads > 1]
     colliding = sum(sum(s.steps_by_active[2:]) for s in threaded)

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from bnrecal.data.glyph_atlas import CODE_POINTS, font_path
-from bnrecal.data.glyph_draw import SIDE, Difficulty, draw_block
+from bnrecal.data.glyphs.atlas import CODE_POINTS, font_path
+from bnrecal.data.glyphs.draw import SIDE, Difficulty, draw_block
 from bnrecal.files import atomic_path
 
 ROWS, COLUMNS, ZOOM, CAPTION = 8, 24, 2, 18

@@ -1,4 +1,4 @@
-"""Measure what a dense and a listed weight cost on this processor: the figures that `nbsmt/cpu/choice.py` chooses by.
+"""Measure the figures that `nbsmt/engines/cpu/cost_model.py` chooses by: what a dense and a sparse weight cost here.
 
     python scripts/measure_costs.py [--repeats 7]
 
@@ -15,15 +15,15 @@ from torch import Tensor
 from bnrecal.benchmark.timing import on_one_worker
 from bnrecal.commands.cli.errors import one_line_errors
 from bnrecal.errors import BnrecalError
-from bnrecal.nbsmt.backends import FloatConv
-from bnrecal.nbsmt.cpu.conv import kernels_compile
-from bnrecal.nbsmt.cpu.list_conv import ListConv
-from bnrecal.nbsmt.cpu.list_plan import Layer
-from bnrecal.nbsmt.cpu.onednn import Exactness, OneDnnConv, onednn_exactness
+from bnrecal.nbsmt.analysis.machine import instruction_set, processor_name
+from bnrecal.nbsmt.decompose.dense_sparse import SparseWeights, decompose_weights
+from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
+from bnrecal.nbsmt.engines.cpu.onednn import Exactness, OneDnnConv, onednn_exactness
+from bnrecal.nbsmt.engines.cpu.sparse import SparseSums
+from bnrecal.nbsmt.engines.cpu.sparse_layout import Layer
+from bnrecal.nbsmt.engines.integer_conv import FloatConv
 from bnrecal.nbsmt.geometry import Geometry
-from bnrecal.nbsmt.processor import instruction_set, processor_name
 from bnrecal.nbsmt.spec import SmtSpec
-from bnrecal.nbsmt.split import WeightList, split_weights
 
 # Channels and height of 3x3 layers as ResNets have them; one image, so that all stays in the caches.
 LAYERS = ((64, 56), (128, 28), (256, 14))
@@ -45,7 +45,7 @@ class Costs:
 
     channels: int
     dense: dict[str, float]
-    listed: float
+    sparse: float
     finish: float
     planes: float
 
@@ -57,29 +57,29 @@ def measure_costs(channels: int, size: int, repeats: int) -> Costs:
     x = (x * (torch.rand(x.shape, generator=generator) < 0.5)).byte().contiguous(memory_format=torch.channels_last)
     w = torch.randint(1, 64, (channels, channels, 3, 3), generator=generator)
     w = (w * (torch.rand(w.shape, generator=generator) >= ZEROS)).to(torch.int8)
-    full = split_weights(w, SPEC, paired=True).listed
-    none = split_weights(torch.ones_like(w), SPEC, paired=True).listed
+    full = decompose_weights(w, SPEC, paired=True).sparse
+    none = decompose_weights(torch.ones_like(w), SPEC, paired=True).sparse
     onednn = OneDnnConv(lambda: w, GEOMETRY)
     plain = FloatConv(w, GEOMETRY, 255, torch.float32, x.device)
-    lists = {name: _list_conv(listed, x) for name, listed in (("list", full), ("finish", none))}
+    lists = {name: _list_conv(sparse, x) for name, sparse in (("list", full), ("finish", none))}
     calls = {name: _adding(listing, x) for name, listing in lists.items()}
     calls |= {"planes": lambda: lists["finish"].planes(x, False), "none": lambda: plain.sums(x)}
     if onednn_exactness() is not Exactness.NONE:
         calls[onednn_exactness().value] = lambda: onednn.sums(x)
     ns = {name: 1e9 * seconds / x.numel() for name, seconds in on_one_worker(calls, repeats).items()}
-    listed = ns.pop("list")
+    sparse = ns.pop("list")
     finish = ns.pop("finish")
     planes = ns.pop("planes")
     dense = {name: value / w[0].numel() for name, value in ns.items()}
-    return Costs(channels, dense, (listed - finish) / (len(full) / channels), finish - planes, planes)
+    return Costs(channels, dense, (sparse - finish) / (len(full) / channels), finish - planes, planes)
 
 
-def _list_conv(listed: WeightList, x: Tensor) -> ListConv:
+def _list_conv(sparse: SparseWeights, x: Tensor) -> SparseSums:
     channels = x.shape[1]
-    return ListConv(listed, SPEC, Layer(SPEC.threads, channels, channels, 1), GEOMETRY, (3, 3), x.shape)
+    return SparseSums(sparse, SPEC, Layer(SPEC.threads, channels, channels, 1), GEOMETRY, (3, 3), x.shape)
 
 
-def _adding(listing: ListConv, x: Tensor) -> Callable[[], object]:
+def _adding(listing: SparseSums, x: Tensor) -> Callable[[], object]:
     """Make a call that adds the list's sums to dense sums that are there already."""
     dense = torch.zeros_like(x, dtype=torch.float32)
     target = torch.zeros_like(x, dtype=torch.float32)
@@ -101,10 +101,10 @@ def describe_costs(repeats: int) -> str:
     ]
     for channels, size in LAYERS:
         found = measure_costs(channels, size, repeats)
-        dense = ", ".join(f"{name} {ns / found.listed:.2f}" for name, ns in found.dense.items())
+        dense = ", ".join(f"{name} {ns / found.sparse:.2f}" for name, ns in found.dense.items())
         shape = f"{channels} x {size} x {size}"
-        passes = f"{found.planes / found.listed:7.1f} {found.finish / found.listed:7.1f}"
-        lines.append(f"{shape:>13} {found.listed:12.4f} {passes}  {dense}")
+        passes = f"{found.planes / found.sparse:7.1f} {found.finish / found.sparse:7.1f}"
+        lines.append(f"{shape:>13} {found.sparse:12.4f} {passes}  {dense}")
     return "\n".join(lines)
 
 

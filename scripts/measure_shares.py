@@ -19,8 +19,8 @@ from torch import nn
 from bnrecal.benchmark.networks import VARIANTS, build, random_images
 from bnrecal.benchmark.timing import on_one_worker
 from bnrecal.commands.cli.errors import one_line_errors
-from bnrecal.nbsmt.conv import PreparedConv2d
-from bnrecal.nbsmt.cpu.conv import ListedConv
+from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
 BETWEEN = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6)
@@ -36,7 +36,7 @@ def describe_shares(name: str, variant: str, batch: int, size: int, repeats: int
             module.forward = _counted(module.forward, type(module).__name__, spent)  # type: ignore[method-assign]
     for layer in built.layers.values():
         for prepared in layer.packed.forms():
-            if isinstance(form := prepared.form, ListedConv):
+            if isinstance(form := prepared.form, DenseSparseEngine):
                 form.quantizer = _counted(form.quantizer, "quantizing", spent)
     passes = []
 

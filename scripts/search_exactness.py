@@ -20,8 +20,8 @@ import torch
 from numba.core.codegen import get_host_cpu_features
 from torch import Tensor
 
-from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.geometry import Geometry, Pair
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import POLICIES
 

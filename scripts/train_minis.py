@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bnrecal.data.glyphs import GlyphSource
+from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.files import atomic_path
 from bnrecal.models.mini import (
     ARCHITECTURES,

@@ -16,8 +16,8 @@ from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import check_device, parse
 from bnrecal.device import choose_device, describe_device, find_device, tf32, tf32_is_on, with_fitting_batches
 from bnrecal.errors import BnrecalError
-from bnrecal.nbsmt.conv import PreparedConv2d
-from bnrecal.nbsmt.cuda import choose, launch
+from bnrecal.nbsmt.engines.gpu import choose, tuning
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
 CPU, FIRST = torch.device("cpu"), torch.device("cuda:0")
@@ -101,7 +101,7 @@ def test_where_triton_starts_nothing_auto_is_the_cpu_and_cuda_multiplies_by_cubl
         raise error
 
     with simulated(1):
-        monkeypatch.setattr(launch, "try_launch", broken)
+        monkeypatch.setattr(tuning, "try_launch", broken)
         trouble = f"Triton starts no kernel ({said}): it wants a C compiler and Python's headers"
         assert choose_device("auto", engine_trouble=choose.triton_trouble) == CPU
         assert choose_device("cuda", engine_trouble=choose.triton_trouble) == FIRST
@@ -121,7 +121,7 @@ def test_triton_is_tried_once_for_each_device(monkeypatch: pytest.MonkeyPatch) -
         return True
 
     with simulated(2):
-        monkeypatch.setattr(launch, "try_launch", works)
+        monkeypatch.setattr(tuning, "try_launch", works)
         for name in ("cuda:0", "cuda:1", "cuda:0"):
             choose_device(name, engine_trouble=choose.triton_trouble)
         assert tried == [FIRST, torch.device("cuda:1")]

@@ -12,7 +12,7 @@ import pytest
 from helpers.command_line import CUSTOM, run
 from helpers.small import config
 
-from bnrecal.data.glyphs import GlyphSource
+from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.cell import finished, run_into
 from bnrecal.experiment.store import Store

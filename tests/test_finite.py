@@ -8,12 +8,12 @@ from helpers.nets import images, tiny
 from torch import Tensor, nn
 
 import bnrecal
+from bnrecal.batchnorm.recalibrate import recalibrate_, statistics
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import evaluate
 from bnrecal.nbsmt.finite import all_finite
 from bnrecal.quantization.calibrate import calibrate
 from bnrecal.quantization.convert import collect_statistics
-from bnrecal.recalibrate import recalibrate_, statistics
 
 LABELS = torch.zeros(8, dtype=torch.int64)
 BAD = [float("nan"), float("inf"), -float("inf")]

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from bnrecal import recalibrate as recalibration
+from bnrecal.batchnorm import recalibrate as recalibration
 from bnrecal.config import Config, complete
 from bnrecal.device import tf32
 from bnrecal.errors import BnrecalError
@@ -25,9 +25,9 @@ from bnrecal.evaluation.significance import Difference, change
 from bnrecal.experiment.layer_report import measured_columns
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run as run_experiment
-from bnrecal.nbsmt.conv import nbsmt_conv2d
-from bnrecal.nbsmt.own_policy import check_policy
-from bnrecal.nbsmt.self_check import check_exact_once
+from bnrecal.nbsmt.analysis.self_check import check_exact_once
+from bnrecal.nbsmt.policies.custom import check_policy
+from bnrecal.nbsmt.prepared_conv import nbsmt_conv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import ACT_RANGES, THREADS
 from bnrecal.quantization.calibrate import calibrate

@@ -14,8 +14,8 @@ from bnrecal.commands.cli.schemas import BenchConfig
 from bnrecal.device import choose_device, tf32_is_on
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt import reference
-from bnrecal.nbsmt.conv import nbsmt_conv2d
 from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.prepared_conv import nbsmt_conv2d
 
 
 def made(overrides: list[str]) -> None:

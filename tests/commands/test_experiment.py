@@ -138,7 +138,7 @@ def test_the_table_names_folders_without_results(tmp_path: Path) -> None:
 
 
 POLICY = """
-from bnrecal.nbsmt.own_policy import OwnPolicy
+from bnrecal.nbsmt.policies.custom import CustomPolicy
 
 
 def product(a: int, b: int, active: int) -> int:
@@ -146,7 +146,7 @@ def product(a: int, b: int, active: int) -> int:
     return a * (b >> bits << bits)
 
 
-POLICY = OwnPolicy("weights lose two bits for every other thread", product)
+POLICY = CustomPolicy("weights lose two bits for every other thread", product)
 """
 
 

@@ -10,7 +10,7 @@ from bnrecal.commands.cli.compose import read_config
 from bnrecal.commands.cli.schemas import Figure1Config, Network
 from bnrecal.commands.figure1 import make_figure1
 from bnrecal.data import build_source
-from bnrecal.data.glyphs import GlyphSource
+from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.reports.figure1.points import FigurePoint
 

@@ -13,7 +13,8 @@ from bnrecal.commands.cli.compose import read_config
 from bnrecal.commands.cli.schemas import Table1Config
 from bnrecal.commands.table1 import measure_model, plain_variants
 from bnrecal.experiment.results import Result
-from bnrecal.experiment.setup import Setup, Variant
+from bnrecal.experiment.setup import Experiment
+from bnrecal.experiment.variant import Variant
 from bnrecal.reports.table1.columns import Row, header
 
 ROWS = (
@@ -62,7 +63,7 @@ def test_a_row_measured_alone_is_found_by_the_whole_table(tmp_path: Path, monkey
     alone = measure_model(config, [spared], tmp_path)
     measured: list[Variant] = []
 
-    def run_variants(setup: Setup, variants: list[Variant], **how: Any) -> list[Result]:
+    def run_variants(setup: Experiment, variants: list[Variant], **how: Any) -> list[Result]:
         measured.extend(variants)
         return bnrecal.experiment.run.run_variants(setup, variants, **how)
 

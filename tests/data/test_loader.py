@@ -6,9 +6,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bnrecal.data.base import ImageSource, Split
-from bnrecal.data.loader import ImageLoader, check_batch, choose, derive_seed, joined, part_of
+from bnrecal.data.loader import ImageLoader, check_batch, joined, part_of
 from bnrecal.data.preprocessing import Preprocessing
+from bnrecal.data.selection import choose
 from bnrecal.errors import BnrecalError
+from bnrecal.seeds import derive_seed
 
 
 class Items(Dataset[tuple[Tensor, int]]):

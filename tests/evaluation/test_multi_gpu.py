@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bnrecal.data.imagenet import imagenet
-from bnrecal.data.loader import ImageLoader, Selection
+from bnrecal.data.files.imagenet import imagenet
+from bnrecal.data.loader import ImageLoader
 from bnrecal.data.preprocessing import Preprocessing
+from bnrecal.data.selection import Selection
 from bnrecal.evaluation.accuracy import evaluate
 from bnrecal.evaluation.multi_gpu import evaluate_on_ranks, shard
 

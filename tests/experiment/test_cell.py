@@ -10,14 +10,17 @@ from helpers.gain import gain_net
 from helpers.small import config
 from torch import nn
 
+import bnrecal.experiment.networks
 import bnrecal.experiment.run
 import bnrecal.experiment.setup
 from bnrecal.config import Config
 from bnrecal.experiment import baselines
 from bnrecal.experiment.cell import finished, run_into
+from bnrecal.experiment.networks import recalibrate_network
 from bnrecal.experiment.run import run
-from bnrecal.experiment.setup import A8W8, Setup, load, recalibrate_network
+from bnrecal.experiment.setup import Experiment, load
 from bnrecal.experiment.store import Store
+from bnrecal.experiment.variant import A8W8
 
 GAIN = "model.factory=helpers.gain:gain_net"
 
@@ -146,11 +149,11 @@ def test_a_damaged_piece_is_made_again(content: str, tmp_path: Path, caplog: pyt
 def test_what_recalibration_gains_without_threads_is_measured_once_in_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def recalibrate(setup: Setup, network: nn.Module, progress: str) -> None:
+    def recalibrate(setup: Experiment, network: nn.Module, progress: str) -> None:
         calls.append(progress)
         recalibrate_network(setup, network, progress)
 
-    monkeypatch.setattr(bnrecal.experiment.setup, "recalibrate_network", recalibrate)
+    monkeypatch.setattr(bnrecal.experiment.networks, "recalibrate_network", recalibrate)
     sweep = [config("recal=true", "seed=5", f"smt.threads={threads}") for threads in (2, 4)]
     first, second = map(run, sweep)
     assert calls == ["recalibration, 2T", "recalibration, 1T", "recalibration, 4T"]

@@ -18,7 +18,7 @@ from bnrecal.config import Config
 from bnrecal.evaluation.accuracy import Correctness, evaluate
 from bnrecal.experiment.cell import run_into
 from bnrecal.experiment.results import RESULT_FILE, Details
-from bnrecal.experiment.setup import Variant
+from bnrecal.experiment.variant import Variant
 from bnrecal.models.mini import CHECKPOINT_FOLDER, CHECKPOINTS
 
 LAYER = "layer2.0.conv2"

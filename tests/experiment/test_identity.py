@@ -18,7 +18,7 @@ import bnrecal.experiment.identity
 import bnrecal.models.mini
 from bnrecal.experiment.identity import PROBE_TOLERANCE, differences, identity_key
 from bnrecal.experiment.provenance import cell_key
-from bnrecal.experiment.setup import Setup, identify, prepare
+from bnrecal.experiment.setup import Experiment, identify, prepare
 from bnrecal.models.weights import file_hash
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.local_search import Choice, Search
@@ -183,7 +183,7 @@ def test_the_probe_is_compared_within_a_tolerance() -> None:
 class Found:
     """What `save_plan` asks of a search."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Experiment) -> None:
         self.setup, self.selection, self.config = setup, setup.calibration, SearchConfig()
         self.probe = self.heldout = self
 

@@ -13,20 +13,24 @@ from helpers.small import config
 from torch import nn
 
 import bnrecal.experiment.run
-from bnrecal.data.loader import ImageLoader, Selection, derive_seed
+from bnrecal.batchnorm.recalibrate import recalibrate_
+from bnrecal.data.loader import ImageLoader
+from bnrecal.data.selection import Selection
 from bnrecal.device import describe_device
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation import process_group
 from bnrecal.evaluation.accuracy import Correctness, evaluate, percent
 from bnrecal.experiment.identity import identity_key
+from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.provenance import versions
 from bnrecal.experiment.results import Result, read_result, summary, write_result
 from bnrecal.experiment.run import describe, run, run_variants
-from bnrecal.experiment.setup import A8W8, Variant, identify, prepare, prepare_variants
-from bnrecal.nbsmt.processor import describe_backend
+from bnrecal.experiment.setup import identify, prepare
+from bnrecal.experiment.variant import A8W8, Variant
+from bnrecal.nbsmt.analysis.machine import describe_backend
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import network_cycles
-from bnrecal.recalibrate import recalibrate_
+from bnrecal.seeds import derive_seed
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ import torch
 from helpers.small import config
 
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.setup import Variant, load, prepare, prepare_variants
+from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.setup import load, prepare
+from bnrecal.experiment.variant import Variant
 from bnrecal.options import ACT_RANGES
 
 

@@ -13,8 +13,9 @@ from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
 from bnrecal.evaluation.accuracy import percent
 from bnrecal.experiment.layer_report import describe_layers
+from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.run import run, run_variants
-from bnrecal.experiment.setup import CONTROL, Variant, prepare_variants
+from bnrecal.experiment.variant import CONTROL, Variant
 from bnrecal.search.error_order import at_four_threads
 
 

@@ -10,19 +10,21 @@ from safetensors.torch import load_file
 from torch import nn
 
 import bnrecal.experiment.setup
+from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.commands.cli.compose import compose_config, read_config
 from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.commands.export import make_export
 from bnrecal.config import parse
-from bnrecal.data.glyphs import GlyphSource
+from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.setup import Variant, prepare, prepare_variants
+from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.setup import prepare
+from bnrecal.experiment.variant import Variant
 from bnrecal.export import bundle
 from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.bundle import Export
 from bnrecal.export.fold import affine
 from bnrecal.export.tensors import exported_tensors
-from bnrecal.recalibrate import batchnorms
 
 SMALL = [
     *TINY,

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from helpers.nets import SameConv2d, images, tiny
 from torch import Tensor, nn
 
+from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import BnrecalError
 from bnrecal.export.fold import affine, find_folds, see_convolutions
 from bnrecal.export.network import load_folded_
 from bnrecal.export.tensors import folded_state
 from bnrecal.models.mini import build_mini
-from bnrecal.recalibrate import batchnorms
 
 
 class HalfConv2d(nn.Conv2d):

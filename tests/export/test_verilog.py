@@ -10,7 +10,7 @@ import bnrecal.experiment.setup
 from bnrecal.commands.cli.compose import read_config
 from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.commands.export import make_export
-from bnrecal.data.glyphs import GlyphSource
+from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.export.vector_files import corner_vectors, write_hex
 from bnrecal.nbsmt.spec import SmtSpec
 

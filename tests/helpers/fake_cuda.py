@@ -21,12 +21,12 @@ from torch.cuda._utils import _get_device_index
 from torch.utils._pytree import tree_map
 
 import bnrecal.device
-from bnrecal.nbsmt import self_check
+from bnrecal.nbsmt.analysis import self_check
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.conv import PreparedConv2d
-from bnrecal.nbsmt.cuda import choose, int_mm, launch
-from bnrecal.nbsmt.cuda import conv as triton_conv
-from bnrecal.nbsmt.cuda.conv import TritonConv
+from bnrecal.nbsmt.engines.gpu import choose, int_mm, tuning
+from bnrecal.nbsmt.engines.gpu import triton_engine as triton_conv
+from bnrecal.nbsmt.engines.gpu.triton_engine import TritonConv
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from helpers.cuda_tensor import CudaTensor, OnDevices, held
 
 NAME = "NVIDIA Simulated"
@@ -185,5 +185,5 @@ def _patch_triton(patch: pytest.MonkeyPatch) -> None:
     check = partial(check_launch, torch.cuda.current_device)
     patch.setattr(triton_conv, "launch", check)
     patch.setattr(triton_conv, "multiply", check)
-    patch.setattr(launch, "try_launch", answers(True))
+    patch.setattr(tuning, "try_launch", answers(True))
     patch.setattr(triton_conv, "TritonConv", CheckedTritonConv)

@@ -14,7 +14,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from bnrecal.nbsmt.cuda import kernels, launch
+from bnrecal.nbsmt.engines.gpu import kernels, tuning
 
 # Bytes of shared memory that a block can have, by compute capability.
 SHARED_MEMORY = {(7, 5): 65_536, (8, 0): 166_912, (8, 9): 101_376, (9, 0): 232_448, (12, 0): 101_376}
@@ -122,6 +122,6 @@ def counting(capability: tuple[int, int] = (9, 0)) -> Iterator[Seen]:
 
 def _forget_kernels() -> None:
     """Let go of what the kernels have compiled and tuned."""
-    launch._tuned_kernel.cache_clear()
+    tuning._tuned_kernel.cache_clear()
     for kernel in (kernels.trial, kernels.quantize_expand, kernels.conv_int8, kernels.depthwise):
         kernel.device_caches.clear()

@@ -9,8 +9,8 @@ import pytest
 import bnrecal.experiment.setup
 from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
-from bnrecal.data.glyphs import GlyphSource
-from bnrecal.experiment.setup import Setup, prepare
+from bnrecal.data.glyphs.source import GlyphSource
+from bnrecal.experiment.setup import Experiment, prepare
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.local_search import Search
 from helpers.small import TINY
@@ -18,7 +18,7 @@ from helpers.small import TINY
 Costs = Mapping[tuple[str, int], float]
 
 
-def small_setup() -> Setup:
+def small_setup() -> Experiment:
     """On 100 training and 20 validation images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
@@ -28,7 +28,7 @@ def small_setup() -> Setup:
 class Known:
     """A probe whose losses are written down: of three images, 0.9, 1 and 1.1 times the sum of the layers' costs."""
 
-    def __init__(self, setup: Setup, cost: Costs) -> None:
+    def __init__(self, setup: Experiment, cost: Costs) -> None:
         self.setup = setup
         self.cost = cost
         self.calls = 0
@@ -39,7 +39,7 @@ class Known:
         return total * np.array([0.9, 1.0, 1.1])
 
 
-def known_search(setup: Setup, cost: Costs, believed: Costs) -> Search:
+def known_search(setup: Experiment, cost: Costs, believed: Costs) -> Search:
     """A search that measures `cost` and takes `believed` for the sensitivities."""
     rows = [{"name": name, "threads": threads, "loss": loss} for (name, threads), loss in believed.items()]
     config = SearchConfig(rounds=3, tries=8)

@@ -2,8 +2,8 @@
 
 import torch
 
-from bnrecal.nbsmt.conv import PreparedConv2d
-from bnrecal.nbsmt.cpu.onednn import Exactness, onednn_exactness
+from bnrecal.nbsmt.engines.cpu.onednn import Exactness, onednn_exactness
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from helpers.smt_cases import Layer, expected
 

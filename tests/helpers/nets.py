@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnrecal.data.glyph_draw import CLASSES as GLYPHS
+from bnrecal.data.glyphs.draw import CLASSES as GLYPHS
 from helpers.imagenet_tree import CLASSES
 
 

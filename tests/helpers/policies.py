@@ -1,7 +1,7 @@
 """Policies as a user writes them, good and bad."""
 
-from bnrecal.nbsmt.own_policy import OwnPolicy
-from bnrecal.nbsmt.policy import POLICIES
+from bnrecal.nbsmt.policies.builtin import POLICIES
+from bnrecal.nbsmt.policies.custom import CustomPolicy
 from bnrecal.nbsmt.reference import reduced_activation, reduced_weight
 
 
@@ -12,14 +12,14 @@ def drop_bits(a: int, b: int, active: int) -> int:
     return (a >> (active - 1) << (active - 1)) * (b >> (active - 1) << (active - 1))
 
 
-def built_in(name: str) -> OwnPolicy:
+def built_in(name: str) -> CustomPolicy:
     """One of the package's policies as a rule."""
 
     def product(a: int, b: int, active: int) -> int:
         ra, rb = reduced_activation(a, "half_even", True), reduced_weight(b, "half_even", True)
         return a * b if active == 1 else ra * rb if active > 2 else POLICIES[name].collide(a, b, ra, rb)
 
-    return OwnPolicy(name, product)
+    return CustomPolicy(name, product)
 
 
 class _BuiltIn:
@@ -29,7 +29,7 @@ class _BuiltIn:
         vars(self).update({name: built_in(name) for name in POLICIES})
 
 
-DROP = OwnPolicy("drop", drop_bits)
+DROP = CustomPolicy("drop", drop_bits)
 BUILT_IN = _BuiltIn()
 
 
@@ -48,11 +48,11 @@ class Plain:
 
 
 BY_HAND = Plain()
-SLIPPED = OwnPolicy("slipped", Plain.product, ((lambda a, _: a, lambda b: b),))
-EXACT = OwnPolicy("exact", lambda a, b, _: a * b)
-INEXACT = OwnPolicy("inexact", lambda a, b, _: a * (b & ~1))
-FROM_NOTHING = OwnPolicy("from nothing", lambda a, b, active: a * b + (active == 3))
-FRACTION = OwnPolicy("fraction", lambda a, b, active: a * b / active)  # type: ignore[arg-type, return-value]
-MANY_TERMS = OwnPolicy("many terms", lambda a, b, active: a * b if active == 1 else a * b >> 4 << 4)
-LARGE = OwnPolicy("large", lambda a, b, active: a * b * active)
-RAISES = OwnPolicy("raises", lambda a, b, active: a * b // (2 - active))
+SLIPPED = CustomPolicy("slipped", Plain.product, ((lambda a, _: a, lambda b: b),))
+EXACT = CustomPolicy("exact", lambda a, b, _: a * b)
+INEXACT = CustomPolicy("inexact", lambda a, b, _: a * (b & ~1))
+FROM_NOTHING = CustomPolicy("from nothing", lambda a, b, active: a * b + (active == 3))
+FRACTION = CustomPolicy("fraction", lambda a, b, active: a * b / active)  # type: ignore[arg-type, return-value]
+MANY_TERMS = CustomPolicy("many terms", lambda a, b, active: a * b if active == 1 else a * b >> 4 << 4)
+LARGE = CustomPolicy("large", lambda a, b, active: a * b * active)
+RAISES = CustomPolicy("raises", lambda a, b, active: a * b // (2 - active))

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import Config, parse
-from bnrecal.experiment.setup import Setup, Variant, prepare, prepare_variants
+from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.setup import Experiment, prepare
+from bnrecal.experiment.variant import Variant
 
 MODEL = "mobilenet_v1"
 FEW = [
@@ -25,7 +27,7 @@ def config(*overrides: str) -> Config:
 
 
 @cache
-def setup(*overrides: str) -> Setup:
+def setup(*overrides: str) -> Experiment:
     return prepare(config(*overrides))
 
 

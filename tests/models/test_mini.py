@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from bnrecal.data.glyph_draw import CLASSES
-from bnrecal.data.glyphs import GLYPH_PREPROCESSING, GlyphSource
+from bnrecal.data.glyphs.draw import CLASSES
+from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING, GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.models import mini
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50

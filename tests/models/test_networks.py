@@ -13,7 +13,7 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models import load_model
-from bnrecal.models.table1 import MLPERF, TORCHVISION
+from bnrecal.models.paper_networks import MLPERF, TORCHVISION
 
 LAYERS = {"resnet50_mlperf": resnet50_mlperf, "mobilenet_v1": mobilenet_v1}
 

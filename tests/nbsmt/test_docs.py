@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnrecal.nbsmt.conv import nbsmt_conv2d
-from bnrecal.nbsmt.expansion import expand_activations, expand_weights, plan_expansion
+from bnrecal.nbsmt.decompose.dense_sparse import decompose_weights
+from bnrecal.nbsmt.decompose.expansion import expand_activations, expand_weights, plan_expansion
+from bnrecal.nbsmt.prepared_conv import nbsmt_conv2d
 from bnrecal.nbsmt.reference import dot
 from bnrecal.nbsmt.spec import SmtSpec
-from bnrecal.nbsmt.split import split_weights
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nbsmt.md").read_text()
 A = [100, 50, 20, 0]
@@ -53,6 +53,6 @@ def test_dense_channels_of_each_policy(policy: str, two: str, four: str) -> None
     generator = torch.Generator().manual_seed(0)
     w = torch.randint(-128, 128, (8, 64, 3, 3), generator=generator).to(torch.int8)
     for threads, channels in ((2, two), (4, four)):
-        operands = split_weights(w, SmtSpec(threads, policy), paired=True).operands
+        operands = decompose_weights(w, SmtSpec(threads, policy), paired=True).operands
         assert channels == f"{len(operands)}C".removeprefix("1")
     assert f"| `{policy}` | {two} | {four} |" in PAGE

@@ -13,7 +13,7 @@ from torch import Tensor
 import bnrecal
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt import reference
-from bnrecal.nbsmt.own_policy import OwnPolicy, PinnedPolicy, pinned
+from bnrecal.nbsmt.policies.custom import CustomPolicy, PinnedPolicy, pinned
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.convert import threaded_layers
 
@@ -31,7 +31,7 @@ def by_global(a: int, b: int, active: int) -> int:
     return a * b if active == 1 else a * (b >> SHIFT << SHIFT)
 
 
-def sums(policy: str | OwnPolicy) -> Tensor:
+def sums(policy: str | CustomPolicy) -> Tensor:
     """Of the engine, compared with the golden model."""
     x, w = operands()
     found = bnrecal.nbsmt_conv2d(x, w, threads=4, policy=policy)
@@ -41,14 +41,14 @@ def sums(policy: str | OwnPolicy) -> Tensor:
 
 def test_a_rule_that_is_defined_anew_under_its_name_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     before = sums(NAME)
-    monkeypatch.setattr(policies, "DROP", OwnPolicy("drop", lambda a, b, active: a * b if active == 1 else 0))
+    monkeypatch.setattr(policies, "DROP", CustomPolicy("drop", lambda a, b, active: a * b if active == 1 else 0))
     assert not torch.equal(sums(NAME), before)
     monkeypatch.undo()
     assert torch.equal(sums(NAME), before)
 
 
 def test_the_same_function_that_sees_another_global_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = OwnPolicy("by global", by_global)
+    policy = CustomPolicy("by global", by_global)
     before = sums(policy)
     monkeypatch.setattr(f"{__name__}.SHIFT", 2)
     assert not torch.equal(sums(policy), before)
@@ -62,12 +62,12 @@ def test_other_terms_are_compared_with_the_rule_again(monkeypatch: pytest.Monkey
 
 
 def test_two_objects_of_one_name_are_two_policies() -> None:
-    one, other = OwnPolicy("same", policies.drop_bits), OwnPolicy("same", by_global)
+    one, other = CustomPolicy("same", policies.drop_bits), CustomPolicy("same", by_global)
     found = [sums(policy) for policy in (one, other, one)]
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[1])
     assert SmtSpec(4, one) != SmtSpec(4, other)
-    assert SmtSpec(4, one) == SmtSpec(4, OwnPolicy("same", policies.drop_bits))
+    assert SmtSpec(4, one) == SmtSpec(4, CustomPolicy("same", policies.drop_bits))
     assert hash(SmtSpec(4, one)) == hash(SmtSpec(4, one))
 
 
@@ -86,7 +86,7 @@ def test_an_object_is_taken_where_its_name_is() -> None:
 
 
 def test_a_quantized_network_keeps_the_rule_that_it_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    specs = SmtSpec(4, NAME), SmtSpec(4, OwnPolicy("by global", by_global))
+    specs = SmtSpec(4, NAME), SmtSpec(4, CustomPolicy("by global", by_global))
     made = [bnrecal.quantize(tiny(), [images(8)], spec) for spec in specs]
     with torch.no_grad():
         wanted = [bnrecal.quantize(tiny(), [images(8)], spec)(images(8)) for spec in specs]
@@ -100,12 +100,12 @@ def test_a_quantized_network_keeps_the_rule_that_it_was_made_with(monkeypatch: p
 
 
 def test_what_is_pinned_is_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = pinned(OwnPolicy("by global", by_global))
+    policy = pinned(CustomPolicy("by global", by_global))
     assert [policy.product(a, b, p) for a, b, p in ((3, -7, 1), (255, 127, 2), (9, -128, 4))] == [-21, 255 * 126, -1152]
     monkeypatch.setattr(f"{__name__}.SHIFT", 4)
     assert policy.product(255, 127, 2) == 255 * 126
     assert pinned(policy) is policy
-    assert pinned(OwnPolicy("by global", by_global)).product(255, 127, 2) == 255 * 112
+    assert pinned(CustomPolicy("by global", by_global)).product(255, 127, 2) == 255 * 112
 
 
 def test_a_rule_is_worked_out_once() -> None:
@@ -116,7 +116,7 @@ def test_a_rule_is_worked_out_once() -> None:
         calls += 1
         return policies.drop_bits(a, b, active)
 
-    policy = OwnPolicy("counted", counted)
+    policy = CustomPolicy("counted", counted)
     assert pinned(policy) is pinned(policy)
     assert calls < 4 * 256 * 256 + 1000
     spec = SmtSpec(4, policy)
@@ -135,7 +135,7 @@ def test_a_rule_is_worked_out_once() -> None:
         (policies.RAISES, "the policy raises: its product fails: ZeroDivisionError"),
     ],
 )
-def test_a_wrong_object_is_refused_with_its_name(policy: OwnPolicy, message: str) -> None:
+def test_a_wrong_object_is_refused_with_its_name(policy: CustomPolicy, message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
         SmtSpec(4, policy)
 
@@ -148,7 +148,7 @@ def test_terms_that_are_no_rule_are_refused_before_anything_is_quantized() -> No
 
 @pytest.mark.parametrize("policy", [3, None, policies.drop_bits, "B"])
 def test_what_is_no_policy_is_named(policy: object) -> None:
-    with pytest.raises(ValueError, match=r"policy must be one of .*, or module:ATTRIBUTE, or an OwnPolicy, not"):
+    with pytest.raises(ValueError, match=r"policy must be one of .*, or module:ATTRIBUTE, or an CustomPolicy, not"):
         SmtSpec(4, policy)  # type: ignore[arg-type]
 
 

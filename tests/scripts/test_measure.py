@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bnrecal.errors import BnrecalError
-from bnrecal.nbsmt.cpu.onednn import Exactness, onednn_exactness
+from bnrecal.nbsmt.engines.cpu.onednn import Exactness, onednn_exactness
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

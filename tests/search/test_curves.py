@@ -13,7 +13,8 @@ import bnrecal.search.plans
 from bnrecal.evaluation.accuracy import Bools
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
-from bnrecal.experiment.setup import Setup, Variant
+from bnrecal.experiment.setup import Experiment
+from bnrecal.experiment.variant import Variant
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.curves import Point, chosen_points, measure_curves, record, usual_points
 from bnrecal.search.error_order import at_four_threads, paired_error
@@ -26,17 +27,17 @@ COST = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4
 
 
 @pytest.fixture(scope="module")
-def setup() -> Setup:
+def setup() -> Experiment:
     return small_setup()
 
 
 @pytest.fixture(scope="module")
-def results(setup: Setup) -> list[Result]:
+def results(setup: Experiment) -> list[Result]:
     """Four threads without and with recalibration, and conv2 at one thread with it."""
     return run_variants(setup, [Variant(4, False), Variant(4, True), Variant(4, True, (("conv2", 1),))])
 
 
-def test_the_usual_points_slow_the_layers_of_highest_error_first(setup: Setup) -> None:
+def test_the_usual_points_slow_the_layers_of_highest_error_first(setup: Experiment) -> None:
     points = usual_points(setup, ["dilated", "conv2"], 9, 2)
     assert [point.threads for point in points] == [
         {"dilated": 4, "conv2": 4},
@@ -54,7 +55,7 @@ def test_the_usual_points_slow_the_layers_of_highest_error_first(setup: Setup) -
 
 
 def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    setup: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     search = known_search(setup, COST, COST)
     search.heldout = Known(setup, {key: 3 * cost for key, cost in COST.items()})  # type: ignore[assignment]
@@ -94,7 +95,7 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
 
 
 def test_each_search_starts_from_the_usual_choice_and_from_what_was_found_at_higher_speedups(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    setup: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     search = known_search(setup, COST, COST)
     search.heldout = search.probe
@@ -176,7 +177,7 @@ def test_a_row_of_the_figure_tells_the_point_and_its_result(results: list[Result
     assert {row[key] for key in unknown} == {None}
 
 
-def test_all_curves_of_a_network_are_measured_together(setup: Setup, tmp_path: Path) -> None:
+def test_all_curves_of_a_network_are_measured_together(setup: Experiment, tmp_path: Path) -> None:
     config = SearchConfig(sensitivity_images=16, images=16, heldout_images=16, rounds=1, tries=1)
     rows = measure_curves(setup, 9, 2, config, tmp_path)
     assert [row["curve"] for row in rows] == [
@@ -195,7 +196,7 @@ def test_all_curves_of_a_network_are_measured_together(setup: Setup, tmp_path: P
 
 
 def test_sensitivities_are_measured_once_for_each_number_of_images(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    setup: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     measured: list[int] = []
 

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from helpers.known_search import Known, known_search, small_setup
 
-from bnrecal.experiment.setup import Setup
+from bnrecal.experiment.setup import Experiment
 from bnrecal.search.local_search import HIGHEST_ERROR, Search
 from bnrecal.search.plans import FRONT_POINTS, baseline_choice, pareto_front
 from bnrecal.search.random_order import RandomOrders, fair_tries
 
 
 @pytest.fixture(scope="module")
-def setup() -> Setup:
+def setup() -> Experiment:
     return small_setup()
 
 
-def test_swaps_mend_what_the_sensitivities_got_wrong(setup: Setup) -> None:
+def test_swaps_mend_what_the_sensitivities_got_wrong(setup: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 2.0, ("dilated", 2): 5.0, ("dilated", 4): 50.0}
     wrong = {("conv2", 2): 9.0, ("conv2", 4): 50.0, ("dilated", 2): 0.1, ("dilated", 4): 0.2}
     search = known_search(setup, cost, wrong)
@@ -30,7 +30,7 @@ def test_swaps_mend_what_the_sensitivities_got_wrong(setup: Setup) -> None:
     assert found.speedup == pytest.approx(target)
 
 
-def test_the_usual_choice_is_kept_unless_another_is_surely_better(setup: Setup) -> None:
+def test_the_usual_choice_is_kept_unless_another_is_surely_better(setup: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 1.0, ("dilated", 2): 1.0, ("dilated", 4): 1.0}
     search = known_search(setup, cost, cost)
     baseline = search.measure({"conv2": 2, "dilated": 4}, HIGHEST_ERROR)
@@ -40,21 +40,21 @@ def test_the_usual_choice_is_kept_unless_another_is_surely_better(setup: Setup) 
     assert search.probe.calls == calls  # type: ignore[attr-defined]
 
 
-def test_a_start_exactly_as_fast_as_asked_for_is_a_start(setup: Setup) -> None:
+def test_a_start_exactly_as_fast_as_asked_for_is_a_start(setup: Experiment) -> None:
     cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
     search = known_search(setup, cost, cost)
     baseline = search.measure({"conv2": 2, "dilated": 4}, HIGHEST_ERROR)
     assert search.best(baseline.speedup, baseline) == baseline
 
 
-def test_of_the_swaps_that_were_measured_the_best_is_taken(setup: Setup) -> None:
+def test_of_the_swaps_that_were_measured_the_best_is_taken(setup: Experiment) -> None:
     cost = {("conv2", 2): 8.0, ("conv2", 4): 9.0, ("dilated", 2): 3.0, ("dilated", 4): 4.0}
     search = known_search(setup, cost, dict.fromkeys(cost, 1.0))
     found = search._refine(search.measure({"conv2": 4, "dilated": 4}, "start"), 1.0)
     assert (found.threads, found.loss) == ({"conv2": 1, "dilated": 1}, 0.0)
 
 
-def test_a_choice_is_judged_by_the_held_out_probe_alone(setup: Setup) -> None:
+def test_a_choice_is_judged_by_the_held_out_probe_alone(setup: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
     other = {key: 10 * value for key, value in cost.items()}
     search = known_search(setup, cost, cost)
@@ -67,7 +67,7 @@ def test_a_choice_is_judged_by_the_held_out_probe_alone(setup: Setup) -> None:
     assert search.less_by(one, two) == pytest.approx((20.0, 20.0 * 0.1 / np.sqrt(3)))
 
 
-def test_what_was_tried_is_counted_once(setup: Setup) -> None:
+def test_what_was_tried_is_counted_once(setup: Experiment) -> None:
     cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
     search = known_search(setup, cost, cost)
     assert (search.evaluations, search.evaluated_images) == (4, 4 * search.config.sensitivity_images)
@@ -77,7 +77,7 @@ def test_what_was_tried_is_counted_once(setup: Setup) -> None:
     assert search.evaluated_images == 4 * search.config.sensitivity_images + search.config.images
 
 
-def test_random_orders_slow_as_many_layers_as_fit_and_the_best_is_kept(setup: Setup) -> None:
+def test_random_orders_slow_as_many_layers_as_fit_and_the_best_is_kept(setup: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
     search = known_search(setup, cost, cost)
     random = RandomOrders(search, 2)
@@ -92,7 +92,7 @@ def test_random_orders_slow_as_many_layers_as_fit_and_the_best_is_kept(setup: Se
     assert search.evaluations == 4  # the search's own count is left alone
 
 
-def test_random_orders_see_as_many_images_as_the_search(setup: Setup) -> None:
+def test_random_orders_see_as_many_images_as_the_search(setup: Experiment) -> None:
     cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
     search = known_search(setup, cost, cost)  # four sensitivities of 512 images; whole choices of 2,048
     assert fair_tries(search, 9) == 1
@@ -102,7 +102,7 @@ def test_random_orders_see_as_many_images_as_the_search(setup: Setup) -> None:
     assert fair_tries(search, 3) == 4  # 3 * 4 * 2,048 are no fewer
 
 
-def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_threads(setup: Setup) -> None:
+def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_threads(setup: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
     search, order = known_search(setup, cost, cost), ["dilated", "conv2"]
     threads = {"dilated": 2, "conv2": 4}
@@ -112,7 +112,7 @@ def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_thread
     assert baseline_choice(search, order, 1, 1.5) is None
 
 
-def test_a_search_uses_the_thread_counts_that_it_may(setup: Setup) -> None:
+def test_a_search_uses_the_thread_counts_that_it_may(setup: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
     known = known_search(setup, cost, cost)
     few = Search(known.probe, known.measured, replace(known.config, threads=[4, 2]))
@@ -120,7 +120,7 @@ def test_a_search_uses_the_thread_counts_that_it_may(setup: Setup) -> None:
     assert [list(item.losses) for item in few.items] == [[2, 4], [2, 4]]
 
 
-def test_the_front_tells_which_of_its_choices_is_the_plan(setup: Setup) -> None:
+def test_the_front_tells_which_of_its_choices_is_the_plan(setup: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
     search = known_search(setup, cost, cost)
     found = search.measure({"conv2": 2, "dilated": 4}, "swaps")

@@ -16,10 +16,12 @@ from bnrecal.commands.cli.compose import compose_config, read_config
 from bnrecal.commands.cli.schemas import PlanConfig
 from bnrecal.commands.plan import make_plan
 from bnrecal.config import parse
-from bnrecal.data.glyphs import GlyphSource
+from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
+from bnrecal.experiment.networks import planned_layers
 from bnrecal.experiment.run import run_variants
-from bnrecal.experiment.setup import Setup, Variant, planned_layers, prepare
+from bnrecal.experiment.setup import Experiment, prepare
+from bnrecal.experiment.variant import Variant
 from bnrecal.quantization.layer_plan import load_plan, plan_speedup
 from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.search.error_order import _apart, slowed, slowest_prefix, spread
@@ -41,7 +43,7 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def setup() -> Setup:
+def setup() -> Experiment:
     return small_setup()
 
 
@@ -90,7 +92,7 @@ def test_losses_far_below_one_are_told_apart() -> None:
     assert solve(items, 4 / 3) == {"a": 1, "b": 2}
 
 
-def test_mixed_speedup_by_hand_and_as_an_experiment_counts_it(setup: Setup) -> None:
+def test_mixed_speedup_by_hand_and_as_an_experiment_counts_it(setup: Experiment) -> None:
     free = threadable(setup)
     assert [layer.name for layer in free] == ["conv2", "dilated"]
     # conv2: 16x16 outputs, 16 filters of 8x3x3; depthwise: 16 of 1x3x3; dilated: 16 of 16x3x3
@@ -105,7 +107,7 @@ def test_mixed_speedup_by_hand_and_as_an_experiment_counts_it(setup: Setup) -> N
     assert plan_speedup(plans) == pytest.approx(by_hand)
 
 
-def test_equal_threads_everywhere_are_the_whole_network_setting(setup: Setup) -> None:
+def test_equal_threads_everywhere_are_the_whole_network_setting(setup: Experiment) -> None:
     everywhere = [variant_of(setup, {"conv2": t, "dilated": t}, recal=True) for t in (2, 4)]
     assert everywhere[1] == Variant(4, True)
     results = run_variants(setup, [*everywhere, Variant(2, True)])
@@ -116,7 +118,7 @@ def test_equal_threads_everywhere_are_the_whole_network_setting(setup: Setup) ->
     assert (by_layer.speedup, by_layer.cycles) == (whole.speedup, whole.cycles)
 
 
-def test_one_thread_costs_nothing_and_the_trained_statistics_are_not_used(setup: Setup) -> None:
+def test_one_thread_costs_nothing_and_the_trained_statistics_are_not_used(setup: Experiment) -> None:
     probe = Probe(setup, 40)
     assert len(probe.selection.indices) == 32  # whole batches of 16
     assert probe.selection.split == "train"
@@ -133,7 +135,7 @@ def test_one_thread_costs_nothing_and_the_trained_statistics_are_not_used(setup:
         shifted.copy_(before)
 
 
-def test_sensitivities_are_of_each_layer_alone(setup: Setup) -> None:
+def test_sensitivities_are_of_each_layer_alone(setup: Experiment) -> None:
     probe = Probe(setup, 32)
     measured = sensitivities(probe)
     assert list(zip(measured["name"], measured["threads"], strict=True)) == list(
@@ -145,14 +147,14 @@ def test_sensitivities_are_of_each_layer_alone(setup: Setup) -> None:
     assert items[0].losses == {1: 0.0, 2: pytest.approx(items[0].losses[2]), 4: pytest.approx(alone)}
 
 
-def test_the_images_that_a_search_is_judged_on_are_others_than_it_chose_on(setup: Setup) -> None:
+def test_the_images_that_a_search_is_judged_on_are_others_than_it_chose_on(setup: Experiment) -> None:
     chosen_on, judged_on = Probe(setup, 32), Probe(setup, 48, after=32)
     assert len(judged_on.selection.indices) == 48
     assert not set(chosen_on.selection.indices) & set(judged_on.selection.indices)
     assert set(Probe(setup, 64).selection.indices) > set(chosen_on.selection.indices)
 
 
-def test_what_runs_one_thread_anyway_counts_where_layers_are_slowed(setup: Setup) -> None:
+def test_what_runs_one_thread_anyway_counts_where_layers_are_slowed(setup: Experiment) -> None:
     items = [Item("a", 100, {1: 0.0, 2: 1.0, 4: 2.0}), Item("b", 300, {1: 0.0, 2: 1.0, 4: 2.0})]
     exactly = 400 / (300 / 4 + 100 / 2)
     assert slowest_prefix(items, ["a", "b"], 2, exactly) == {"a": 2, "b": 4}
@@ -188,7 +190,7 @@ def test_settings_of_the_search_are_named_when_they_are_wrong(key: str) -> None:
         check_search(config)
 
 
-def test_operating_points_are_prefixes_spread_over_the_speedups(setup: Setup) -> None:
+def test_operating_points_are_prefixes_spread_over_the_speedups(setup: Experiment) -> None:
     assert slowed(["b", "a"], 1, 2) == {"b": 2, "a": 4}
     assert spread([4.0, 3.9, 3.8, 3.0, 2.2, 2.1, 2.0], 3) == [0, 3, 6]
     assert spread([4.0, 3.0, 2.0], 9) == [0, 1, 2]

@@ -9,9 +9,9 @@ from torch import nn
 
 import bnrecal
 import bnrecal.experiment.setup
-from bnrecal.data.glyphs import GlyphSource
+from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.device import tf32, tf32_is_on
-from bnrecal.nbsmt import self_check
+from bnrecal.nbsmt.analysis import self_check
 from bnrecal.quantization.convert import threaded_layers
 
 SPEC = bnrecal.SmtSpec(threads=4)

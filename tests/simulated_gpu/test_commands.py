@@ -22,10 +22,10 @@ from bnrecal.commands.export import make_export
 from bnrecal.commands.plan import make_plan
 from bnrecal.commands.table1 import make_table1
 from bnrecal.config import parse
-from bnrecal.data.glyphs import GlyphSource
+from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.experiment.results import Result, read_result
 from bnrecal.experiment.run import run
-from bnrecal.nbsmt.conv import nbsmt_conv2d
+from bnrecal.nbsmt.prepared_conv import nbsmt_conv2d
 
 FEW = [*TINY, "device=auto", "workers=0", "resume=false"]
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.heldout_images=32", "search.rounds=0"]

@@ -10,9 +10,9 @@ pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kerne
 
 from helpers.fake_triton_driver import counting
 
-from bnrecal.nbsmt.conv import PreparedConv2d
-from bnrecal.nbsmt.cuda import choose
-from bnrecal.nbsmt.cuda.launch import TILES, try_launch
+from bnrecal.nbsmt.engines.gpu import choose
+from bnrecal.nbsmt.engines.gpu.tuning import TILES, try_launch
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
 SECOND = torch.device("cuda:1")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.fake_cuda import simulated
 
-from bnrecal.nbsmt.conv import PreparedConv2d
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
 

@@ -10,7 +10,7 @@ import bnrecal.training.prune
 from bnrecal.commands.cli.compose import read_config
 from bnrecal.commands.cli.schemas import PruneConfig
 from bnrecal.commands.prune import make_pruned
-from bnrecal.data.glyphs import GlyphSource
+from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.models.weights import read_state
 from bnrecal.quantization.qparams import quantize_weight

@@ -19,10 +19,10 @@ from bnrecal.benchmark.timing import interleaved
 from bnrecal.device import choose_device, tf32
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
-from bnrecal.nbsmt.conv import PreparedConv2d
+from bnrecal.nbsmt.analysis.machine import describe_backend, instruction_set, processor_name
+from bnrecal.nbsmt.analysis.self_check import check_exact
 from bnrecal.nbsmt.geometry import Geometry
-from bnrecal.nbsmt.processor import describe_backend, instruction_set, processor_name
-from bnrecal.nbsmt.self_check import check_exact
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
 COMPILED_MODELS = ("resnet18",)  # compiling takes minutes

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from bnrecal.benchmark.bench import Row
-from bnrecal.data.decode import decode
+from bnrecal.data.files.decode import decode
 from bnrecal.data.loader import usual_workers
 from bnrecal.data.preprocessing import Preprocessing
 

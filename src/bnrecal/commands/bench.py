@@ -7,7 +7,7 @@ from bnrecal.benchmark.bench import run
 from bnrecal.benchmark.imagenet_time import describe_estimates
 from bnrecal.commands.cli.schemas import BenchConfig
 from bnrecal.device import choose_device
-from bnrecal.nbsmt.cuda.choose import triton_trouble
+from bnrecal.nbsmt.engines.gpu.choose import triton_trouble
 
 
 def run_bench(config: BenchConfig, overrides: Sequence[str]) -> None:  # noqa: ARG001

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.config import experiment_part
-from bnrecal.experiment.setup import Variant, prepare, prepare_variants
+from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.setup import prepare
+from bnrecal.experiment.variant import Variant
 from bnrecal.export.bundle import Export, export
 
 

@@ -14,7 +14,7 @@ from bnrecal.device import describe_device
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.setup import identify, prepare
 from bnrecal.experiment.store import Store
-from bnrecal.models.table1 import PRUNED
+from bnrecal.models.paper_networks import PRUNED
 from bnrecal.reports.figure1.page import write_figure1_page
 from bnrecal.reports.figure1.picture import write_figure1_pictures
 from bnrecal.reports.figure1.points import FigurePoint, write_points

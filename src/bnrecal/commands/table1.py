@@ -14,8 +14,9 @@ from bnrecal.experiment.identity import Identity
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
-from bnrecal.experiment.setup import Setup, Variant, identify, prepare
+from bnrecal.experiment.setup import Experiment, identify, prepare
 from bnrecal.experiment.store import Store
+from bnrecal.experiment.variant import Variant
 from bnrecal.reports.common.terminal import print_document
 from bnrecal.reports.table1.columns import A8W8, Column, Row, fastest_pair, measured
 from bnrecal.reports.table1.layers import layer_records
@@ -126,7 +127,7 @@ def plain_variants() -> dict[Column, Variant]:
     return {column: Variant(column.threads, column.recal, column.layers) for column in measured()}
 
 
-def row_variants(setup: Setup, row: Row) -> dict[Column, Variant]:
+def row_variants(setup: Experiment, row: Row) -> dict[Column, Variant]:
     """The cells of a row by their column; a row that spares the layer of highest error gives it one thread."""
     variants = plain_variants()
     if not row.spare_worst:

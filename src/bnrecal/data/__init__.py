@@ -16,20 +16,20 @@ def build_source(config: DataConfig) -> ImageSource:
         BnrecalError: if the name is unknown, or the set's folder is missing or not laid out as the set's.
     """
     if config.name == "glyphs":
-        from bnrecal.data.glyphs import VAL_IMAGES, GlyphSource
+        from bnrecal.data.glyphs.source import VAL_IMAGES, GlyphSource
 
         return GlyphSource(val_images=max(VAL_IMAGES, config.val_images or 0))  # as many as asked can be drawn
     if config.name == "imagenet":
-        from bnrecal.data.imagenet import imagenet
+        from bnrecal.data.files.imagenet import imagenet
 
         return imagenet(_root(config), skip_corrupt=config.skip_corrupt)
     if config.name == "imagenette":
-        from bnrecal.data.imagenette import imagenette
+        from bnrecal.data.files.imagenette import imagenette
 
         root = None if config.root is None else Path(config.root).expanduser()
         return imagenette(root, download=config.download, skip_corrupt=config.skip_corrupt)
     if config.name == "imagefolder":
-        from bnrecal.data.imagefolder import imagefolder
+        from bnrecal.data.files.imagefolder import imagefolder
 
         return imagefolder(_root(config), skip_corrupt=config.skip_corrupt)
     raise BnrecalError(f"data={config.name}: choose one of {', '.join(DATASETS)}")

@@ -1,6 +1,5 @@
 """Which images: seeded random choices, and the loaders that bring them."""
 
-import hashlib
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
@@ -13,61 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from bnrecal.data.base import ImageSource, Split
+from bnrecal.data.base import ImageSource
+from bnrecal.data.prefetch import copied_ahead
 from bnrecal.data.preprocessing import Preprocessing
+from bnrecal.data.selection import Selection
 from bnrecal.errors import BnrecalError
+from bnrecal.seeds import derive_seed
 
 T = TypeVar("T")
 PART = 64  # images that a worker prepares at a time for a larger batch on a GPU
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Some images of a split.
-
-    Attributes:
-        role: what they are for: "calibration", "recalibration", "validation".
-        indices: in the order they are taken.
-        seed: of the random choice, None where the whole split is taken in order.
-    """
-
-    role: str
-    split: Split
-    indices: tuple[int, ...]
-    seed: int | None
-
-    def provenance(self, source: ImageSource) -> dict[str, Any]:
-        """How to find the same images again."""
-        return {
-            "split": self.split,
-            "images": len(self.indices),
-            "seed": self.seed,
-            "fingerprint": source.fingerprint(self.split, self.indices),
-        }
-
-
-def choose(source: ImageSource, split: Split, role: str, images: int | None, seed: int) -> Selection:
-    """`images` of the split at random without repetition, or (None) all of them in order.
-
-    The choice depends on (seed, role, size of the split) alone.
-
-    Raises:
-        BnrecalError: if the split has fewer.
-    """
-    size = source.size(split)
-    if images is None:
-        return Selection(role, split, tuple(range(size)), None)
-    if images > size:
-        raise BnrecalError(f"{role} asks for {images} images, the {split} split of {source.name} has {size}")
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(derive_seed(seed, role)))
-    chosen = order[:images].tolist()
-    return Selection(role, split, tuple(sorted(chosen) if split == "val" else chosen), seed)
-
-
-def derive_seed(seed: int, *parts: object) -> int:
-    """An independent 63-bit seed for each (seed, parts)."""
-    digest = hashlib.sha256(":".join(map(str, (seed, *parts))).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 class _Seeded(Dataset[tuple[Tensor, int]]):
@@ -174,29 +127,6 @@ def joined(parts: Iterable[tuple[Tensor, Tensor]], count: int) -> Iterator[tuple
             yield batch[0]
         else:
             yield torch.cat([images for images, _ in batch]), torch.cat([labels for _, labels in batch])
-
-
-def copied_ahead(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches on a GPU. Each is copied from pinned memory beside the computations with the one before it."""
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    waiting: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
-    for images, labels in batches:
-        with torch.cuda.stream(stream):
-            copy = (images.to(device, non_blocking=True), labels.to(device, non_blocking=True), stream.record_event())
-        if waiting is not None:
-            yield _arrived(*waiting, device)
-        waiting = copy
-    if waiting is not None:
-        yield _arrived(*waiting, device)
-
-
-def _arrived(images: Tensor, labels: Tensor, event: torch.cuda.Event, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The copies, safe to use (and to free) in the current stream."""
-    current = torch.cuda.current_stream(device)
-    current.wait_event(event)
-    for tensor in (images, labels):
-        tensor.record_stream(current)
-    return images, labels
 
 
 def usual_workers(beside: int = 1) -> int:

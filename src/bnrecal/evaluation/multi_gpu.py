@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnrecal.data.loader import ImageLoader, Selection
+from bnrecal.data.loader import ImageLoader
+from bnrecal.data.selection import Selection
 from bnrecal.device import choose_device, tf32_is_on, with_fitting_batches
 from bnrecal.evaluation import process_group
 from bnrecal.evaluation.accuracy import Correctness, K, concatenate, evaluate
 from bnrecal.evaluation.ranks import run_on_ranks
-from bnrecal.nbsmt.self_check import check_exact_once
+from bnrecal.nbsmt.analysis.self_check import check_exact_once
 
 
 def shard(indices: Sequence[int], rank: int, world: int) -> list[int]:

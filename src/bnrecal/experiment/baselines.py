@@ -9,20 +9,21 @@ from bnrecal.device import describe_kind
 from bnrecal.evaluation.accuracy import Correctness
 from bnrecal.evaluation.packed import pack, unpack
 from bnrecal.experiment.identity import Identity, identity_key
-from bnrecal.experiment.setup import A8W8, CONTROL, Setup, Variant
+from bnrecal.experiment.setup import Experiment
 from bnrecal.experiment.store import Store
+from bnrecal.experiment.variant import A8W8, CONTROL, Variant
 from bnrecal.files import cache_path
 
 Baseline = Variant | None  # None: float32
 
 
-def load(setup: Setup) -> dict[Baseline, Correctness]:
+def load(setup: Experiment) -> dict[Baseline, Correctness]:
     """The outcomes that are known for just this setup."""
     found = {key: _store().find(identity_key(identity), identity) for key, identity in _identities(setup).items()}
     return {key: _correctness(content) for key, content in found.items() if content is not None}
 
 
-def save(setup: Setup, outcomes: dict[Baseline, Correctness]) -> None:
+def save(setup: Experiment, outcomes: dict[Baseline, Correctness]) -> None:
     """Keep the baselines among these outcomes."""
     for key, identity in _identities(setup).items():
         if key in outcomes:
@@ -33,7 +34,7 @@ def _store() -> Store:
     return Store(cache_path("baselines"), best_effort=True)
 
 
-def _identities(setup: Setup) -> dict[Baseline, Identity]:
+def _identities(setup: Experiment) -> dict[Baseline, Identity]:
     whole = setup.identity
     float32 = {
         "network": whole["network"],

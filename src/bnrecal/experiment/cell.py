@@ -20,7 +20,7 @@ from bnrecal.experiment.results import (
 from bnrecal.experiment.run import describe, run
 from bnrecal.experiment.setup import identify
 from bnrecal.files import warn_once
-from bnrecal.nbsmt.cuda.choose import triton_trouble
+from bnrecal.nbsmt.engines.gpu.choose import triton_trouble
 
 log = logging.getLogger("bnrecal")
 

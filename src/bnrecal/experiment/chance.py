@@ -7,7 +7,7 @@ from scipy.stats import binom
 from bnrecal.device import with_fitting_batches
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness, evaluate, percent
-from bnrecal.experiment.setup import Setup
+from bnrecal.experiment.setup import Experiment
 
 PROBE_IMAGES = 256
 _SURE = 0.05
@@ -31,7 +31,7 @@ def _by_accident(correct: int, images: int, classes: int) -> float:
     return float(binom.sf(correct - 1, images, classes**-0.75))
 
 
-def refuse_chance(setup: Setup, known: Correctness | None) -> None:
+def refuse_chance(setup: Experiment, known: Correctness | None) -> None:
     """Stop an experiment whose float32 network answers by chance, before anything long is computed.
 
     Args:
@@ -54,7 +54,7 @@ def refuse_chance(setup: Setup, known: Correctness | None) -> None:
     )
 
 
-def _counted_from_1(setup: Setup, outcome: Correctness) -> str:
+def _counted_from_1(setup: Experiment, outcome: Correctness) -> str:
     """In words, that labels lower by 1 fit; empty where they do not, or where the labels as they are do."""
     share = float(outcome.top1.mean())
     if share >= _LOW:
@@ -66,7 +66,7 @@ def _counted_from_1(setup: Setup, outcome: Correctness) -> str:
     return f"; with every label lower by 1 it is {percent(lower.top1):.1f} %, so labels are counted from 1"
 
 
-def _probe(setup: Setup, shift: int) -> Correctness:
+def _probe(setup: Experiment, shift: int) -> Correctness:
     """Float32's outcome on a few validation images spread over all, with every label moved by `shift`."""
     every = setup.validation.indices
     count = min(PROBE_IMAGES, len(every))

@@ -20,10 +20,10 @@ from torch import nn
 
 from bnrecal.config import Config
 from bnrecal.data.base import ImageSource
-from bnrecal.data.loader import Selection
+from bnrecal.data.selection import Selection
 from bnrecal.experiment.provenance import content_hash, settings, source_hash, versions
 from bnrecal.models.base import LoadedModel
-from bnrecal.nbsmt.own_policy import fingerprint, is_own
+from bnrecal.nbsmt.policies.custom import fingerprint, is_custom
 from bnrecal.quantization.layer_plan import threads_by_layer
 
 Identity = dict[str, Any]
@@ -66,7 +66,7 @@ def images_and_settings(config: Config, source: ImageSource, *selections: Select
     """
     settled = settings(config)
     del settled["model"]["checkpoint"], settled["data"]["root"], settled["smt"]["plan"]
-    if is_own(config.smt.policy):  # its rule may change while its name stays
+    if is_custom(config.smt.policy):  # its rule may change while its name stays
         settled["smt"]["rule"] = fingerprint(config.smt.policy)
     # in their order, for a later glob wins
     settled["smt"]["layers"] = [list(pair) for pair in threads_by_layer(config.smt.plan, config.smt.layers).items()]

@@ -8,19 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnrecal.data.loader import Selection
-from bnrecal.experiment.setup import Prepared, Setup
-from bnrecal.nbsmt.statistics import Statistics
+from bnrecal.batchnorm.recalibrate import BY_BATCH, normalization
+from bnrecal.data.selection import Selection
+from bnrecal.experiment.networks import ThreadedNetwork
+from bnrecal.experiment.setup import Experiment
+from bnrecal.nbsmt.analysis.collisions import CollisionStatistics
 from bnrecal.quantization.convert import collect_statistics
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 from bnrecal.quantization.systolic import layer_cycles
-from bnrecal.recalibrate import BY_BATCH, normalization
 
 IMAGES = 128  # calibration images behind the measured columns, unless the caller has a say
 
 
-def describe_layers(setup: Setup, without: Prepared, own: Prepared, images: int = IMAGES) -> pd.DataFrame:
+def describe_layers(
+    setup: Experiment, without: ThreadedNetwork, own: ThreadedNetwork, images: int = IMAGES
+) -> pd.DataFrame:
     """One row per convolution, in calling order; measured columns come from the first `images` calibration images.
 
     Columns: name, input and output shape (CxHxW), kernel, groups, macs and cycles (one image), threads, reason,
@@ -39,16 +42,16 @@ def describe_layers(setup: Setup, without: Prepared, own: Prepared, images: int 
     array = setup.config.smt.array
     rows = []
     for plan in own.plans:
-        seen, layer = plan.conv, own.layers.get(plan.name)
+        info, layer = plan.conv, own.layers.get(plan.name)
         rows.append(
             {
                 "name": plan.name,
-                "input": _shape(seen.input_shape),
-                "output": _shape(seen.output_shape),
-                "kernel": _shape(tuple(seen.weight.shape[2:])),
-                "groups": seen.groups,
-                "macs": seen.macs,
-                "cycles": layer_cycles(seen, max(plan.threads, 1), array.rows, array.columns),
+                "input": _shape(info.input_shape),
+                "output": _shape(info.output_shape),
+                "kernel": _shape(tuple(info.weight.shape[2:])),
+                "groups": info.groups,
+                "macs": info.macs,
+                "cycles": layer_cycles(info, max(plan.threads, 1), array.rows, array.columns),
                 "threads": plan.threads,
                 "reason": plan.reason,
                 "execution": layer.execution if layer else None,
@@ -63,18 +66,20 @@ def describe_layers(setup: Setup, without: Prepared, own: Prepared, images: int 
 
 
 @torch.no_grad()
-def gather_statistics(setup: Setup, prepared: Prepared, images: int = IMAGES) -> dict[str, Statistics]:
+def gather_statistics(
+    setup: Experiment, prepared: ThreadedNetwork, images: int = IMAGES
+) -> dict[str, CollisionStatistics]:
     """Exact NB-SMT statistics of each unsigned layer over the first `images` calibration images."""
     batches = setup.loader.images(_few(setup, images), min(setup.batch_size, images))
     return collect_statistics(prepared.network, batches)
 
 
-def _few(setup: Setup, images: int) -> Selection:
+def _few(setup: Experiment, images: int) -> Selection:
     return replace(setup.calibration, indices=setup.calibration.indices[:images], role="layer statistics")
 
 
 @torch.no_grad()
-def input_ranges(setup: Setup, prepared: Prepared, images: int = IMAGES) -> dict[str, float]:
+def input_ranges(setup: Experiment, prepared: ThreadedNetwork, images: int = IMAGES) -> dict[str, float]:
     """Mean over images of each quantized layer's largest input, in magnitude, on the images of `gather_statistics`."""
     largest: dict[str, list[Tensor]] = {name: [] for name in prepared.layers}
 
@@ -94,7 +99,7 @@ def input_ranges(setup: Setup, prepared: Prepared, images: int = IMAGES) -> dict
     return {name: float(torch.cat(seen).mean()) for name, seen in largest.items() if seen}
 
 
-def scaled_errors(layer: NBSMTConv2d, statistics: Statistics) -> tuple[float, float]:
+def scaled_errors(layer: NBSMTConv2d, statistics: CollisionStatistics) -> tuple[float, float]:
     """Mean squared error in squared activation units, and relative to the mean square of the exact output."""
     scale = (layer.input_scale * layer.weight_scale.double().cpu()) ** 2
     error = float((statistics.squared_error * scale).sum())
@@ -141,24 +146,26 @@ def _variance_ratio(old: Tensor, new: Tensor, eps: float) -> float:
     return float(((new + eps) / (old + eps)).log().mean().exp())
 
 
-def _measured(layer: NBSMTConv2d, before: dict[str, Statistics], after: dict[str, Statistics]) -> dict[str, Any]:
+def _measured(
+    layer: NBSMTConv2d, before: dict[str, CollisionStatistics], after: dict[str, CollisionStatistics]
+) -> dict[str, Any]:
     if layer.name not in after:  # signed inputs run one thread, where nothing collides
         return {}
     wo = scaled_errors(layer, before[layer.name])
     return {**measured_columns(layer, after[layer.name]), "mse_wo": wo[0], "relative_mse_wo": wo[1]}
 
 
-def measured_columns(layer: NBSMTConv2d, seen: Statistics) -> dict[str, Any]:
+def measured_columns(layer: NBSMTConv2d, statistics: CollisionStatistics) -> dict[str, Any]:
     """The columns of a layer that were counted: sparsity, active threads, lost bits, error (see `describe_layers`)."""
-    shares = {f"active_{p}": count / seen.steps for p, count in enumerate(seen.steps_by_active)}
-    mse, relative_mse = scaled_errors(layer, seen)
+    shares = {f"active_{p}": count / statistics.steps for p, count in enumerate(statistics.steps_by_active)}
+    mse, relative_mse = scaled_errors(layer, statistics)
     return {
-        "weight_sparsity": seen.zero_weight_share,
-        "activation_sparsity": seen.zero_activation_share,
-        "steps": seen.steps,
+        "weight_sparsity": statistics.zero_weight_share,
+        "activation_sparsity": statistics.zero_activation_share,
+        "steps": statistics.steps,
         **{f"active_{p}": shares.get(f"active_{p}", 0.0) for p in range(5)},
-        "reduced_activations": _share(seen.reduced_activations, seen.active_operands),
-        "reduced_weights": _share(seen.reduced_weights, seen.active_operands),
+        "reduced_activations": _share(statistics.reduced_activations, statistics.active_operands),
+        "reduced_weights": _share(statistics.reduced_weights, statistics.active_operands),
         "mse": mse,
         "relative_mse": relative_mse,
     }

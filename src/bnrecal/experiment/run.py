@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
+from bnrecal.batchnorm.recalibrate import statistics
 from bnrecal.config import Config
 from bnrecal.device import describe_device, device_kind, with_fitting_batches
 from bnrecal.evaluation import process_group
@@ -17,23 +18,14 @@ from bnrecal.experiment import baselines
 from bnrecal.experiment.chance import refuse_chance
 from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.layer_report import IMAGES, describe_batchnorms, describe_layers
+from bnrecal.experiment.networks import ThreadedNetwork, prepare_variants
 from bnrecal.experiment.provenance import resolved, versions
 from bnrecal.experiment.results import Details, Result, accuracies
-from bnrecal.experiment.setup import (
-    A8W8,
-    CONTROL,
-    Prepared,
-    Setup,
-    Variant,
-    machine,
-    prepare,
-    prepare_variants,
-    variant_identity,
-)
-from bnrecal.nbsmt.processor import describe_backend
+from bnrecal.experiment.setup import Experiment, machine, prepare, variant_identity
+from bnrecal.experiment.variant import A8W8, CONTROL, Variant
+from bnrecal.nbsmt.analysis.machine import describe_backend
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import network_cycles
-from bnrecal.recalibrate import statistics
 
 
 def run(config: Config, *, measured: Callable[[Result], object] | None = None) -> Result:
@@ -51,7 +43,7 @@ def run(config: Config, *, measured: Callable[[Result], object] | None = None) -
 
 
 def run_variants(
-    setup: Setup,
+    setup: Experiment,
     variants: Sequence[Variant],
     *,
     describe: Collection[Variant] = (),
@@ -93,7 +85,7 @@ def describe(config: Config) -> Details:
 
 
 def details(
-    setup: Setup, prepared: dict[Variant, Prepared], variant: Variant, images: int = IMAGES
+    setup: Experiment, prepared: dict[Variant, ThreadedNetwork], variant: Variant, images: int = IMAGES
 ) -> dict[str, pd.DataFrame]:
     """The per-layer tables of a `Result`."""
     own, without = prepared[variant], prepared[variant.without_recal]
@@ -104,7 +96,7 @@ def details(
 
 
 def measure(
-    setup: Setup, prepared: dict[Variant, Prepared], known: dict[Variant | None, Correctness]
+    setup: Experiment, prepared: dict[Variant, ThreadedNetwork], known: dict[Variant | None, Correctness]
 ) -> dict[Variant | None, Correctness]:
     """Which validation images float32 (None) and every variant get right; those not known are measured in one pass."""
     networks: dict[Variant | None, nn.Module] = {None: setup.model.network}
@@ -130,8 +122,8 @@ def measure(
 
 
 def make_result(
-    setup: Setup,
-    prepared: dict[Variant, Prepared],
+    setup: Experiment,
+    prepared: dict[Variant, ThreadedNetwork],
     outcomes: dict[Variant | None, Correctness],
     variant: Variant,
     seconds: float,
@@ -161,7 +153,7 @@ def make_result(
     )
 
 
-def result_provenance(setup: Setup, variant: Variant) -> dict[str, Any]:
+def result_provenance(setup: Experiment, variant: Variant) -> dict[str, Any]:
     """What produced the numbers."""
     identity = variant_identity(setup, variant)
     config = variant.apply(setup.config)

@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from bnrecal.batchnorm.recalibrate import load_statistics, statistics
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.setup import Prepared, Setup, machine
+from bnrecal.experiment.networks import ThreadedNetwork
+from bnrecal.experiment.setup import Experiment, machine
 from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.config import VectorsConfig
 from bnrecal.export.fold import Folding, find_folds, see_convolutions
@@ -26,7 +28,6 @@ from bnrecal.export.vector_files import check_against_golden_model, corner_vecto
 from bnrecal.export.vectors import layer_vectors
 from bnrecal.quantization.convert import threaded_copy
 from bnrecal.quantization.layer_plan import matches_any
-from bnrecal.recalibrate import load_statistics, statistics
 
 MODEL, FLOAT_STATE, PLAN, VECTORS = "model.safetensors", "folded_state_dict.pth", "plan.json", "vectors"
 
@@ -48,7 +49,7 @@ class Export:
     plan: dict[str, Any]
 
 
-def export(setup: Setup, prepared: Prepared, wanted: VectorsConfig, out: Path) -> Export:
+def export(setup: Experiment, prepared: ThreadedNetwork, wanted: VectorsConfig, out: Path) -> Export:
     """Write a variant of a network into the folder `out`, after comparing it with the network it was made from.
 
     Raises:
@@ -80,14 +81,14 @@ def _folders(vectors: dict[str, int]) -> dict[str, str]:
 
 
 def _read_back(
-    setup: Setup, prepared: Prepared, folding: Folding, folder: Path
+    setup: Experiment, prepared: ThreadedNetwork, folding: Folding, folder: Path
 ) -> tuple[nn.Module, dict[str, FoldedConv2d]]:
     """The folded quantized network from the file that was written."""
     tensors = load_file(folder / MODEL)
     return folded_network(setup.model.network, tensors, prepared.plans, folding, machine(setup.config.smt))
 
 
-def _float_pair(setup: Setup, prepared: Prepared, folder: Path) -> tuple[nn.Module, nn.Module]:
+def _float_pair(setup: Experiment, prepared: ThreadedNetwork, folder: Path) -> tuple[nn.Module, nn.Module]:
     """The float32 network with the variant's BatchNorm statistics, and the folded one from its file."""
     original = threaded_copy(setup.model.network, {})
     load_statistics(original, statistics(prepared.network))
@@ -96,7 +97,7 @@ def _float_pair(setup: Setup, prepared: Prepared, folder: Path) -> tuple[nn.Modu
 
 
 def _write_vectors(
-    setup: Setup,
+    setup: Experiment,
     network: nn.Module,
     quantized: dict[str, FoldedConv2d],
     wanted: VectorsConfig,

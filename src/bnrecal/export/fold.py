@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import first_line
 from bnrecal.quantization.intercept import ConvCall, Handler, attached, conv_modules
-from bnrecal.recalibrate import batchnorms
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import BnrecalError, one_line
 from bnrecal.export.fold import Folding
 from bnrecal.export.tensors import Tensors, entry
@@ -15,7 +16,6 @@ from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
 from bnrecal.quantization.nbsmt_conv import PackedWeight
-from bnrecal.recalibrate import batchnorms
 
 
 class Affine(nn.Module):

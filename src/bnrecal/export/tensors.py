@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import BnrecalError
 from bnrecal.export.fold import Folding, SeenConv, affine
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
-from bnrecal.recalibrate import batchnorms
 
 Tensors = dict[str, Tensor]
 

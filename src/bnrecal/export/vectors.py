@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bnrecal.data.loader import derive_seed
 from bnrecal.export.network import FoldedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
+from bnrecal.seeds import derive_seed
 
 Bytes = npt.NDArray[np.integer[Any]]  # uint8 or int8
 

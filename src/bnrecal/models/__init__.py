@@ -26,7 +26,7 @@ def load_model(config: ModelConfig, data: ImageSource, *, seed: int = 0) -> Load
 def _load(config: ModelConfig, data: ImageSource) -> LoadedModel:
     # imported when asked for: torchvision's model zoo alone takes a second
     if config.family == "table1":
-        from bnrecal.models.table1 import load_table1
+        from bnrecal.models.paper_networks import load_table1
 
         return load_table1(config, data)
     if config.family == "torchvision":

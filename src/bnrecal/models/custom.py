@@ -11,7 +11,7 @@ from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError, with_place
 from bnrecal.models.base import LoadedModel
 from bnrecal.models.finish import arguments, finish, load_checkpoint, overridden
-from bnrecal.nbsmt.user_code import find as find_object
+from bnrecal.user_objects import find_object
 
 
 def load_custom(config: ModelConfig, data: ImageSource) -> LoadedModel:
@@ -36,7 +36,7 @@ def load_custom(config: ModelConfig, data: ImageSource) -> LoadedModel:
 
 def _default(data: ImageSource) -> Preprocessing:
     if data.name == "glyphs":
-        from bnrecal.data.glyphs import GLYPH_PREPROCESSING
+        from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING
 
         return GLYPH_PREPROCESSING
     return Preprocessing()

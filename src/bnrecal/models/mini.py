@@ -15,8 +15,8 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.googlenet import BasicConv2d, GoogLeNet, Inception, InceptionAux
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from bnrecal.data.glyph_draw import CLASSES
-from bnrecal.data.glyphs import GLYPH_PREPROCESSING
+from bnrecal.data.glyphs.draw import CLASSES
+from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
 from bnrecal.models.base import LoadedModel

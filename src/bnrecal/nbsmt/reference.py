@@ -8,8 +8,8 @@ from itertools import product
 
 from torch import Tensor, int64, zeros
 
-from bnrecal.nbsmt.own_policy import AnyPolicy, is_own, load_policy
-from bnrecal.nbsmt.policy import built_in
+from bnrecal.nbsmt.policies.builtin import built_in
+from bnrecal.nbsmt.policies.custom import AnyPolicy, is_custom, load_policy
 
 
 def reduced_activation(a: int, rounding: str, saturate: bool) -> int:
@@ -37,7 +37,7 @@ def processing_element(
 ) -> int:
     """What one step adds to the accumulator: one (activation, weight) pair from every thread."""
     active = [(a, b) for a, b in pairs if (a != 0 and b != 0) or not sparsity]
-    if is_own(policy):
+    if is_custom(policy):
         return sum(load_policy(policy).product(a, b, len(active)) for a, b in active)
     total = 0
     for a, b in active:

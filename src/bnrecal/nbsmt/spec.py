@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from bnrecal.nbsmt.own_policy import AnyPolicy, is_own, is_rule, pinned
+from bnrecal.nbsmt.policies.custom import AnyPolicy, is_custom, is_rule, pinned
 from bnrecal.options import POLICIES, ROUNDINGS, THREADS
 
 
@@ -15,8 +15,8 @@ class SmtSpec:
         policy: which operand gives way when exactly two threads are active: "A" the activation; "Aw" the
             activation, unless the weight fits 4 bits anyway; "W" the weight; "aW" the weight, unless the
             activation fits 4 bits anyway. More than two active threads reduce both operands under all of these. Or
-            an `OwnPolicy`, or its "module:ATTRIBUTE", which `rounding` and `saturate` do not concern. Of an object the
-            products are worked out at once: a `PinnedPolicy` of its name takes its place.
+            a `CustomPolicy`, or its "module:ATTRIBUTE", which `rounding` and `saturate` do not concern. The
+            products of an object are worked out at once: a `PinnedPolicy` of its name takes its place.
         sparsity: a thread with a zero operand leaves the multiplier to the others; False: all T threads always collide.
         rounding: of the reduced operands, "half_even" or "floor".
         saturate: reduced operands stay within 4 bits and a shift (at most 240 and 112); False lets them round up to
@@ -36,10 +36,12 @@ class SmtSpec:
     def __post_init__(self) -> None:
         if isinstance(self.threads, bool) or self.threads not in THREADS:
             raise ValueError(f"threads must be one of {THREADS}, not {self.threads!r}")
-        known = self.policy in POLICIES or is_own(self.policy) if isinstance(self.policy, str) else is_rule(self.policy)
+        known = (
+            self.policy in POLICIES or is_custom(self.policy) if isinstance(self.policy, str) else is_rule(self.policy)
+        )
         if not known:
             raise ValueError(
-                f"policy must be one of {POLICIES}, or module:ATTRIBUTE, or an OwnPolicy, not {self.policy!r}"
+                f"policy must be one of {POLICIES}, or module:ATTRIBUTE, or an CustomPolicy, not {self.policy!r}"
             )
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"rounding must be one of {ROUNDINGS}, not {self.rounding!r}")
@@ -56,4 +58,4 @@ class SmtSpec:
         Raises:
             BnrecalError: if there is no such policy, or at the first operand pair that is wrong.
         """
-        return replace(self, policy=pinned(self.policy)) if is_own(self.policy) else self
+        return replace(self, policy=pinned(self.policy)) if is_custom(self.policy) else self

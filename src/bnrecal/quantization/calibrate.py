@@ -87,12 +87,12 @@ class _Observer:
             return
         if not (torch.isfinite(self.largest).all() and torch.isfinite(self.smallest).all()):
             raise BnrecalError(f"the input of convolution {self.name} is not finite in float32: check the weights")
-        seen = self.seen
-        seen.images += len(self.largest)
-        seen.maximum = max(seen.maximum, float(self.largest.max()))
-        seen.minimum = min(seen.minimum, float(self.smallest.min()))
-        seen.sum_max += float(self.largest.double().clamp(min=0).sum())
-        seen.sum_abs += float(torch.maximum(self.largest, -self.smallest).double().sum())
+        info = self.seen
+        info.images += len(self.largest)
+        info.maximum = max(info.maximum, float(self.largest.max()))
+        info.minimum = min(info.minimum, float(self.smallest.min()))
+        info.sum_max += float(self.largest.double().clamp(min=0).sum())
+        info.sum_abs += float(torch.maximum(self.largest, -self.smallest).double().sum())
         self.largest = self.smallest = None
 
 
@@ -131,7 +131,7 @@ def calibrate(
             network(batch)
             for observer in observers.values():
                 observer.end_batch()
-    seen = [o.seen for o in observers.values() if o.seen is not None and o.seen.images]
-    if not seen:
+    infos = [o.seen for o in observers.values() if o.seen is not None and o.seen.images]
+    if not infos:
         raise BnrecalError("the network called no convolution on the calibration images: nothing to quantize")
-    return sorted(seen, key=lambda observation: observation.order)
+    return sorted(infos, key=lambda info: info.order)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.analysis.collisions import CollisionStatistics
 from bnrecal.nbsmt.finite import check_images
 from bnrecal.nbsmt.spec import SmtSpec
-from bnrecal.nbsmt.statistics import Statistics
 from bnrecal.quantization.intercept import attach, handlers
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
@@ -84,7 +84,7 @@ def threaded_layers(network: nn.Module) -> dict[str, NBSMTConv2d]:
     return {name: handler for name, handler in handlers(network).items() if isinstance(handler, NBSMTConv2d)}
 
 
-def collect_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, Statistics]:
+def collect_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, CollisionStatistics]:
     """Exact NB-SMT statistics of each unsigned layer of a threaded network over some batches, by name.
 
     Args:

@@ -77,7 +77,7 @@ def plan_threads(
             to run threads it cannot run.
     """
     check_names("smt.layers", wanted, convs, lambda conv: conv.order > 0 and not matches_any(conv.name, skip))
-    return [_plan_layer(o, threads, wanted, skip) for o in convs]
+    return [_plan_layer(info, threads, wanted, skip) for info in convs]
 
 
 def check_names(
@@ -102,22 +102,24 @@ def check_skipped(key: str, skip: Sequence[str], network: nn.Module, convs: Sequ
     check_names(key, patterns, convs, lambda conv: conv.order > 0)
 
 
-def _plan_layer(o: ConvInfo, threads: int, wanted: dict[str, int], skip: Sequence[str]) -> LayerPlan:
-    if o.order == 0:
-        return LayerPlan(o, FLOAT, False, ExceptionKind.FIRST)
-    if matches_any(o.name, skip):
-        return LayerPlan(o, FLOAT, False, ExceptionKind.SKIPPED)
-    single = _single_thread(o)
-    own = wanted.get(o.name)
-    if own is None:
-        own = next((t for pattern, t in reversed(wanted.items()) if matches_any(o.name, [pattern])), None)
-    elif own > 1 and single:
-        raise BnrecalError(f"smt.layers asks {own} threads of {o.name}, which cannot ({single.reason}): give it 1")
+def _plan_layer(info: ConvInfo, threads: int, wanted: dict[str, int], skip: Sequence[str]) -> LayerPlan:
+    if info.order == 0:
+        return LayerPlan(info, FLOAT, False, ExceptionKind.FIRST)
+    if matches_any(info.name, skip):
+        return LayerPlan(info, FLOAT, False, ExceptionKind.SKIPPED)
+    single = _single_thread(info)
+    chosen = wanted.get(info.name)
+    if chosen is None:
+        chosen = next((t for pattern, t in reversed(wanted.items()) if matches_any(info.name, [pattern])), None)
+    elif chosen > 1 and single:
+        raise BnrecalError(
+            f"smt.layers asks {chosen} threads of {info.name}, which cannot ({single.reason}): give it 1"
+        )
     if single:
         return single
-    if own is not None and own != threads:
-        return LayerPlan(o, own, False, ExceptionKind.SET)
-    return LayerPlan(o, threads, False)
+    if chosen is not None and chosen != threads:
+        return LayerPlan(info, chosen, False, ExceptionKind.SET)
+    return LayerPlan(info, threads, False)
 
 
 def _single_thread(o: ConvInfo) -> LayerPlan | None:

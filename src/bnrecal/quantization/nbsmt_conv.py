@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.analysis.collisions import CollisionStatistics, collision_statistics
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.conv import PreparedConv2d
 from bnrecal.nbsmt.finite import all_finite
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
-from bnrecal.nbsmt.statistics import Statistics, conv_statistics
 from bnrecal.quantization.calibrate import ConvInfo
 from bnrecal.quantization.intercept import ConvCall, Pair
 from bnrecal.quantization.qparams import activation_scale, quantize_weight
@@ -83,21 +83,21 @@ class NBSMTConv2d:
     """
 
     def __init__(
-        self, observed: ConvInfo, spec: SmtSpec, *, signed: bool, act_range: str, order: Tensor | None = None
+        self, info: ConvInfo, spec: SmtSpec, *, signed: bool, act_range: str, order: Tensor | None = None
     ) -> None:
-        self.name = observed.name
+        self.name = info.name
         self.spec = spec
         self.signed = signed
         self.order = order
-        self.range = observed.range(act_range)
+        self.range = info.range(act_range)
         self.input_scale = activation_scale(self.range, signed=signed)
-        self.weight, self.weight_scale = quantize_weight(observed.weight.cpu())
-        self.statistics: Statistics | None = None
+        self.weight, self.weight_scale = quantize_weight(info.weight.cpu())
+        self.statistics: CollisionStatistics | None = None
         self.collecting = False
         ordered = self.weight if order is None else self.weight.index_select(1, order)
         self.packed = PackedWeight(self.name, ordered, spec)
         self._scales: dict[torch.device, Tensor] = {}
-        self._quantized: Stamp | None = _stamp(observed.weight)
+        self._quantized: Stamp | None = _stamp(info.weight)
 
     def __call__(self, call: ConvCall) -> Tensor:
         """Answer one `conv2d` call.
@@ -114,7 +114,7 @@ class NBSMTConv2d:
             levels = quantize_activation(call.x, self.input_scale)
             if self.order is not None:
                 levels = levels.index_select(1, self.order.to(levels.device))
-            more = conv_statistics(prepared, levels)
+            more = collision_statistics(prepared, levels)
             self.statistics = more if self.statistics is None else self.statistics + more
         scale = self._scale_on(call.x.device)
         return prepared(call.x, self.input_scale, scale, call.bias, signed=self.signed, order=self.order)

@@ -19,12 +19,12 @@ def gemm_cycles(m: int, k: int, n: int, threads: int, rows: int, columns: int) -
     return tiles * (2 * rows + columns + ceil(k / threads) - 2)
 
 
-def layer_cycles(o: ConvInfo, threads: int, rows: int, columns: int) -> int:
+def layer_cycles(info: ConvInfo, threads: int, rows: int, columns: int) -> int:
     """Cycles of one convolution for one image: one GEMM a group and call."""
-    _, height, width = o.output_shape
-    depth = o.weight[0].numel()
-    per_group = gemm_cycles(height * width, depth, o.weight.shape[0] // o.groups, threads, rows, columns)
-    return per_group * o.groups * o.calls
+    _, height, width = info.output_shape
+    depth = info.weight[0].numel()
+    per_group = gemm_cycles(height * width, depth, info.weight.shape[0] // info.groups, threads, rows, columns)
+    return per_group * info.groups * info.calls
 
 
 def network_cycles(plans: Sequence[LayerPlan], rows: int, columns: int) -> int:

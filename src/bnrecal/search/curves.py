@@ -7,7 +7,7 @@ from pathlib import Path
 from bnrecal.evaluation.accuracy import Bools, percent
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
-from bnrecal.experiment.setup import Setup
+from bnrecal.experiment.setup import Experiment
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.error_order import Threads, at_four_threads, paired_error, slowed, spread
 from bnrecal.search.knapsack import mixed_speedup
@@ -42,7 +42,7 @@ class Point:
 
 
 def measure_curves(
-    setup: Setup, points: int, slow: int, search: SearchConfig | None, folder: Path
+    setup: Experiment, points: int, slow: int, search: SearchConfig | None, folder: Path
 ) -> list[CurveRecord]:
     """One record a point and curve, all evaluated in one pass over the validation images.
 
@@ -68,7 +68,7 @@ def measure_curves(
     ]
 
 
-def usual_points(setup: Setup, order: Sequence[str], points: int, slow: int) -> list[Point]:
+def usual_points(setup: Experiment, order: Sequence[str], points: int, slow: int) -> list[Point]:
     """The k layers of highest error slowed, for k from none to all."""
     layers = threadable(setup)
     fixed = fixed_macs(setup)
@@ -77,7 +77,9 @@ def usual_points(setup: Setup, order: Sequence[str], points: int, slow: int) -> 
     return [Point("highest_error", speedups[count], choices[count], count) for count in spread(speedups, points)]
 
 
-def chosen_points(setup: Setup, usual: Sequence[Point], slow: int, config: SearchConfig, folder: Path) -> list[Point]:
+def chosen_points(
+    setup: Experiment, usual: Sequence[Point], slow: int, config: SearchConfig, folder: Path
+) -> list[Point]:
     """Points of the search and of random orders, at the speedup of each of the usual points.
 
     Both see the same training images, and about as many of them; both are then judged on others.

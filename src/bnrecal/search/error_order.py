@@ -11,7 +11,9 @@ import numpy as np
 from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.standard_error import of_mean
 from bnrecal.experiment.layer_report import gather_statistics, scaled_errors
-from bnrecal.experiment.setup import Setup, Variant, prepare_variants
+from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.setup import Experiment
+from bnrecal.experiment.variant import Variant
 from bnrecal.search.knapsack import Layer, mixed_speedup
 from bnrecal.search.sensitivity import FASTEST, threadable
 
@@ -32,7 +34,7 @@ class FourThreads:
     collisions: float
 
 
-def at_four_threads(setup: Setup) -> FourThreads:
+def at_four_threads(setup: Experiment) -> FourThreads:
     """Measure errors and collisions with four threads everywhere."""
     four = Variant(FASTEST, False)
     prepared = prepare_variants(setup, [four])[four]

@@ -14,8 +14,9 @@ from bnrecal.experiment.chance import refuse_chance
 from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.provenance import cell_key
 from bnrecal.experiment.run import result_provenance
-from bnrecal.experiment.setup import Setup, Variant
+from bnrecal.experiment.setup import Experiment
 from bnrecal.experiment.store import Store
+from bnrecal.experiment.variant import Variant
 from bnrecal.files import atomic_path
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.error_order import slowest_prefix
@@ -26,7 +27,7 @@ from bnrecal.search.sensitivity import FASTEST, Probe, sensitivities, threadable
 FRONT_POINTS = 9
 
 
-def prepare_search(setup: Setup, config: SearchConfig, folder: Path, *, resume: bool) -> Search:
+def prepare_search(setup: Experiment, config: SearchConfig, folder: Path, *, resume: bool) -> Search:
     """A search with its sensitivities: measured, or read if an earlier run left them in `folder`.
 
     Raises:

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from bnrecal.data.loader import derive_seed
 from bnrecal.search.error_order import slowest_prefix
 from bnrecal.search.knapsack import mixed_speedup
 from bnrecal.search.local_search import Choice, Search
 from bnrecal.search.sensitivity import mean_and_error, threadable
+from bnrecal.seeds import derive_seed
 
 RANDOM = "random order"
 

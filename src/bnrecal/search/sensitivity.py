@@ -18,15 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from bnrecal.data.loader import choose
+from bnrecal.batchnorm.recalibrate import batch_statistics, normalizing_layers
+from bnrecal.data.selection import choose
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.standard_error import of_mean
-from bnrecal.experiment.setup import A8W8, Setup, Variant, planned_layers
+from bnrecal.experiment.networks import planned_layers
+from bnrecal.experiment.setup import Experiment
+from bnrecal.experiment.variant import A8W8, Variant
 from bnrecal.options import THREADS
 from bnrecal.quantization.convert import threaded_copy
 from bnrecal.quantization.intercept import attach
 from bnrecal.quantization.layer_plan import plan_threads
-from bnrecal.recalibrate import batch_statistics, normalizing_layers
 from bnrecal.search.knapsack import Item
 
 FASTEST = max(THREADS)
@@ -41,7 +43,7 @@ class Threadable:
     macs: int
 
 
-def threadable(setup: Setup) -> list[Threadable]:
+def threadable(setup: Experiment) -> list[Threadable]:
     """The convolutions whose threads can be chosen, in calling order.
 
     Raises:
@@ -54,13 +56,13 @@ def threadable(setup: Setup) -> list[Threadable]:
     return found
 
 
-def fixed_macs(setup: Setup) -> int:
+def fixed_macs(setup: Experiment) -> int:
     """Multiply-accumulates of the convolutions that run one thread whatever is chosen (the first not counted)."""
     free = {layer.name for layer in threadable(setup)}
-    return sum(o.macs for o in setup.convs if o.order > 0 and o.name not in free)
+    return sum(info.macs for info in setup.convs if info.order > 0 and info.name not in free)
 
 
-def variant_of(setup: Setup, threads: Mapping[str, int], *, recal: bool) -> Variant:
+def variant_of(setup: Experiment, threads: Mapping[str, int], *, recal: bool) -> Variant:
     """The cell that runs these threads; equal choices give equal variants."""
     slower = [(layer.name, threads[layer.name]) for layer in threadable(setup)]
     return Variant(FASTEST, recal, tuple((name, t) for name, t in slower if t != FASTEST))
@@ -69,7 +71,7 @@ def variant_of(setup: Setup, threads: Mapping[str, int], *, recal: bool) -> Vari
 class Probe:
     """Measures choices of threads on the same training images, so that they can be compared in pairs."""
 
-    def __init__(self, setup: Setup, images: int, *, after: int = 0) -> None:
+    def __init__(self, setup: Experiment, images: int, *, after: int = 0) -> None:
         """Take `images` training images, in batches of `recalibration.batch_size`, and A8W8's answers to them.
 
         Args:

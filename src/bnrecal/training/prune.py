@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bnrecal.data.loader import Selection, check_batch, choose, derive_seed
+from bnrecal.data.loader import check_batch
+from bnrecal.data.selection import Selection, choose
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.setup import Setup, conv_infos
+from bnrecal.experiment.setup import Experiment, conv_infos
 from bnrecal.files import atomic_path
 from bnrecal.quantization.intercept import conv_modules
 from bnrecal.quantization.layer_plan import FLOAT, plan_threads
 from bnrecal.quantization.qparams import quantize_weight
+from bnrecal.seeds import derive_seed
 from bnrecal.training.config import Pruning
 
 OBSERVED = 64  # training images that show which convolutions run, and in which order
@@ -40,11 +42,11 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
     return keep.view(weight.shape)
 
 
-def prunable(setup: Setup) -> dict[str, nn.Parameter]:
+def prunable(setup: Experiment) -> dict[str, nn.Parameter]:
     """The weights of the convolutions that an experiment quantizes, by layer."""
     few = replace(setup.calibration, indices=setup.calibration.indices[:OBSERVED])
-    observed = conv_infos(replace(setup, calibration=few, batch_size=min(setup.batch_size, OBSERVED)))
-    plans = plan_threads(observed, 1, {}, setup.config.quant.skip)
+    infos = conv_infos(replace(setup, calibration=few, batch_size=min(setup.batch_size, OBSERVED)))
+    plans = plan_threads(infos, 1, {}, setup.config.quant.skip)
     names = [plan.name for plan in plans if plan.threads != FLOAT]
     if not names:
         raise BnrecalError(f"{setup.model.name} has no convolution to prune besides the first")
@@ -52,7 +54,7 @@ def prunable(setup: Setup) -> dict[str, nn.Parameter]:
     return {name: parameters[f"{name}.weight"] for name in names}
 
 
-def prune_(setup: Setup, how: Pruning, progress: Path) -> dict[str, Tensor]:
+def prune_(setup: Experiment, how: Pruning, progress: Path) -> dict[str, Tensor]:
     """Prune and retrain the network in place; `progress` is written after each epoch, and read first if it exists.
 
     Every epoch's order, augmentation and dropout follow from (seed, step, epoch) alone, so that nothing but weights,
@@ -96,7 +98,7 @@ def _apply(weights: dict[str, nn.Parameter], masks: dict[str, Tensor]) -> None:
 
 
 def _train_epoch(
-    setup: Setup,
+    setup: Experiment,
     how: Pruning,
     optimizer: torch.optim.Optimizer,
     weights: dict[str, nn.Parameter],
@@ -121,7 +123,7 @@ def _train_epoch(
     return total / batches
 
 
-def _order(setup: Setup, how: Pruning, place: tuple[int, int]) -> Selection:
+def _order(setup: Experiment, how: Pruning, place: tuple[int, int]) -> Selection:
     size = setup.source.size("train")
     shuffled = choose(setup.source, "train", f"pruning {place}", size, setup.config.seed)
     check_batch("prune.batch_size", how.batch_size, shuffled)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from bnrecal.data.base import Split
-from bnrecal.data.glyphs import GLYPH_PREPROCESSING, GlyphDataset, GlyphSource
+from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING, GlyphDataset, GlyphSource
 from bnrecal.models.mini import build_mini
 
 

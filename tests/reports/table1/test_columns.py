@@ -9,7 +9,7 @@ from helpers.table1_cells import ROWS, TOPS, cells_of
 
 import bnrecal.reports.table1.columns
 from bnrecal.commands.table1 import plain_variants, write_report
-from bnrecal.experiment.setup import Variant
+from bnrecal.experiment.variant import Variant
 from bnrecal.reports.table1.columns import COLUMNS, Column, fastest_pair, header, measured, pairs, shown, threaded_pairs
 from bnrecal.reports.table1.picture import write_table1_pictures
 

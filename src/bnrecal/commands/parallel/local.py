@@ -23,7 +23,7 @@ def side_by_side(config: Config, jobs: int | None, count: int) -> int:
     """
     if jobs is None:
         from bnrecal.device import find_device
-        from bnrecal.nbsmt.cuda.choose import triton_trouble
+        from bnrecal.nbsmt.engines.gpu.choose import triton_trouble
 
         device = find_device(config.device, triton_trouble)
         small = config.data.name == "glyphs" and config.gpus == 1 and device.type == "cpu"

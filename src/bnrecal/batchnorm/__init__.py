@@ -1,0 +1,1 @@
+"""BatchNorm statistics: sums in a fixed order, and their re-estimation."""

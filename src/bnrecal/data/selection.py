@@ -1,0 +1,53 @@
+"""Images chosen from a split, at random by a seed or all in order."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bnrecal.data.base import ImageSource, Split
+from bnrecal.errors import BnrecalError
+from bnrecal.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some images of a split.
+
+    Attributes:
+        role: what they are for: "calibration", "recalibration", "validation".
+        indices: in the order they are taken.
+        seed: of the random choice, None where the whole split is taken in order.
+    """
+
+    role: str
+    split: Split
+    indices: tuple[int, ...]
+    seed: int | None
+
+    def provenance(self, source: ImageSource) -> dict[str, Any]:
+        """How to find the same images again."""
+        return {
+            "split": self.split,
+            "images": len(self.indices),
+            "seed": self.seed,
+            "fingerprint": source.fingerprint(self.split, self.indices),
+        }
+
+
+def choose(source: ImageSource, split: Split, role: str, images: int | None, seed: int) -> Selection:
+    """`images` of the split at random without repetition, or (None) all of them in order.
+
+    The choice depends on (seed, role, size of the split) alone.
+
+    Raises:
+        BnrecalError: if the split has fewer.
+    """
+    size = source.size(split)
+    if images is None:
+        return Selection(role, split, tuple(range(size)), None)
+    if images > size:
+        raise BnrecalError(f"{role} asks for {images} images, the {split} split of {source.name} has {size}")
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(derive_seed(seed, role)))
+    chosen = order[:images].tolist()
+    return Selection(role, split, tuple(sorted(chosen) if split == "val" else chosen), seed)

@@ -1,0 +1,1 @@
+"""Collisions counted, devices checked, and the machine named."""

@@ -1,0 +1,252 @@
+"""What happens inside the processing elements of a layer, counted exactly without visiting them.
+
+Which threads are active is a product of an activation's mask and a weight's mask, so a count over all outputs is a sum
+over (channel, tap) of how often the one holds times how often the other does. Counts of "exactly q partners active"
+follow from those of "all partners of a subset active" by inclusion and exclusion.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import comb
+
+import torch
+from torch import Tensor
+
+from bnrecal.nbsmt.arithmetic import is_narrow_weight, reduce_weight
+from bnrecal.nbsmt.decompose.operands import fold_taps
+from bnrecal.nbsmt.engines.cpu.kernels.channel_sums import squared_sums
+from bnrecal.nbsmt.geometry import Pair, im2col, pad, pointwise
+from bnrecal.nbsmt.policies.builtin import built_in
+from bnrecal.nbsmt.policies.custom import is_custom
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
+from bnrecal.nbsmt.spec import SmtSpec
+
+
+@dataclass(frozen=True, eq=False)
+class CollisionStatistics:
+    """Exact counts over some inputs of one layer; those of more inputs add up.
+
+    Attributes:
+        steps_by_active: processing-element steps with 0, 1, ..., T active threads. Without sparsity all T are active.
+        reduced_activations: operands a that r(a) replaced and changed; None for a policy of the user's own, whose rule
+            does not say which operand it reduces.
+        reduced_weights: operands b that r(b) replaced and changed; None likewise.
+        activations, zero_activations: elements of the layer's input, and those that are 0.
+        weights, zero_weights: elements of its weight, and those that are 0, once for every input added.
+        outputs: accumulators.
+        squared_error: float64 (O,), per filter the sum of squared differences of the accumulators from those of the
+            exact 8-bit convolution.
+        squared_output: float64 (O,), per filter the sum of squares of the latter.
+    """
+
+    steps_by_active: tuple[int, ...]
+    reduced_activations: int | None
+    reduced_weights: int | None
+    activations: int
+    zero_activations: int
+    weights: int
+    zero_weights: int
+    outputs: int
+    squared_error: Tensor
+    squared_output: Tensor
+
+    def __add__(self, other: "CollisionStatistics") -> "CollisionStatistics":
+        if len(self.steps_by_active) != len(other.steps_by_active):
+            threads = len(self.steps_by_active) - 1, len(other.steps_by_active) - 1
+            raise ValueError("statistics of {} and of {} threads do not add up".format(*threads))
+        steps = zip(self.steps_by_active, other.steps_by_active, strict=True)
+        return CollisionStatistics(
+            tuple(mine + theirs for mine, theirs in steps),
+            _added(self.reduced_activations, other.reduced_activations),
+            _added(self.reduced_weights, other.reduced_weights),
+            self.activations + other.activations,
+            self.zero_activations + other.zero_activations,
+            self.weights + other.weights,
+            self.zero_weights + other.zero_weights,
+            self.outputs + other.outputs,
+            self.squared_error + other.squared_error,
+            self.squared_output + other.squared_output,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Processing-element steps in all."""
+        return sum(self.steps_by_active)
+
+    @property
+    def active_operands(self) -> int:
+        """Activations (and as many weights) that active threads brought to the multiplier."""
+        return sum(active * steps for active, steps in enumerate(self.steps_by_active))
+
+    @property
+    def zero_activation_share(self) -> float:
+        return self.zero_activations / self.activations if self.activations else 0.0
+
+    @property
+    def zero_weight_share(self) -> float:
+        return self.zero_weights / self.weights if self.weights else 0.0
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error of the accumulators, in squared integer units."""
+        return float(self.squared_error.sum()) / self.outputs if self.outputs else 0.0
+
+
+def _added(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+NARROW_BITS = 4  # an activation of so many bits is never reduced, a wider one but for multiples of 16
+# Inputs and outputs of a layer that are counted at a time: each takes some 40 bytes meanwhile.
+PIECE_ELEMENTS = 2**24
+
+
+@torch.no_grad()
+def collision_statistics(prepared: PreparedConv2d, x: Tensor) -> CollisionStatistics:
+    """The statistics of one call, gathered from a few images at a time.
+
+    Args:
+        prepared: the layer.
+        x: uint8 (N, C, H, W), as for `prepared.accumulate`.
+    """
+    height, width = prepared.geometry.output_size((x.shape[2], x.shape[3]), prepared.kernel)
+    elements = max(1, x[0].numel() if len(x) else 1, len(prepared.weight) * max(0, height * width))
+    first, *others = torch.split(x, max(1, PIECE_ELEMENTS // elements))
+    total = _of_piece(prepared, first)
+    for piece in others:
+        # what it says of the weights holds once a call
+        total += replace(_of_piece(prepared, piece), weights=0, zero_weights=0)
+    return total
+
+
+def _of_piece(prepared: PreparedConv2d, x: Tensor) -> CollisionStatistics:
+    found = prepared.accumulate(x)
+    exact = prepared.one_thread().accumulate(x) if prepared.spec.threads > 1 else found
+    squared_error, squared_output = squared_sums(found, exact).cpu()
+    counts = _Counts(prepared, x, (found.shape[2], found.shape[3]))
+    steps = -(-prepared.weight[0].numel() // prepared.spec.threads) * found.numel()
+    active = counts.by_partners("active", "active")
+    several = [met // (q + 1) for q, met in enumerate(active)]
+    reduced_a, reduced_b = _reduced(counts, prepared.spec)
+    if not prepared.spec.sparsity:
+        several = [0] * (prepared.spec.threads - 1) + [steps]
+    return CollisionStatistics(
+        steps_by_active=(steps - sum(several), *several),
+        reduced_activations=reduced_a,
+        reduced_weights=reduced_b,
+        activations=x.numel(),
+        zero_activations=x.numel() - int(x.count_nonzero()),
+        weights=prepared.weight.numel(),
+        zero_weights=prepared.weight.numel() - int(prepared.weight.count_nonzero()),
+        outputs=found.numel(),
+        squared_error=squared_error,
+        squared_output=squared_output,
+    )
+
+
+def _reduced(counts: "_Counts", spec: SmtSpec) -> tuple[int | None, int | None]:
+    """How many activations and how many weights lose bits, from what happens at one partner and at more."""
+    if spec.threads == 1:
+        return 0, 0
+    if is_custom(spec.policy):
+        return None, None
+    policy = built_in(spec.policy)
+    a = sum(counts.by_partners("lossy", "active")[2:])
+    b = sum(counts.by_partners("active", "lossy")[2:])
+    if policy.activation_reduced:
+        a += counts.by_partners("lossy", policy.activation_reduced)[1]
+    if policy.weight_reduced:
+        b += counts.by_partners(policy.weight_reduced, "lossy")[1]
+    return a, b
+
+
+class _Counts:
+    """Pairs of operands by their own marks and by how many partners are active with them. Marks are 0 or 1."""
+
+    def __init__(self, prepared: PreparedConv2d, x: Tensor, output: Pair) -> None:
+        spec, g, kernel = prepared.spec, prepared.geometry, prepared.kernel
+        if prepared.by_columns:
+            x, g, kernel = im2col(x, kernel, g, prepared.columns), pointwise(g.groups), (1, 1)
+        self.spec = spec
+        a = pad(x, g).contiguous()
+        a = a.view(a.shape[0], g.groups, a.shape[1] // g.groups, a.shape[2], a.shape[3])
+        b = fold_taps(prepared.weight, spec.threads).to(x.device)
+        b = b.reshape(g.groups, b.shape[0] // g.groups, *b.shape[1:])
+        self.a, self.b = a, b
+        self.rows, self.columns = (
+            _window(a.shape[3 + d], kernel[d], g.stride[d], g.dilation[d], output[d]).to(x.device) for d in range(2)
+        )
+        self._often: dict[tuple[str, str], Tensor] = {}
+
+    def by_partners(self, activation: str, weight: str) -> list[int]:
+        """Active pairs whose operands carry these marks, by their number of active partners: 0, ..., T - 1."""
+        threads = self.spec.threads
+        met = (self._counted("a", activation) * self._counted("b", weight)).flatten(1).sum(1).tolist()
+        if not self.spec.sparsity:
+            return [0] * (threads - 1) + met
+        at_least = [sum(n for s, n in enumerate(met) if s.bit_count() == size) for size in range(threads)]
+        return [
+            sum((-1) ** (size - q) * comb(size, q) * at_least[size] for size in range(q, threads))
+            for q in range(threads)
+        ]
+
+    def _counted(self, side: str, mark: str) -> Tensor:
+        """int64 (subsets, G, C, kh, kw): how often operands carry a mark while the partners of a subset are active.
+
+        Bit r - 1 of a subset is partner r; without sparsity there is the empty one alone. Activations are counted over
+        the positions that a tap sees, weights over filters.
+        """
+        if (side, mark) not in self._often:
+            self._often[side, mark] = self._over_positions(mark) if side == "a" else self._over_filters(mark)
+        return self._often[side, mark]
+
+    def _over_positions(self, mark: str) -> Tensor:
+        count = 2 ** (self.spec.threads - 1) if self.spec.sparsity else 1
+        found = torch.zeros(count, *self.b.shape[:1], *self.b.shape[2:], dtype=torch.int64, device=self.b.device)
+        for images in torch.split(self.a, 255):  # so many 0s and 1s add up in a byte, many times faster than in an int
+            seen = torch.zeros(count, *self.a.shape[1:], dtype=torch.uint8, device=self.a.device)
+            for image in images:  # one at a time: its marks stay in the cache, in memory that is there already
+                for subset, marks in enumerate(self._subsets(image, mark, _marked_activations)):
+                    seen[subset] += marks
+            for subset in range(count):  # in float64, exact: far below 2^53
+                found[subset] += (self.rows @ seen[subset].double() @ self.columns.T).long()
+        return found
+
+    def _over_filters(self, mark: str) -> Tensor:
+        subsets = self._subsets(self.b, mark, self._marked_weights)
+        return torch.stack([marks.sum(1, dtype=torch.int64) for marks in subsets])
+
+    def _subsets(self, operand: Tensor, mark: str, marked: Callable[[Tensor, str], Tensor]) -> list[Tensor]:
+        """For each subset of partners, where operands carry a mark and it is active; channels third from last."""
+        threads, zeros = self.spec.threads, not self.spec.sparsity  # then zeros are active too
+        if zeros:
+            return [torch.ones_like(operand, dtype=torch.uint8) if mark == "active" else marked(operand, mark)]
+        active = marked(operand, "active")
+        found = [active if mark == "active" else marked(operand, mark)]
+        for r in range(1, threads):
+            partner = active.roll(-r * (operand.shape[-3] // threads), -3)
+            found += [marks & partner for marks in found]
+        return found
+
+    def _marked_weights(self, b: Tensor, mark: str) -> Tensor:
+        """uint8, shaped as b."""
+        if mark == "active":
+            return (b != 0).byte()
+        lossy = reduce_weight(b, self.spec.rounding, self.spec.saturate) != b
+        return (lossy if mark == "lossy" else ~is_narrow_weight(b)).byte()
+
+
+def _marked_activations(a: Tensor, mark: str) -> Tensor:
+    """uint8, shaped as a. On bytes torch takes ten times as long to compare as to shift and clamp."""
+    if mark == "active":
+        return a.clamp(max=1)
+    wide = (a >> NARROW_BITS).clamp_(max=1)
+    return wide if mark == "wide" else wide & (a & 15).clamp_(max=1)
+
+
+def _window(size: int, taps: int, stride: int, dilation: int, outputs: int) -> Tensor:
+    """float64 (taps, size): 1 where an output's tap falls on a row (or column) of the padded input."""
+    window = torch.zeros(taps, size, dtype=torch.float64)
+    for tap in range(taps):
+        window[tap, torch.arange(outputs) * stride + tap * dilation] = 1
+    return window

@@ -1,1 +1,0 @@
-"""Kernels for processors, compiled by numba."""

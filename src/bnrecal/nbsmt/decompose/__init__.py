@@ -1,0 +1,1 @@
+"""A layer's weights taken apart: operands, and the convolutions that they make."""

@@ -1,0 +1,1 @@
+"""Engines for processors: dense 8-bit convolutions, sparse weights, depthwise layers."""

@@ -1,0 +1,147 @@
+"""Depthwise convolutions on one thread, of one or more filters a channel: quantized, summed and scaled in one pass."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnrecal.nbsmt.arithmetic import inverse_scale
+from bnrecal.nbsmt.engines.cpu.kernels.depthwise import ARGS, POSITIONS, VECTOR, kernel
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, run_kernel, scratch
+from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import LANES
+from bnrecal.nbsmt.engines.cpu.kernels.simd_i32 import I32X64_BYTES
+from bnrecal.nbsmt.engines.integer_conv import FloatConv
+from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.spec import SmtSpec
+
+RING_BYTES = 384 * 1024  # of levels that a worker holds: they are to stay in its second-level cache
+UNITS = 4  # for each worker, so that none waits long for the last
+
+
+class DepthwiseConv:
+    """One layer with fixed weights, each filter with one input channel.
+
+    Attributes:
+        backend: "depthwise".
+        layout: for reports.
+    """
+
+    backend = "depthwise"
+    layout = "quantized and summed in one pass"
+
+    @staticmethod
+    def fits(weight: Tensor, spec: SmtSpec) -> bool:
+        """Whether a layer is one, and its sums are exact in float32."""
+        return weight.shape[1] == 1 and spec.threads == 1 and FloatConv.fits(weight, 255)
+
+    def __init__(self, weight: Tensor, geometry: Geometry) -> None:
+        """Of int8 weights (O, 1, kh, kw), O a multiple of the groups."""
+        self.geometry, self.kernel = geometry, (weight.shape[2], weight.shape[3])
+        self.filters, self.channels = len(weight), max(len(weight), LANES)
+        starts = torch.arange(0, self.channels, LANES).clamp(max=self.channels - LANES)
+        lanes = starts[:, None] + torch.arange(LANES)  # (blocks, 16), the channels of each block
+        rows = self._wide(weight.detach().cpu().float().flatten(1))
+        self.weights = rows[lanes].transpose(1, 2).contiguous()  # (blocks, taps, 16)
+        self.zeros = torch.zeros(self.filters)
+        down, right = (np.arange(self.kernel[d], dtype=np.uint64) * np.uint64(geometry.dilation[d]) for d in range(2))
+        self.tap_rows = np.repeat(down, self.kernel[1])
+        self.tap_bytes = np.tile(right * np.uint64(VECTOR), self.kernel[0])
+        self.span, self.reach = int(down[-1]) + 1, int(right[-1]) + 1
+        self.args = self._layer_args()
+        self._shaped: tuple[tuple[torch.Size, int], Args] | None = None  # of the last call
+
+    def _layer_args(self) -> Args:
+        """What depends on the layer alone."""
+        g, taps = self.geometry, self.weights.shape[1]
+        return _filled(
+            np.zeros((), ARGS),
+            blocks=len(self.weights),
+            channels=self.channels,
+            stride_rows=g.stride[0],
+            stride_columns=g.stride[1],
+            padding_rows=g.padding[0],
+            padding_columns=g.padding[1],
+            taps=taps,
+            tap_rows=self.tap_rows.ctypes.data,
+            tap_bytes=self.tap_bytes.ctypes.data,
+            span=self.span,
+            weights=self.weights.data_ptr(),
+            places_bytes=-(-8 * taps // VECTOR) * VECTOR,
+        )
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """int32 sums (N, O, H', W') of uint8 or int8 levels."""
+        sums = self.convolve(x.float(), 1.0, torch.ones(self.filters), None, x.dtype == torch.int8)
+        return sums.to(torch.int32)
+
+    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
+        """sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
+        each = self.filters // self.geometry.groups
+        if each > 1:  # the kernel knows one filter a channel
+            x = x.repeat_interleave(each, 1)
+        if self.channels > self.filters:
+            x = F.pad(x, (0, 0, 0, 0, 0, self.channels - self.filters))
+        x = x.contiguous(memory_format=torch.channels_last)
+        out = self.geometry.output_size((x.shape[2], x.shape[3]), self.kernel)
+        y = torch.empty((len(x), self.channels, *out), memory_format=torch.channels_last)
+        scale, bias = (
+            self._wide(values.float()).contiguous() for values in (scale, self.zeros if bias is None else bias)
+        )
+        lowest, highest = (-128.0, 127.0) if signed else (0.0, 255.0)
+        args = _filled(
+            self._shaped_args(x.shape, y.shape, torch.get_num_threads()).copy(),
+            source=x.data_ptr(),
+            target=y.data_ptr(),
+            scale=scale.data_ptr(),
+            bias=bias.data_ptr(),
+            inverse=inverse_scale(x_scale),
+            lowest=lowest,
+            highest=highest,
+        )
+        args["scratch"] = scratch("depthwise", int(args["scratch_bytes"]))
+        run_kernel(kernel(), args, int(args["units"]))
+        # dense in memory as every other layer's answer: BatchNorm rounds a strided one otherwise
+        return y[:, : self.filters].contiguous(memory_format=torch.channels_last)
+
+    def _wide(self, values: Tensor) -> Tensor:
+        """(filters, ...) with zeros behind, up to the channels that the kernel sees."""
+        missing = self.channels - self.filters
+        return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values
+
+    def _shaped_args(self, shape: torch.Size, out: torch.Size, workers: int) -> Args:
+        """The layer's args, divided into units for these shapes of input and output."""
+        if self._shaped is not None and self._shaped[0] == (shape, workers):
+            return self._shaped[1]
+        g, blocks = self.geometry, len(self.weights)
+        (images, _, rows, columns), (out_rows, out_columns) = shape, out[2:]
+        needed = (max(out_columns, POSITIONS) - 1) * g.stride[1] + self.reach
+        pitch = VECTOR * max(needed, columns + 2 * g.padding[1])
+        chunk = min(blocks, max(1, RING_BYTES // (pitch * self.span)))
+        chunks = -(-blocks // chunk)
+        wanted = -(-UNITS * workers // (images * chunks))
+        # Rows that two bands share are quantized twice.
+        band = min(out_rows, max(2 * self.span, -(-out_rows // wanted)))
+        bands = -(-out_rows // band)
+        used = VECTOR * POSITIONS + int(self.args["places_bytes"]) + (self.span + 1) * chunk * pitch
+        args = _filled(
+            copy_args(self.args),
+            units=images * bands * chunks,
+            bands=bands,
+            band=band,
+            chunks=chunks,
+            chunk=chunk,
+            rows=rows,
+            columns=columns,
+            out_rows=out_rows,
+            out_columns=out_columns,
+            pitch=pitch,
+            scratch_bytes=-(-used // I32X64_BYTES) * I32X64_BYTES,
+        )
+        self._shaped = (shape, workers), args
+        return args
+
+
+def _filled(args: Args, **values: float) -> Args:
+    for name, value in values.items():
+        args[name] = value
+    return args

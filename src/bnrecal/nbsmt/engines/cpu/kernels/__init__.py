@@ -1,0 +1,1 @@
+"""All that numba compiles for processors."""

@@ -1,0 +1,100 @@
+"""Float32 vectors inside numba: 16 channels of four positions, as the depthwise kernel adds them up."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import models, register_model
+
+from bnrecal.nbsmt.engines.cpu.kernels.simd_u8 import broadcast, intrinsic, levels, load_at, splat, store_at
+
+# ruff: noqa: ARG001
+LANES, POSITIONS = 16, 4
+VECTOR_BYTES = 4 * LANES
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_QUAD = ir.LiteralStructType([_FLOATS] * POSITIONS)
+
+
+class F32x16x4(types.Type):
+    """16 float32 at each of four positions."""
+
+    def __init__(self) -> None:
+        super().__init__(name="F32x16x4")
+
+
+f32x16x4 = F32x16x4()
+
+
+@register_model(F32x16x4)
+class _F32x16x4Model(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Any) -> None:
+        super().__init__(manager, fe_type, _QUAD)  # type: ignore[no-untyped-call]
+
+
+@intrinsic
+def zero_f32x16x4(_context: Any) -> Any:
+    """Zeros."""
+
+    def code(_: Any, builder: Any, __: Any, ___: Any) -> Any:
+        quad = ir.Constant(_QUAD, ir.Undefined)
+        for i in range(POSITIONS):
+            quad = builder.insert_value(quad, splat(0.0, _FLOATS), i)
+        return quad
+
+    return f32x16x4(), code
+
+
+@intrinsic
+def add_tap(_context: Any, quad: Any, first: Any, step: Any, weights: Any) -> Any:
+    """quad + x * w, fused or not: both are exact while every sum stays below 2^24.
+
+    Args:
+        first: address of the 16 floats of the first position; the next ones lie `step` bytes apart.
+        weights: address of 16 floats.
+    """
+
+    def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        quad, address, step, weights = args
+        signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+        multiply_add = builder.module.declare_intrinsic(f"llvm.fmuladd.v{LANES}f32", (), signature)
+        w = load_at(builder, weights, _FLOATS, align=4)
+        for i in range(POSITIONS):
+            total = builder.extract_value(quad, i)
+            total = builder.call(multiply_add, [load_at(builder, address, _FLOATS, align=4), w, total])
+            quad = builder.insert_value(quad, total, i)
+            address = builder.add(address, step)
+        return quad
+
+    return f32x16x4(f32x16x4, *(types.uint64,) * 3), code
+
+
+@intrinsic
+def store_scaled(_context: Any, quad: Any, target: Any, pitch: Any, scale: Any, bias: Any) -> Any:
+    """Write quad * scale + bias, both steps rounded; positions are `pitch` bytes apart.
+
+    Args:
+        scale, bias: addresses of 16 floats.
+    """
+
+    def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
+        quad, target, pitch, scale, bias = args
+        scale, bias = (load_at(builder, address, _FLOATS, align=4) for address in (scale, bias))
+        for i in range(POSITIONS):
+            store_at(builder, target, builder.fadd(builder.fmul(builder.extract_value(quad, i), scale), bias), align=4)
+            target = builder.add(target, pitch)
+        return context.get_dummy_value()
+
+    return types.void(f32x16x4, *(types.uint64,) * 4), code
+
+
+@intrinsic
+def store_levels(_context: Any, target: Any, source: Any, inverse: Any, lowest: Any, highest: Any) -> Any:
+    """Write the levels of 16 floats, as floats."""
+
+    def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
+        inverse, lowest, highest = (broadcast(builder, value, _FLOATS) for value in args[2:])
+        x = load_at(builder, args[1], _FLOATS, align=4)
+        store_at(builder, args[0], levels(builder, x, inverse, lowest, highest), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, *(types.float32,) * 3), code

@@ -1,0 +1,153 @@
+"""The NB-SMT convolution as two Triton kernels a layer, whole batches at a time."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from bnrecal.nbsmt.arithmetic import inverse_scale
+from bnrecal.nbsmt.engines.gpu import kernels
+from bnrecal.nbsmt.engines.gpu.layout import lay_out
+from bnrecal.nbsmt.engines.gpu.tuning import INTERPRETED, current, launch, multiply
+from bnrecal.nbsmt.geometry import Geometry, Pair, pointwise
+from bnrecal.nbsmt.spec import SmtSpec
+
+log = logging.getLogger("bnrecal")
+
+# An accumulator of Ampere's tensor cores saturates at 2^31. A sum of |a - 128| * |b| stays below while the absolute
+# weights of a filter sum to less than 2^24; after SAFE_STEPS steps of 128 products it does whatever they are.
+SAFE_WEIGHT, SAFE_STEPS = 2**24, 1023
+LARGEST_INDEX = 2**31 - 1
+# Pixels and channels of a tile: at 4 threads a program holds four activations and writes up to 24 operands of each.
+EXPAND_TILE = (128, 64) if INTERPRETED else (16, 64)
+DEPTHWISE_TILE = (128, 64) if INTERPRETED else (64, 32)
+
+
+@dataclass(frozen=True)
+class Source:
+    """How written pixels see the input: pixel (i, j) sees `taps` from (i, j) * stride - padding on."""
+
+    taps: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+
+
+class TritonConv:
+    """Int8 products and int32 sums on tensor cores; exact. Weights are expanded and packed when it is made."""
+
+    def __init__(self, weight: Tensor, spec: SmtSpec, geometry: Geometry, device: torch.device) -> None:
+        """Of int8 weights (O, C / groups, kh, kw), with spec.saturate on."""
+        self.spec, self.geometry, self.kernel = spec, geometry, (weight.shape[2], weight.shape[3])
+        self.filters, self.per_group = weight.shape[0], weight.shape[1]
+        self.depthwise = weight.shape[1] == 1 and spec.threads == 1
+        if self.depthwise:
+            self.weight = weight.to(device).flatten(1).T.contiguous()  # (taps, O)
+            return
+        self.layout, self.weight = lay_out(weight, spec, geometry.groups, device)
+        totals = self.weight.flatten(1).to(torch.int32)
+        self.offset = (128 * totals.sum(1)).to(torch.int32)
+        self.no_offset = torch.zeros_like(self.offset)
+        self.split = SAFE_STEPS if int(totals.abs().sum(1).max()) >= SAFE_WEIGHT else 0
+        self._choose_views()
+
+    def _choose_views(self) -> None:
+        """What the first kernel writes and the second reads: the bordered input, the pixels seen, or im2col's rows."""
+        g, one, none = self.geometry, (1, 1), (0, 0)
+        by_columns = self.per_group % self.spec.threads != 0
+        self.bordered = not by_columns and (self.kernel != one or any(g.padding))
+        if self.bordered:
+            self.source = Source(one, one, g.padding, one)
+            self.seen, self.inner = self.kernel, Geometry(g.stride, none, g.dilation, g.groups)
+        else:
+            self.source = Source(self.kernel, g.stride, g.padding, g.dilation)
+            self.seen, self.inner = one, pointwise(g.groups)
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """int32 sums (N, O, H', W') of uint8 activations (N, C, H, W), or int8 ones at one thread."""
+        with current(x.device):
+            return self._run(x, None, x.dtype == torch.int8, None, None)
+
+    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
+        """scale[o] * sums + bias[o], float32, of float32 activations quantized in steps of x_scale."""
+        with current(x.device):
+            return self._run(x, inverse_scale(x_scale), signed, scale, bias)
+
+    def _run(self, x: Tensor, inverse: float | None, signed: bool, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        images, size = x.shape[0], (x.shape[2], x.shape[3])
+        output = self.geometry.output_size(size, self.kernel)
+        dtype = torch.int32 if scale is None else torch.float32
+        y = torch.empty(images, *output, self.filters, dtype=dtype, device=x.device)
+        if self.depthwise:
+            self._depthwise(x, y, inverse, signed, scale, bias)
+            return y.permute(0, 3, 1, 2)
+        written = self._written(size, output)
+        piece, first = max(1, min(images, LARGEST_INDEX // (written[0] * written[1]))), 0
+        while first < images:
+            some = slice(first, first + piece)
+            try:
+                expanded = _expanded(len(x[some]), *written, self.layout.total, x.device)
+            except torch.cuda.OutOfMemoryError:
+                if piece == 1:
+                    raise
+                piece = (piece + 1) // 2
+                log.warning("the GPU's memory is short: a layer takes %d images at a time", piece)
+                continue
+            self._expand(x[some], expanded, inverse, signed)
+            self._multiply(expanded, y[some], signed, scale, bias)
+            first += piece
+        return y.permute(0, 3, 1, 2)
+
+    def _written(self, size: Pair, output: Pair) -> Pair:
+        """(H, W) of the expanded activations."""
+        (height, width), (top, left) = size, self.geometry.padding
+        return (height + 2 * top, width + 2 * left) if self.bordered else output
+
+    def _expand(self, x: Tensor, expanded: Tensor, inverse: float | None, signed: bool) -> None:
+        lay, s = self.layout, self.source
+        pixels, (height, width), (bp, bc) = expanded[..., 0].numel(), expanded.shape[1:3], EXPAND_TILE
+        gathered = len(lay.sources)
+        whole_blocks = triton.cdiv(lay.groups * lay.columns // lay.threads, bc) if lay.count else 0
+        grid = (triton.cdiv(pixels, bp), whole_blocks + triton.cdiv(gathered, bc))
+        launch(
+            kernels.quantize_expand, grid,
+            x, expanded, lay.places, lay.sources, lay.codes, inverse or 1.0, pixels, height, width, lay.total,
+            x.shape[2], x.shape[3], x.stride(0), x.stride(2), x.stride(3), self.per_group, lay.columns, lay.groups,
+            gathered, whole_blocks, lay.width, lay.bundle, lay.depth,
+            s.taps[1], *s.stride, *s.padding, *s.dilation,
+            T=lay.threads, TAPS=s.taps[0] * s.taps[1], OPERANDS=lay.operands, COUNT=lay.count,
+            QUANTIZE=inverse is not None, SIGNED=signed, HALF_EVEN=self.spec.rounding == "half_even", BP=bp, BC=bc,
+        )  # fmt: skip
+
+    def _multiply(self, expanded: Tensor, y: Tensor, signed: bool, scale: Tensor | None, bias: Tensor | None) -> None:
+        lay, g = self.layout, self.inner
+        rows, taps = y[..., 0].numel(), self.seen[0] * self.seen[1]
+        shape = (rows.bit_length(), lay.depth, taps, lay.bundles, self.filters, g.stride, g.dilation)
+        multiply(
+            shape, x=expanded, w=self.weight, y=y,
+            scale=y if scale is None else scale, bias=y if bias is None else bias,
+            offset=self.no_offset if signed else self.offset, rows=rows, XH=expanded.shape[1], XW=expanded.shape[2],
+            OH=y.shape[1], OW=y.shape[2], E=lay.total, filters=self.filters // lay.bundles, bundles=lay.bundles,
+            depth=lay.depth, taps=taps, KW=self.seen[1], SY=g.stride[0], SX=g.stride[1], DY=g.dilation[0],
+            DX=g.dilation[1], FLOAT=scale is not None, BIAS=bias is not None, SPLIT=self.split,
+        )  # fmt: skip
+
+    def _depthwise(
+        self, x: Tensor, y: Tensor, inverse: float | None, signed: bool, scale: Tensor | None, bias: Tensor | None
+    ) -> None:
+        g, rows, (bp, bc) = self.geometry, y[..., 0].numel(), DEPTHWISE_TILE
+        launch(
+            kernels.depthwise, (triton.cdiv(rows, bp), triton.cdiv(self.filters, bc)),
+            x, self.weight, y, y if scale is None else scale, y if bias is None else bias, inverse or 1.0,
+            rows, x.shape[2], x.shape[3], y.shape[1], y.shape[2], x.stride(0), x.stride(2), x.stride(3),
+            self.filters, self.filters // g.groups, self.kernel[1], *g.stride, *g.padding, *g.dilation,
+            TAPS=self.kernel[0] * self.kernel[1], FLOAT=scale is not None, BIAS=bias is not None,
+            QUANTIZE=inverse is not None, SIGNED=signed, BP=bp, BC=bc,
+        )  # fmt: skip
+
+
+def _expanded(images: int, height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    return torch.empty(images, height, width, channels, dtype=torch.int8, device=device)

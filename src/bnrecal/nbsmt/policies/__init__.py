@@ -1,0 +1,1 @@
+"""Policies: what is multiplied when threads collide."""

@@ -1,0 +1,55 @@
+"""The package's policies for multipliers of 3 or 5 bits instead of 4, as rules: `smt.bits`.
+
+With k bits an activation of 0..2^k - 1 and a weight of -2^(k-1)..2^(k-1) - 1 fit as they are; others become the nearest
+multiple of 2^(8-k), half to even, that k bits and a shift can hold. For k = 4 these are the rules of the golden model.
+"""
+
+from bnrecal.nbsmt.policies.builtin import POLICIES
+from bnrecal.nbsmt.policies.custom import CustomPolicy
+
+
+def reduced_activation(a: int, bits: int) -> int:
+    """r(a) for a in 0..255."""
+    step: int = 2 ** (8 - bits)
+    return a if a < 2**bits else min(256 - step, step * round(a / step))
+
+
+def reduced_weight(b: int, bits: int) -> int:
+    """r(b) for b in -128..127."""
+    step: int = 2 ** (8 - bits)
+    return b if fits_weight(b, bits) else max(-128, min(128 - step, step * round(b / step)))
+
+
+def fits_weight(b: int, bits: int) -> bool:
+    """Whether a weight is a signed number of so many bits."""
+    half: int = 2 ** (bits - 1)
+    return -half <= b < half
+
+
+def policy_of_width(name: str, bits: int) -> CustomPolicy:
+    """One of POLICIES with reduced operands of `bits` bits."""
+
+    policy = POLICIES[name]
+
+    def product(a: int, b: int, active: int) -> int:
+        gives_way = {None: (False, False), "active": (True, True), "wide": (not fits_weight(b, bits), a >= 2**bits)}
+        reduce_a = active > 2 or (active == 2 and gives_way[policy.activation_reduced][0])
+        reduce_b = active > 2 or (active == 2 and gives_way[policy.weight_reduced][1])
+        return (reduced_activation(a, bits) if reduce_a else a) * (reduced_weight(b, bits) if reduce_b else b)
+
+    return CustomPolicy(f"{name} with {bits} bits", product)
+
+
+def named(policy: str, bits: int) -> str:
+    """What `smt.policy` would say to get one of POLICIES at this width; the policy itself at 4 bits."""
+    return policy if bits == 4 else f"{__name__}:OF_WIDTH_{bits}.{policy}"
+
+
+class _Widths:
+    """POLICIES at one width, as attributes."""
+
+    def __init__(self, bits: int) -> None:
+        vars(self).update({name: policy_of_width(name, bits) for name in POLICIES})
+
+
+OF_WIDTH_3, OF_WIDTH_5 = _Widths(3), _Widths(5)

@@ -1,0 +1,85 @@
+"""Sums that the number of workers cannot change, and what hangs on them: a recalibrated network, bit by bit."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.command_line import environment
+from torch import Tensor
+
+import bnrecal.batchnorm.moments
+from bnrecal.batchnorm.moments import BLOCK, LANES, batch_moments
+
+needs_numba = pytest.mark.skipif(bnrecal.batchnorm.moments.kernel() is None, reason="numba is switched off")
+SHAPES = [(2, 1), (5, 3), (3, 1, 7, 5), (4, 20, 9, 9), (2, LANES, 5, 5), (7, 130, 16, 16), (3, 2 * BLOCK + 1)]
+
+
+def batch(shape: tuple[int, ...]) -> Tensor:
+    """Values far from 0 as seen by their spread, where a sum of squares about 0 in float32 would have no digit left."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.5 + 1000
+
+
+@needs_numba
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_moments_are_those_of_float64(shape: tuple[int, ...], compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(bnrecal.batchnorm.moments, "kernel", lambda: None)
+    x = batch(shape)
+    values = x.double().movedim(1, 0).flatten(1)
+    found = batch_moments(x)
+    assert found.count == values.shape[1]
+    assert torch.allclose(found.mean, values.mean(1), rtol=1e-14)
+    assert torch.allclose(found.variance, values.var(1, correction=0), rtol=1e-9)
+    assert torch.allclose(found.unbiased_variance, values.var(1), rtol=1e-9)
+
+
+@needs_numba
+@pytest.mark.parametrize("shape", SHAPES)
+def test_workers_and_layout_change_no_bit(shape: tuple[int, ...]) -> None:
+    x = batch(shape)
+    forms = [x, x.contiguous(memory_format=torch.channels_last)] if len(shape) == 4 else [x]
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for workers in (1, 2, 5):
+            torch.set_num_threads(workers)
+            found += [batch_moments(form) for form in forms]
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert torch.equal(other.mean, found[0].mean)
+        assert torch.equal(other.squares, found[0].squares)
+
+
+LOGITS = """
+import sys, torch
+from bnrecal.commands.cli.compose import compose_config
+from bnrecal.config import parse
+from bnrecal.experiment.setup import Variant, prepare, prepare_variants
+
+assert torch.get_num_threads() == int(sys.argv[2])
+overrides = ["model=mobilenet_v1", "device=cpu", "data.val_images=50", "calibration.images=50"]
+overrides += ["recalibration.images=256"]
+setup = prepare(parse(compose_config("config", overrides)))
+cell = Variant(4, True)
+network = prepare_variants(setup, [cell])[cell].network
+with torch.no_grad():
+    torch.save([network(images) for images, _ in setup.loader.batches(setup.validation, 50)], sys.argv[1])
+"""
+
+
+def test_a_recalibrated_network_answers_the_same_with_one_worker_and_with_two(tmp_path: Path) -> None:
+    logits = []
+    for workers in ("1", "2"):
+        path = tmp_path / workers
+        command = [sys.executable, "-c", LOGITS, str(path), workers]
+        done = subprocess.run(
+            command, env=environment(OMP_NUM_THREADS=workers), capture_output=True, text=True, check=False, timeout=900
+        )
+        assert done.returncode == 0, done.stderr
+        logits += torch.load(path)
+    assert len(logits) == 2
+    assert torch.equal(*logits)

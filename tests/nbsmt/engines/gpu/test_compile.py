@@ -1,0 +1,152 @@
+"""The Triton kernels compiled for GPUs that are not here: 8-bit tensor-core instructions, and no spilled registers."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kernels are not compiled")
+if os.environ.get("TRITON_INTERPRET", "0") == "1":
+    pytest.skip("TRITON_INTERPRET=1: nothing is compiled", allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from bnrecal.nbsmt.engines.gpu import kernels, tuning  # noqa: E402
+from bnrecal.nbsmt.engines.gpu.layout import lay_out  # noqa: E402
+from bnrecal.nbsmt.engines.gpu.triton_engine import DEPTHWISE_TILE, EXPAND_TILE, SAFE_STEPS  # noqa: E402
+from bnrecal.nbsmt.spec import SmtSpec  # noqa: E402
+
+CAPABILITIES = (80, 89, 90)
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"  # in every release
+POINTERS = {"x": "*fp32", "w": "*i8", "y": "*fp32", "scale": "*fp32", "bias": "*fp32", "offset": "*i32"}
+EXPANSION = {"x": "*fp32", "y": "*i8", "places": "*i32", "sources": "*i32", "codes": "*i32", "x_inverse": "fp32"}
+# The second accumulator is for filters of more than 131,072 weights, which networks hardly have. Triton 3.6 spills
+# some of it.
+SPILLED_BY_SPLIT = 16
+# Triton compiles arguments that are 1 as constants.
+ONES = dict.fromkeys(("groups", "bundles", "bundle", "multiplier", "taps", "KW", "SY", "SX", "DY", "DX", "OH", "OW",
+                      "YH", "YW", "whole_blocks", "rows", "pixels"), 1)  # fmt: skip
+# What is a multiple of 16 in networks whose channels are: it decides how many bytes a load takes.
+EVEN = ("x", "w", "y", "scale", "bias", "offset", "E", "depth", "filters", "x_image", "x_row", "x_col", "columns",
+        "width", "per_group")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _own_triton_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+def _compile(
+    kernel: Any, types: dict[str, str], meta: dict[str, Any], capability: int, warps: int = 4, stages: int = 3
+) -> Any:
+    names = kernel.arg_names
+    source = ASTSource(
+        fn=kernel,
+        signature={name: "constexpr" if name in meta else types.get(name, "i32") for name in names},
+        constexprs={(names.index(name),): value for name, value in meta.items()},
+        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in EVEN if n in names and n not in meta},
+    )
+    options = {"num_warps": warps, "num_stages": stages, **tuning.ROUNDED}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def _stack_bytes(compiled: Any, folder: Path) -> int:
+    """What the assembler put on each thread's stack, which is where spilled registers go."""
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(compiled.asm["cubin"])
+    command = [str(CUOBJDUMP), "-res-usage", str(cubin)]
+    usage = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.findall(r"STACK:(\d+)", usage.stdout + usage.stderr)
+    assert len(found) == 1, usage
+    return int(found[0])
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_gemm_multiplies_bytes_on_tensor_cores_and_spills_nothing(capability: int, tmp_path: Path) -> None:
+    instruction = r"wgmma\.mma_async[\w.]*\.s32\.s8\.s8" if capability == 90 else r"mma\.sync[\w.]*\.s32\.s8\.s8\.s32"
+    tiles = (*tuning.TILES, tuning.WIDE) if capability == 90 else tuning.TILES
+    for bm, bn, bk, warps, stages in tiles:
+        for split in (0, SAFE_STEPS):
+            if split and not tuning.has_room(bm, bn, warps):
+                continue
+            meta = {"FLOAT": True, "BIAS": True, "SPLIT": split, "BM": bm, "BN": bn, "BK": bk}
+            compiled = _compile(kernels.conv_int8, {**POINTERS, "x": "*i8"}, meta, capability, warps, stages)
+            assert re.search(instruction, compiled.asm["ptx"]), (bm, bn, bk, split)
+            assert "fma.rn.f32" not in compiled.asm["ptx"]
+            assert _stack_bytes(compiled, tmp_path) <= (SPILLED_BY_SPLIT if split else 0), (bm, bn, bk, split)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_expansion_reads_and_writes_words_and_spills_nothing(capability: int, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randint(-128, 128, (64, 64, 3, 3), generator=generator)
+    w[torch.rand(w.shape, generator=generator) < 0.2] = 0
+    types = EXPANSION
+    for threads, policy in ((1, "A"), (4, "A")):
+        layout, _ = lay_out(w.to(torch.int8), SmtSpec(threads, policy), 1, torch.device("cpu"))
+        meta = {
+            "T": threads, "TAPS": 1, "OPERANDS": layout.operands, "COUNT": layout.count, "QUANTIZE": True,
+            "SIGNED": False, "HALF_EVEN": True, "BP": EXPAND_TILE[0], "BC": EXPAND_TILE[1],
+        }  # fmt: skip
+        compiled = _compile(kernels.quantize_expand, types, meta, capability)
+        assert "ld.global.v4.b32" in compiled.asm["ptx"]
+        assert re.search(r"st\.global\.(v\d\.)?b32", compiled.asm["ptx"])
+        assert _stack_bytes(compiled, tmp_path) == 0, (threads, policy)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_depthwise_kernel_spills_nothing(capability: int, tmp_path: Path) -> None:
+    meta = {
+        "TAPS": 9, "FLOAT": True, "BIAS": True, "QUANTIZE": True, "SIGNED": False, "BP": DEPTHWISE_TILE[0],
+        "BC": DEPTHWISE_TILE[1],
+    }  # fmt: skip
+    compiled = _compile(kernels.depthwise, {**POINTERS, "x_inverse": "fp32"}, meta, capability)
+    assert _stack_bytes(compiled, tmp_path) == 0
+
+
+@pytest.mark.parametrize("ones", [False, True])
+@pytest.mark.parametrize(("x", "signed"), [("*fp32", False), ("*fp32", True), ("*u8", False), ("*i8", True)])
+def test_every_kind_of_input_compiles(x: str, signed: bool, ones: bool) -> None:
+    quantize = x == "*fp32"
+    of_inputs = {"QUANTIZE": quantize, "SIGNED": signed}
+    y = "*fp32" if quantize else "*i32"
+    tile = {"BP": 32, "BC": 32}
+    for threads, taps in ((1, 1), (4, 1), (4, 9)):
+        if signed and threads > 1:
+            continue
+        layout, _ = lay_out(torch.ones(16, 16, 1, 1).to(torch.int8), SmtSpec(threads), 1, torch.device("cpu"))
+        meta = {
+            "T": threads, "TAPS": taps, "OPERANDS": layout.operands, "COUNT": layout.count, "HALF_EVEN": False,
+            **of_inputs, **tile,
+        }  # fmt: skip
+        _compile(kernels.quantize_expand, {**EXPANSION, "x": x}, _with_ones(kernels.quantize_expand, meta, ones), 80)
+    end = {"FLOAT": quantize, "BIAS": quantize and not signed}
+    meta = {**end, **of_inputs, **tile, "TAPS": 9}
+    types = {**POINTERS, "x": x, "y": y, "x_inverse": "fp32"}
+    _compile(kernels.depthwise, types, _with_ones(kernels.depthwise, meta, ones), 80)
+    meta = {**end, "SPLIT": 0, "BM": 64, "BN": 16, "BK": 32}
+    types = {**POINTERS, "x": "*i8", "y": y}
+    _compile(kernels.conv_int8, types, _with_ones(kernels.conv_int8, meta, ones), 80)
+
+
+def _with_ones(kernel: Any, meta: dict[str, Any], ones: bool) -> dict[str, Any]:
+    return {**({name: 1 for name in ONES if name in kernel.arg_names} if ones else {}), **meta}
+
+
+@pytest.mark.parametrize("split", [0, SAFE_STEPS])
+@pytest.mark.parametrize("filters", [1, 3, 16, 24, 64, 1000])
+@pytest.mark.parametrize("depth", [32, 64, 96, 128, 160, 576, 1152])
+def test_every_shape_has_tiles_to_choose_from(depth: int, filters: int, split: int) -> None:
+    configs = [
+        triton.Config({"BM": bm, "BN": bn, "BK": bk}, num_warps=warps, num_stages=stages)
+        for bm, bn, bk, warps, stages in (*tuning.TILES, tuning.WIDE)
+    ]
+    tiles = tuning.fitting_tiles(configs, {"depth": depth}, filters=filters, SPLIT=split)
+    assert tiles
+    assert all(depth % tile.kwargs["BK"] == 0 for tile in tiles)
+    assert len(tiles) <= 11
