@@ -18,6 +18,7 @@ from bnrecal.errors import BnrecalError
 T = TypeVar("T")
 R = TypeVar("R")
 _LOOK_AT_PARENT = 1.0  # seconds
+_PATIENCE = 60.0  # seconds
 
 
 class ProcessDied(BnrecalError):
@@ -55,9 +56,11 @@ def in_processes(work: Callable[[T], R], tasks: Sequence[T], processes: int) -> 
                 idle.append(worker)
                 error = worker.error(future)
                 yield task, future.result() if error is None else error
+        for worker in workers:
+            worker.end(kill=False)
     finally:
         for worker in workers:
-            worker.end()
+            worker.end(kill=True)
 
 
 @dataclass
@@ -79,16 +82,28 @@ class _Worker:
         error = future.exception()
         if error is None:
             return None
-        self.end()
+        self.end(kill=True)
         if isinstance(error, loky.BrokenProcessPool):
             return ProcessDied("its process died: killed, or out of memory; the same command does what is missing")
         return error if isinstance(error, Exception) else BnrecalError(repr(error))
 
-    def end(self) -> None:
-        """Kill the process: it has no more results to lose, and a library's way out may take long or for ever."""
-        if self.executor is not None:
-            self.executor.shutdown(wait=True, kill_workers=True)
-            self.executor = None
+    def end(self, *, kill: bool) -> None:
+        """End the process, which has no more results to lose.
+
+        Args:
+            kill: at once. A process that ends by itself frees its semaphores (tqdm has some), where Python would print
+                a warning about them; one that does not do so within `_PATIENCE` is killed too.
+        """
+        if self.executor is None:
+            return
+        if not kill:
+            closing = threading.Thread(target=self.executor.shutdown, daemon=True)
+            closing.start()
+            closing.join(_PATIENCE)
+            kill = closing.is_alive()
+        if kill:
+            self.executor.shutdown(kill_workers=True)
+        self.executor = None
 
 
 def _environment(processes: int) -> dict[str, str]:
