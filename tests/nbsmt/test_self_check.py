@@ -51,7 +51,7 @@ def test_tells_which_layer_is_off_by_one(bad: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_run_checks_its_device_once_and_every_run_of_a_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[torch.device] = []
     monkeypatch.setattr(self_check, "check_exact", seen.append)
     self_check.check_exact_once.cache_clear()
     for _ in range(2):

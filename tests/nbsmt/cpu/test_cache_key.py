@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers.processors import PACKAGE, run
-from llvmlite import binding
+from llvmlite import binding  # type: ignore[import-untyped]
 
 from bnrecal.nbsmt.cpu import cache_key, squares
 from bnrecal.nbsmt.cpu.conv import kernels_compile

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import llvmlite  # type: ignore[import-untyped]
-from llvmlite import binding  # type: ignore[import-untyped]
+from llvmlite import binding
 from numba import __version__ as numba_version
 from numba import config
 from numba.core.codegen import get_host_cpu_features
