@@ -1,5 +1,6 @@
 """Inputs of several shapes through one layer, at every instruction set: geometries that oneDNN got wrong at some."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,46 @@ from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
 needs_onednn = pytest.mark.skipif(onednn_exactness() is Exactness.NONE, reason="oneDNN is not exact or not quick here")
-# threads, signed, weights (O, C / groups, kh, kw), geometry, and the inputs (N, H, W) in turn
-LAYERS: list[tuple[int, bool, tuple[int, int, int, int], Geometry, list[tuple[int, int, int]]]] = [
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer, and the inputs (N, H, W) that it sees in turn."""
+
+    threads: int
+    signed: bool
+    weight: tuple[int, int, int, int]  # (O, C / groups, kh, kw)
+    geometry: Geometry
+    inputs: list[tuple[int, int, int]]
+    backend: str | None = None
+
+
+LAYERS = [
     # one channel a group, several filters: neighbouring taps in 16 bits, and reads beyond the image
-    (1, False, (32, 1, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 8), [(2, 1, 1), (2, 14, 14), (1, 30, 30), (2, 1, 1)]),
-    (1, False, (16, 1, 3, 3), Geometry((1, 2), (1, 1), (1, 1), 8), [(4, 8, 8), (4, 8, 2), (4, 8, 4), (1, 5, 1)]),
-    (1, True, (12, 1, 1, 2), Geometry((2, 2), (2, 1), (3, 3), 3), [(1, 9, 9), (1, 9, 2), (2, 5, 2), (1, 1, 2)]),
-    (1, True, (16, 1, 1, 2), Geometry((1, 1), (2, 1), (1, 3), 4), [(1, 4, 9), (1, 4, 2)]),
-    (1, True, (32, 1, 1, 1), Geometry((1, 1), (1, 1), (1, 3), 32), [(2, 1, 6), (1, 7, 33)]),
-    (4, False, (16, 1, 3, 3), Geometry((1, 2), (1, 1), (2, 1), 8), [(4, 8, 8), (4, 8, 2)]),
+    Layer(
+        1, False, (32, 1, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 8), [(2, 1, 1), (2, 14, 14), (1, 30, 30), (2, 1, 1)]
+    ),
+    Layer(1, False, (16, 1, 3, 3), Geometry((1, 2), (1, 1), (1, 1), 8), [(4, 8, 8), (4, 8, 2), (4, 8, 4), (1, 5, 1)]),
+    Layer(1, True, (12, 1, 1, 2), Geometry((2, 2), (2, 1), (3, 3), 3), [(1, 9, 9), (1, 9, 2), (2, 5, 2), (1, 1, 2)]),
+    Layer(1, True, (16, 1, 1, 2), Geometry((1, 1), (2, 1), (1, 3), 4), [(1, 4, 9), (1, 4, 2)]),
+    Layer(1, True, (32, 1, 1, 1), Geometry((1, 1), (1, 1), (1, 3), 32), [(2, 1, 6), (1, 7, 33)]),
+    Layer(4, False, (16, 1, 3, 3), Geometry((1, 2), (1, 1), (2, 1), 8), [(4, 8, 8), (4, 8, 2)]),
     # outputs that see nothing but border
-    (1, True, (24, 3, 5, 1), Geometry((2, 3), (3, 1), (1, 1), 8), [(1, 5, 9), (1, 2, 1), (1, 5, 2), (1, 2, 1)]),
+    Layer(1, True, (24, 3, 5, 1), Geometry((2, 3), (3, 1), (1, 1), 8), [(1, 5, 9), (1, 2, 1), (1, 5, 2), (1, 2, 1)]),
     # images one wide that ended the process
-    (1, False, (8, 12, 1, 1), Geometry((1, 2), (0, 1), (1, 2), 1), [(1, 2, 9), (1, 2, 1)]),
-    (2, False, (8, 12, 2, 1), Geometry((2, 2), (0, 1), (2, 2), 1), [(1, 8, 1), (1, 8, 2)]),
-    (4, False, (12, 4, 4, 2), Geometry((3, 2), (1, 3), (1, 2), 1), [(1, 13, 1), (2, 3, 1)]),
-]
-# The same of a single channel by float32, where one wide stride takes a row.
-BY_FLOAT32 = [
-    ((3, 1, 5, 4), Geometry((1, 3), (1, 0), (1, 1), 1), [(1, 9, 12), (1, 9, 6), (1, 5, 5), (1, 9, 4)]),
-    ((2, 1, 4, 6), Geometry((1, 3), (3, 2), (3, 1), 1), [(2, 7, 4), (1, 7, 2)]),
+    Layer(1, False, (8, 12, 1, 1), Geometry((1, 2), (0, 1), (1, 2), 1), [(1, 2, 9), (1, 2, 1)]),
+    Layer(2, False, (8, 12, 2, 1), Geometry((2, 2), (0, 1), (2, 2), 1), [(1, 8, 1), (1, 8, 2)]),
+    Layer(4, False, (12, 4, 4, 2), Geometry((3, 2), (1, 3), (1, 2), 1), [(1, 13, 1), (2, 3, 1)]),
+    # one channel by float32, where a wide stride takes a row
+    Layer(
+        1,
+        False,
+        (3, 1, 5, 4),
+        Geometry((1, 3), (1, 0), (1, 1), 1),
+        [(1, 9, 12), (1, 9, 6), (1, 5, 5), (1, 9, 4)],
+        "float32",
+    ),
+    Layer(1, False, (2, 1, 4, 6), Geometry((1, 3), (3, 2), (3, 1), 1), [(2, 7, 4), (1, 7, 2)], "float32"),
 ]
 CHECK = """
 import sys, torch
@@ -60,17 +81,16 @@ def options(g: Geometry) -> dict[str, Any]:
 def cases(path: Path) -> Path:
     """Layers with inputs and their sums in float64, which other tests compare with the golden model."""
     found: list[Any] = []
-    layers: list[Any] = [(threads, None, signed, *rest) for threads, signed, *rest in LAYERS]
-    layers += [(1, "float32", False, *rest) for rest in BY_FLOAT32]
-    for threads, backend, signed, shape, g, inputs in layers:
-        w = integers(shape, -128, 128, 0.05, 0.1, len(found)).to(torch.int8)
-        exact = PreparedConv2d(w, SmtSpec(threads), backend="float64", **options(g))
-        steps: list[tuple[Tensor, Tensor]] = []
-        for images, rows, columns in inputs:
-            x = integers((images, shape[1] * g.groups, rows, columns), 0, 256, 0.1, 0.1, len(steps)).to(torch.uint8)
-            x = (x.to(torch.int16) - 128).to(torch.int8) if signed else x
+    for layer in LAYERS:
+        w = integers(layer.weight, -128, 128, 0.05, 0.1, len(found)).to(torch.int8)
+        g = layer.geometry
+        exact = PreparedConv2d(w, SmtSpec(layer.threads), backend="float64", **options(g))
+        steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for images, rows, columns in layer.inputs:
+            x = integers((images, w.shape[1] * g.groups, rows, columns), 0, 256, 0.1, 0.1, len(steps)).to(torch.uint8)
+            x = (x.to(torch.int16) - 128).to(torch.int8) if layer.signed else x
             steps.append((x, exact.accumulate(x)))
-        found.append((threads, backend, w, options(g), steps))
+        found.append((layer.threads, layer.backend, w, options(g), steps))
     torch.save(found, path)
     return path
 
