@@ -99,11 +99,11 @@ def test_the_numbers_are_the_cpus(overrides: list[str], engine: str) -> None:
 def test_what_another_kind_of_device_measured_is_kept_with_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = [*TINY, "workers=0"]
-    command._run_into(parse(compose_config("config", [*kept, "device=auto"])), tmp_path)
+    kept = [*TINY, "workers=0", "device=cuda:0"]
+    command._run_into(parse(compose_config("config", kept)), tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA Other")
-        done = command._run_into(parse(compose_config("config", [*kept, "device=auto"])), tmp_path)
+        done = command._run_into(parse(compose_config("config", kept)), tmp_path)
     assert done.text.endswith("(finished earlier)")
     said = [record.getMessage() for record in caplog.records if "are kept" in record.getMessage()]
     assert said == [

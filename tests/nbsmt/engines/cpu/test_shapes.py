@@ -8,7 +8,6 @@ import pytest
 import torch
 from helpers.processors import PROCESSORS, run, skip_if_missing
 from helpers.smt_cases import integers
-from torch import Tensor
 
 from bnrecal.nbsmt.engines.cpu import dense_sparse
 from bnrecal.nbsmt.engines.cpu.onednn import Exactness, OneDnnConv, onednn_exactness
