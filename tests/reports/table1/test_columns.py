@@ -59,8 +59,8 @@ def test_a_pair_that_is_added_appears_in_every_file(tmp_path: Path, monkeypatch:
 
 
 def test_a_column_of_another_variant_is_measured_and_shown_and_makes_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = Column("4t_1_w", "4T, first 1T", "4T, first 1T", 4, recal=True, layers=(("layer1*", 1),))
+    alone = Column("4t_1_wo", "4T, first 1T w/o", "4T, first 1T", 4, layers=(("layer1*", 1),))
     monkeypatch.setattr(bnrecal.reports.table1.columns, "COLUMNS", (*COLUMNS, alone))
-    assert plain_variants()[alone] == Variant(4, True, (("layer1*", 1),))
+    assert plain_variants()[alone] == Variant(4, False, (("layer1*", 1),))
     assert [pair.threads for pair in pairs()] == [1, 2, 4]
-    assert header()[-1] == "4t_1_w"
+    assert header()[-1] == "4t_1_wo"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -37,7 +38,7 @@ class Tables:
     paper: list[Comparison] | None
     layers: pd.DataFrame | None
 
-    @property
+    @cached_property
     def files(self) -> list[PrintedTable]:
         """The CSV files, as a page lists them."""
         found = [_printed("table1.csv", self.wide), _printed("table1_gains.csv", gains_table(self.gains))]
