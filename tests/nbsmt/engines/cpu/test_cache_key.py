@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers.processors import PACKAGE, run
-from llvmlite import binding  # type: ignore[import-untyped]
+from llvmlite import binding
 
 from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
 from bnrecal.nbsmt.engines.cpu.kernels import cache_key, channel_sums
