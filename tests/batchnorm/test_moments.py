@@ -58,7 +58,9 @@ LOGITS = """
 import sys, torch
 from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
-from bnrecal.experiment.setup import Variant, prepare, prepare_variants
+from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.setup import prepare
+from bnrecal.experiment.variant import Variant
 
 assert torch.get_num_threads() == int(sys.argv[2])
 overrides = ["model=mobilenet_v1", "device=cpu", "data.val_images=50", "calibration.images=50"]

@@ -95,8 +95,11 @@ def _drop_float_weights(network: nn.Module, layers: dict[str, NBSMTConv2d]) -> N
     """Drop the weights of the threaded convolutions: inference needs their shapes alone."""
     convs = conv_modules(network)
     for name in layers:
-        shape, device = convs[name].weight.shape, convs[name].weight.device
-        convs[name].weight = nn.Parameter(torch.zeros((), device=device).expand(shape), requires_grad=False)
+        shape = convs[name].weight.shape
+        device = convs[name].weight.device
+        del convs[name].weight
+        # a tensor and no parameter: a quantized layer compares its parameter with what was quantized
+        vars(convs[name])["weight"] = torch.zeros((), device=device).expand(shape)
 
 
 def _backends(layers: dict[str, NBSMTConv2d]) -> set[str]:
