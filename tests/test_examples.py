@@ -1,4 +1,4 @@
-"""Every Python and shell example of README, CONTRIBUTING and docs/ runs, as the page has it.
+"""Every Python and shell example of the READMEs, CONTRIBUTING and docs/ runs, as the page has it.
 
 A page's examples run in order, in one empty folder. In the page, HTML comments before a block say what it needs:
 `<!-- needs: ... -->` something that is not here, so that its commands are only composed and its Python only compiled;
@@ -20,6 +20,7 @@ from sybil.parsers.markdown import CodeBlockParser
 ROOT = Path(__file__).parents[1]
 HELPERS = Path(__file__).parent / "helpers"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "src").rglob("README.md"))
 COMMENT = re.compile(r"<!-- (needs|file): (.+?) -->\n\s*\Z")
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(\$ |bnrecal |python |make |pip |\.venv/|srun |sbatch )", re.MULTILINE)

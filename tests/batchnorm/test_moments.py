@@ -9,10 +9,12 @@ import torch
 from helpers.command_line import environment
 from torch import Tensor
 
-import bnrecal.batchnorm.moments
-from bnrecal.batchnorm.moments import BLOCK, LANES, batch_moments
+from bnrecal.batchnorm.moments import batch_moments
+from bnrecal.nbsmt.engines.cpu import channel_sums
+from bnrecal.nbsmt.engines.cpu.channel_sums import BLOCK, LANES
+from bnrecal.nbsmt.engines.cpu.kernels.channel_sums import moments_kernel
 
-needs_numba = pytest.mark.skipif(bnrecal.batchnorm.moments.kernel() is None, reason="numba is switched off")
+needs_numba = pytest.mark.skipif(moments_kernel() is None, reason="numba is switched off")
 SHAPES = [(2, 1), (5, 3), (3, 1, 7, 5), (4, 20, 9, 9), (2, LANES, 5, 5), (7, 130, 16, 16), (3, 2 * BLOCK + 1)]
 
 
@@ -26,7 +28,7 @@ def batch(shape: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("compiled", [True, False])
 def test_moments_are_those_of_float64(shape: tuple[int, ...], compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not compiled:
-        monkeypatch.setattr(bnrecal.batchnorm.moments, "kernel", lambda: None)
+        monkeypatch.setattr(channel_sums, "moments_kernel", lambda: None)
     x = batch(shape)
     values = x.double().movedim(1, 0).flatten(1)
     found = batch_moments(x)

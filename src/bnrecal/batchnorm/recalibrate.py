@@ -22,7 +22,7 @@ RUNNING, FROZEN, BY_BATCH = "running", "frozen", "batch"  # see `normalization`
 
 
 def normalization(layer: _BatchNorm) -> str:
-    """What a BatchNorm layer normalises with in eval mode.
+    """Return the statistics that a BatchNorm layer normalises with in eval mode.
 
     Returns:
         RUNNING: its running statistics, which recalibration re-estimates. FROZEN: those that its buffers hold, which
@@ -224,7 +224,8 @@ class Estimate(ABC):
     forgets = True  # the trained statistics have no part in it, so that batches are counted from 0
 
     def __init__(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
-        self.mean, self.variance = mean.double(), variance.double()
+        self.mean = mean.double()
+        self.variance = variance.double()
         self.momentum = momentum
         self.batches = 0
 
@@ -264,7 +265,7 @@ class Cumulative(Estimate):
 
 
 class Pooled(Estimate):
-    """Of all values together, merged batch by batch (Chan et al., 1979)."""
+    """Mean and variance of all values together, merged batch by batch (Chan et al., 1979)."""
 
     def __init__(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
         super().__init__(mean, variance, momentum)

@@ -1,20 +1,30 @@
-"""What happens inside the processing elements of a layer, counted exactly without visiting them.
+"""Collisions inside the processing elements of a layer, counted exactly without visiting each step.
 
-Which threads are active is a product of an activation's mask and a weight's mask, so a count over all outputs is a sum
-over (channel, tap) of how often the one holds times how often the other does. Counts of "exactly q partners active"
-follow from those of "all partners of a subset active" by inclusion and exclusion.
+Each operand carries *marks*, 0 or 1: "active" (not zero), "lossy" (r changes it), "wide" (it does not fit 4 bits). A
+thread is active where both its operands are, which is a product of an activation's mark and a weight's. In three steps:
+
+1. For every subset of partners, count at each (channel, tap) how many activations carry a mark while the subset's
+   activations are active, and how many weights do: `_counted`.
+2. Over all outputs every such activation comes with every such weight. The product of both counts, summed over channels
+   and taps, is how many pairs carry their marks while *at least* the partners of the subset are active.
+3. From "at least" to "exactly" by inclusion and exclusion: `by_partners`.
+
+Example, T = 2, so that the only partner is 1: 10 active pairs, 4 of them with an active partner. Subset {} counts 10,
+subset {1} counts 4: exactly 0 partners for 10 - 4 = 6 pairs, exactly 1 for 4. In steps: 6 with one active thread, and
+4 / 2 = 2 with two, for each of them is seen from both its threads.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import comb
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import is_narrow_weight, reduce_weight
 from bnrecal.nbsmt.decompose.operands import fold_taps
-from bnrecal.nbsmt.engines.cpu.kernels.channel_sums import squared_sums
+from bnrecal.nbsmt.engines.cpu.channel_sums import squared_sums
 from bnrecal.nbsmt.geometry import Pair, im2col, pad, pointwise
 from bnrecal.nbsmt.policies.builtin import built_in
 from bnrecal.nbsmt.policies.custom import is_custom
@@ -52,8 +62,9 @@ class CollisionStatistics:
 
     def __add__(self, other: "CollisionStatistics") -> "CollisionStatistics":
         if len(self.steps_by_active) != len(other.steps_by_active):
-            threads = len(self.steps_by_active) - 1, len(other.steps_by_active) - 1
-            raise ValueError("statistics of {} and of {} threads do not add up".format(*threads))
+            mine = len(self.steps_by_active) - 1
+            theirs = len(other.steps_by_active) - 1
+            raise ValueError(f"statistics of {mine} and of {theirs} threads do not add up")
         steps = zip(self.steps_by_active, other.steps_by_active, strict=True)
         return CollisionStatistics(
             tuple(mine + theirs for mine, theirs in steps),
@@ -96,6 +107,7 @@ def _added(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
 
 
+Mark: TypeAlias = Literal["active", "lossy", "wide"]
 NARROW_BITS = 4  # an activation of so many bits is never reduced, a wider one but for multiples of 16
 # Inputs and outputs of a layer that are counted at a time: each takes some 40 bytes meanwhile.
 PIECE_ELEMENTS = 2**24
@@ -103,7 +115,7 @@ PIECE_ELEMENTS = 2**24
 
 @torch.no_grad()
 def collision_statistics(prepared: PreparedConv2d, x: Tensor) -> CollisionStatistics:
-    """The statistics of one call, gathered from a few images at a time.
+    """Return the statistics of one call, gathered from a few images at a time.
 
     Args:
         prepared: the layer.
@@ -120,16 +132,17 @@ def collision_statistics(prepared: PreparedConv2d, x: Tensor) -> CollisionStatis
 
 
 def _of_piece(prepared: PreparedConv2d, x: Tensor) -> CollisionStatistics:
-    found = prepared.accumulate(x)
-    exact = prepared.one_thread().accumulate(x) if prepared.spec.threads > 1 else found
-    squared_error, squared_output = squared_sums(found, exact).cpu()
-    counts = _Counts(prepared, x, (found.shape[2], found.shape[3]))
-    steps = -(-prepared.weight[0].numel() // prepared.spec.threads) * found.numel()
-    active = counts.by_partners("active", "active")
-    several = [met // (q + 1) for q, met in enumerate(active)]
+    threads = prepared.spec.threads
+    sums = prepared.accumulate(x)
+    exact = prepared.one_thread().accumulate(x) if threads > 1 else sums
+    squared_error, squared_output = squared_sums(sums, exact).cpu()
+    counts = _Counts(prepared, x, (sums.shape[2], sums.shape[3]))
+    steps = -(-prepared.weight[0].numel() // threads) * sums.numel()
+    # A step with q + 1 active threads counts once for each of them.
+    several = [pairs // (q + 1) for q, pairs in enumerate(counts.by_partners("active", "active"))]
     reduced_a, reduced_b = _reduced(counts, prepared.spec)
     if not prepared.spec.sparsity:
-        several = [0] * (prepared.spec.threads - 1) + [steps]
+        several = [0] * (threads - 1) + [steps]
     return CollisionStatistics(
         steps_by_active=(steps - sum(several), *several),
         reduced_activations=reduced_a,
@@ -138,14 +151,17 @@ def _of_piece(prepared: PreparedConv2d, x: Tensor) -> CollisionStatistics:
         zero_activations=x.numel() - int(x.count_nonzero()),
         weights=prepared.weight.numel(),
         zero_weights=prepared.weight.numel() - int(prepared.weight.count_nonzero()),
-        outputs=found.numel(),
+        outputs=sums.numel(),
         squared_error=squared_error,
         squared_output=squared_output,
     )
 
 
 def _reduced(counts: "_Counts", spec: SmtSpec) -> tuple[int | None, int | None]:
-    """How many activations and how many weights lose bits, from what happens at one partner and at more."""
+    """Return how many activations and how many weights lose bits, None where a policy's rule does not say.
+
+    Among three active threads or more both operands are reduced; of two, the one that the policy says.
+    """
     if spec.threads == 1:
         return 0, 0
     if is_custom(spec.policy):
@@ -161,83 +177,97 @@ def _reduced(counts: "_Counts", spec: SmtSpec) -> tuple[int | None, int | None]:
 
 
 class _Counts:
-    """Pairs of operands by their own marks and by how many partners are active with them. Marks are 0 or 1."""
+    """Pairs of operands, counted by their own marks and by how many partners are active with them."""
 
     def __init__(self, prepared: PreparedConv2d, x: Tensor, output: Pair) -> None:
-        spec, g, kernel = prepared.spec, prepared.geometry, prepared.kernel
+        self.spec = prepared.spec
+        g = prepared.geometry
+        kernel = prepared.kernel
         if prepared.by_columns:
-            x, g, kernel = im2col(x, kernel, g, prepared.columns), pointwise(g.groups), (1, 1)
-        self.spec = spec
+            x = im2col(x, kernel, g, prepared.columns)
+            g = pointwise(g.groups)
+            kernel = (1, 1)
         a = pad(x, g).contiguous()
-        a = a.view(a.shape[0], g.groups, a.shape[1] // g.groups, a.shape[2], a.shape[3])
-        b = fold_taps(prepared.weight, spec.threads).to(x.device)
-        b = b.reshape(g.groups, b.shape[0] // g.groups, *b.shape[1:])
-        self.a, self.b = a, b
-        self.rows, self.columns = (
-            _window(a.shape[3 + d], kernel[d], g.stride[d], g.dilation[d], output[d]).to(x.device) for d in range(2)
-        )
-        self._often: dict[tuple[str, str], Tensor] = {}
+        self.a = a.view(a.shape[0], g.groups, a.shape[1] // g.groups, a.shape[2], a.shape[3])  # (N, G, C, H, W)
+        b = fold_taps(prepared.weight, self.spec.threads).to(x.device)
+        self.b = b.reshape(g.groups, b.shape[0] // g.groups, *b.shape[1:])  # (G, O / G, C, kh, kw)
+        # (kh, H) and (kw, W): 1 where a tap falls on a row, or a column, for some output
+        self.rows = _window(a.shape[2], kernel[0], g.stride[0], g.dilation[0], output[0]).to(x.device)
+        self.columns = _window(a.shape[3], kernel[1], g.stride[1], g.dilation[1], output[1]).to(x.device)
+        self._kept: dict[tuple[str, Mark], Tensor] = {}
 
-    def by_partners(self, activation: str, weight: str) -> list[int]:
-        """Active pairs whose operands carry these marks, by their number of active partners: 0, ..., T - 1."""
+    def by_partners(self, activation: Mark, weight: Mark) -> list[int]:
+        """Return how many active pairs carry these marks, by their number of active partners: 0, ..., T - 1."""
         threads = self.spec.threads
-        met = (self._counted("a", activation) * self._counted("b", weight)).flatten(1).sum(1).tolist()
+        # (subsets,): pairs with the marks while at least the partners of a subset are active
+        pairs = (self._counted("a", activation) * self._counted("b", weight)).flatten(1).sum(1).tolist()
         if not self.spec.sparsity:
-            return [0] * (threads - 1) + met
-        at_least = [sum(n for s, n in enumerate(met) if s.bit_count() == size) for size in range(threads)]
-        return [
-            sum((-1) ** (size - q) * comb(size, q) * at_least[size] for size in range(q, threads))
-            for q in range(threads)
-        ]
+            return [0] * (threads - 1) + pairs
+        # Subsets of one size together. A pair with s active partners is in comb(s, size) of them.
+        at_least = [0] * threads
+        for subset, count in enumerate(pairs):
+            at_least[subset.bit_count()] += count
+        # exactly[q] = sum over sizes s >= q of (-1)^(s - q) * comb(s, q) * at_least[s].
+        # T = 4, one pair with 2 active partners: at_least = [1, 2, 1, 0], and exactly[1] = 2 - 2 * 1 + 3 * 0 = 0.
+        exactly = []
+        for q in range(threads):
+            terms = [(-1) ** (size - q) * comb(size, q) * at_least[size] for size in range(q, threads)]
+            exactly.append(sum(terms))
+        return exactly
 
-    def _counted(self, side: str, mark: str) -> Tensor:
-        """int64 (subsets, G, C, kh, kw): how often operands carry a mark while the partners of a subset are active.
+    def _counted(self, side: Literal["a", "b"], mark: Mark) -> Tensor:
+        """Return int64 (subsets, G, C, kh, kw): how often operands carry a mark while those of a subset are active.
 
         Bit r - 1 of a subset is partner r; without sparsity there is the empty one alone. Activations are counted over
         the positions that a tap sees, weights over filters.
         """
-        if (side, mark) not in self._often:
-            self._often[side, mark] = self._over_positions(mark) if side == "a" else self._over_filters(mark)
-        return self._often[side, mark]
+        if (side, mark) not in self._kept:
+            self._kept[side, mark] = self._over_positions(mark) if side == "a" else self._over_filters(mark)
+        return self._kept[side, mark]
 
-    def _over_positions(self, mark: str) -> Tensor:
+    def _over_positions(self, mark: Mark) -> Tensor:
         count = 2 ** (self.spec.threads - 1) if self.spec.sparsity else 1
-        found = torch.zeros(count, *self.b.shape[:1], *self.b.shape[2:], dtype=torch.int64, device=self.b.device)
+        counts = torch.zeros(count, *self.b.shape[:1], *self.b.shape[2:], dtype=torch.int64, device=self.b.device)
         for images in torch.split(self.a, 255):  # so many 0s and 1s add up in a byte, many times faster than in an int
             seen = torch.zeros(count, *self.a.shape[1:], dtype=torch.uint8, device=self.a.device)
             for image in images:  # one at a time: its marks stay in the cache, in memory that is there already
                 for subset, marks in enumerate(self._subsets(image, mark, _marked_activations)):
                     seen[subset] += marks
-            for subset in range(count):  # in float64, exact: far below 2^53
-                found[subset] += (self.rows @ seen[subset].double() @ self.columns.T).long()
-        return found
+            # (kh, H) @ (G, C, H, W) @ (W, kw): the sum over the positions that each tap sees; in float64, exact: far
+            # below 2^53
+            for subset in range(count):
+                counts[subset] += (self.rows @ seen[subset].double() @ self.columns.T).long()
+        return counts
 
-    def _over_filters(self, mark: str) -> Tensor:
+    def _over_filters(self, mark: Mark) -> Tensor:
         subsets = self._subsets(self.b, mark, self._marked_weights)
         return torch.stack([marks.sum(1, dtype=torch.int64) for marks in subsets])
 
-    def _subsets(self, operand: Tensor, mark: str, marked: Callable[[Tensor, str], Tensor]) -> list[Tensor]:
-        """For each subset of partners, where operands carry a mark and it is active; channels third from last."""
-        threads, zeros = self.spec.threads, not self.spec.sparsity  # then zeros are active too
-        if zeros:
+    def _subsets(self, operand: Tensor, mark: Mark, marked: Callable[[Tensor, Mark], Tensor]) -> list[Tensor]:
+        """Return for each subset of partners where operands carry a mark and all of the subset are active.
+
+        Subsets come in the order of their bits: {}, {1}, {2}, {1, 2}, {3}, ... Channels are third from last.
+        """
+        if not self.spec.sparsity:  # then zeros are active too, and only the whole set counts
             return [torch.ones_like(operand, dtype=torch.uint8) if mark == "active" else marked(operand, mark)]
         active = marked(operand, "active")
-        found = [active if mark == "active" else marked(operand, mark)]
-        for r in range(1, threads):
-            partner = active.roll(-r * (operand.shape[-3] // threads), -3)
-            found += [marks & partner for marks in found]
-        return found
+        subsets = [active if mark == "active" else marked(operand, mark)]
+        for r in range(1, self.spec.threads):
+            # Partner r of channel c is c + r * C / T. Every subset so far comes once more, with this partner.
+            partner = active.roll(-r * (operand.shape[-3] // self.spec.threads), -3)
+            subsets += [marks & partner for marks in subsets]
+        return subsets
 
-    def _marked_weights(self, b: Tensor, mark: str) -> Tensor:
-        """uint8, shaped as b."""
+    def _marked_weights(self, b: Tensor, mark: Mark) -> Tensor:
+        """Return uint8, shaped as b."""
         if mark == "active":
             return (b != 0).byte()
         lossy = reduce_weight(b, self.spec.rounding, self.spec.saturate) != b
         return (lossy if mark == "lossy" else ~is_narrow_weight(b)).byte()
 
 
-def _marked_activations(a: Tensor, mark: str) -> Tensor:
-    """uint8, shaped as a. On bytes torch takes ten times as long to compare as to shift and clamp."""
+def _marked_activations(a: Tensor, mark: Mark) -> Tensor:
+    """Return uint8, shaped as a. On bytes torch takes ten times as long to compare as to shift and clamp."""
     if mark == "active":
         return a.clamp(max=1)
     wide = (a >> NARROW_BITS).clamp_(max=1)
@@ -245,7 +275,7 @@ def _marked_activations(a: Tensor, mark: str) -> Tensor:
 
 
 def _window(size: int, taps: int, stride: int, dilation: int, outputs: int) -> Tensor:
-    """float64 (taps, size): 1 where an output's tap falls on a row (or column) of the padded input."""
+    """Return float64 (taps, size): 1 where an output's tap falls on a row (or column) of the padded input."""
     window = torch.zeros(taps, size, dtype=torch.float64)
     for tap in range(taps):
         window[tap, torch.arange(outputs) * stride + tap * dilation] = 1

@@ -1,4 +1,4 @@
-"""What this machine is, which exact convolution it runs, and why a slow one if it does."""
+"""A description of this machine: its processor, which exact convolution it runs, and if a slow one, why."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ INSTRUCTIONS = ("neon", "dotprod", "i8mm", "sve", "sse4.1", "avx2", "avxvnni", "
 
 
 def processor_name() -> str:
-    """As the system calls it."""
+    """Return the processor's name, as the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -29,7 +29,7 @@ def processor_name() -> str:
 
 
 def instruction_set() -> str:
-    """The processor's instructions for 8-bit products, and what the environment caps oneDNN at."""
+    """Return the processor's instructions for 8-bit products, and what the environment caps oneDNN at."""
     present = llvm.get_host_cpu_features()
     found = "+".join(name for name in INSTRUCTIONS if present.get(name)) or platform.machine()
     cap = os.environ.get("ONEDNN_MAX_CPU_ISA")
@@ -37,7 +37,7 @@ def instruction_set() -> str:
 
 
 def describe_backend(device: torch.device, spec: SmtSpec | None = None) -> str:
-    """One line: what does the sums of a usual layer on this device, and when it is slow, why.
+    """Return one line: what does the sums of a usual layer on this device, and if it is slow, why.
 
     Args:
         spec: the machine emulated; None: the usual one at 4 threads.

@@ -1,4 +1,4 @@
-"""A device computes exactly, or no number comes out of it."""
+"""A check that a device computes exactly; without it no number comes out of the device."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -60,7 +60,7 @@ REMEDIES = {
 
 @cache
 def check_exact_once(device: torch.device) -> None:
-    """`check_exact` at its first call in this process."""
+    """Run `check_exact` at the first call in this process."""
     check_exact(device)
 
 
@@ -76,7 +76,7 @@ def check_exact(device: torch.device) -> None:
 
 
 def _specs(case: Case, device: torch.device) -> list[SmtSpec]:
-    """Machines to try a layer with; on a GPU groups also in float32, whose convolution is cuDNN's there."""
+    """Return machines to try a layer with; on a GPU groups also in float32, whose convolution is cuDNN's there."""
     specs = [SmtSpec(threads) for threads in THREADS]
     if device.type == "cuda" and case.groups > 1:
         specs.append(SmtSpec(2, saturate=False))

@@ -15,7 +15,7 @@ from bnrecal.nbsmt.decompose.operands import ACTIVATION, Operand, operands_of, w
 from bnrecal.nbsmt.policies.builtin import Value
 from bnrecal.nbsmt.spec import SmtSpec
 
-# Picking pays for operands of which at most this share of channels meets a weight.
+# Picking pays for operands of which at most this share of channels has a weight.
 DENSE = 0.6
 # Channels that oneDNN takes at a time. Of more than 32 blocks it makes larger ones that divide their number: one with
 # a large prime factor takes several times as long.
@@ -24,11 +24,11 @@ BLOCK, FEW_BLOCKS, SMOOTH = 64, 32, (2, 3, 5, 7, 11, 13)
 
 @dataclass(frozen=True, eq=False)
 class Expansion:
-    """What the channels of one group become: the whole operands, the picked ones, then zeros up to the width.
+    """The channels that one group becomes: the whole operands, the picked ones, then zeros up to the width.
 
     Attributes:
         whole: operands of `channels` channels each.
-        picked: operands of which only some channels meet a weight, with these channels (int64).
+        picked: operands of which only some channels have a weight, with these channels (int64).
         width: channels of the expanded group.
     """
 
@@ -39,7 +39,7 @@ class Expansion:
 
     @property
     def identity(self) -> bool:
-        """Whether it sends the activations as they are."""
+        """True where it is the activations as they are."""
         return self.whole == (ACTIVATION,) and not self.picked
 
     @property
@@ -48,7 +48,7 @@ class Expansion:
         return self.width - self.channels * len(self.whole) - sum(len(chosen) for _, chosen in self.picked)
 
     def places(self) -> Iterator[tuple[Operand, Tensor | None, int, int]]:
-        """Every operand, its channels (None: all of them), and where they begin and end."""
+        """Yield every operand, its channels (None: all of them), and where they begin and end."""
         start = 0
         for operand in self.whole:
             yield operand, None, start, start + self.channels
@@ -59,8 +59,9 @@ class Expansion:
 
 
 def _operand_weights(w: Tensor, spec: SmtSpec) -> Iterator[tuple[Operand, Tensor]]:
-    """Every operand with weights that meet it, shaped as w; the same operand may come again with others."""
-    parts, patterns = weight_parts(w, spec), weight_patterns(w, spec)
+    """Yield every operand with the weights that multiply it, shaped as w; an operand may come again with others."""
+    parts = weight_parts(w, spec)
+    patterns = weight_patterns(w, spec)
     for pattern in torch.unique(patterns).tolist():
         where = patterns == pattern
         for operand, names in operands_of(pattern, spec).items():
@@ -68,35 +69,36 @@ def _operand_weights(w: Tensor, spec: SmtSpec) -> Iterator[tuple[Operand, Tensor
 
 
 def plan_expansion(w: Tensor, spec: SmtSpec, device: torch.device | None = None) -> Expansion:
-    """Which activation operands the weights need.
+    """Return the operands that the weights need.
 
     Args:
         w: int8 (O, C, kh, kw) with C a multiple of spec.threads; C counts one group's channels.
         device: where activations will be; w's by default.
     """
-    channels, as_is = w.shape[1], Expansion(w.shape[1], (ACTIVATION,), (), w.shape[1])
+    channels = w.shape[1]
+    as_is = Expansion(channels, (ACTIVATION,), (), channels)
     if spec.threads == 1:
         return as_is
-    met: dict[Operand, Tensor] = {}
+    used: dict[Operand, Tensor] = {}  # bool (C,), the channels in which some weight multiplies the operand
     for operand, weight in _operand_weights(w, spec):
-        used = weight.ne(0).flatten(2).any(2).any(0)
-        met[operand] = met[operand] | used if operand in met else used
-    operands = sorted(operand for operand, used in met.items() if used.any())
+        here = weight.ne(0).flatten(2).any(2).any(0)
+        used[operand] = used[operand] | here if operand in used else here
+    operands = sorted(operand for operand, channel in used.items() if channel.any())
     if not operands:
         return as_is
     plain = Expansion(channels, tuple(operands), (), channels * len(operands))
     picked = [
-        (o, met[o].nonzero()[:, 0].to(device or w.device)) for o in operands if int(met[o].sum()) <= DENSE * channels
+        (o, used[o].nonzero()[:, 0].to(device or w.device)) for o in operands if int(used[o].sum()) <= DENSE * channels
     ]
-    sparse = {operand for operand, _ in picked}
-    whole = tuple(operand for operand in operands if operand not in sparse)
+    few = {operand for operand, _ in picked}
+    whole = tuple(operand for operand in operands if operand not in few)
     width = channels * len(whole) + sum(len(chosen) for _, chosen in picked)
     compact = Expansion(channels, whole, tuple(picked), _quick_width(width))
     return compact if compact.width < plain.width else plain
 
 
 def _quick_width(width: int) -> int:
-    """The next number of channels that oneDNN is quick at."""
+    """Return the next number of channels that oneDNN is quick at."""
     blocks = -(-width // BLOCK)
     while blocks > FEW_BLOCKS and not _is_smooth(blocks):
         blocks += 1
@@ -111,7 +113,7 @@ def _is_smooth(number: int) -> bool:
 
 
 def expand_weights(w: Tensor, expansion: Expansion, spec: SmtSpec) -> Tensor:
-    """The weights that meet the operands of their expansion.
+    """Return the weights that multiply the operands of their expansion.
 
     Returns:
         (O, width, kh, kw): int8, but int16 where spec.saturate is off and +128 possible.
@@ -120,7 +122,7 @@ def expand_weights(w: Tensor, expansion: Expansion, spec: SmtSpec) -> Tensor:
     expanded = torch.zeros(w.shape[0], expansion.width, *w.shape[2:], dtype=dtype, device=w.device)
     places = {operand: (chosen, start, end) for operand, chosen, start, end in expansion.places()}
     for operand, weight in _operand_weights(w, spec):
-        if operand in places:  # the others meet zeros alone
+        if operand in places:  # the others have no weight but zero
             chosen, start, end = places[operand]
             # What several parts of one weight add up to is within the format, whatever overflows on the way.
             expanded[:, start:end] += (weight if chosen is None else weight[:, chosen.to(w.device)]).to(dtype)
@@ -128,10 +130,10 @@ def expand_weights(w: Tensor, expansion: Expansion, spec: SmtSpec) -> Tensor:
 
 
 def expand_activations(x: Tensor, expansion: Expansion, spec: SmtSpec, groups: int = 1) -> Tensor:
-    """The activations that `expand_weights` wants to meet.
+    """Return the operands that `expand_weights` multiplies.
 
     Args:
-        x: uint8 (N, G*C, H, W), or int8 for the one operand that sends x as it is.
+        x: uint8 (N, G*C, H, W), or int8 for the one operand that is x itself.
 
     Returns:
         int16 (N, G*width, H, W): for each group what its expansion says; 0..255, or 256 if not spec.saturate.
@@ -141,12 +143,13 @@ def expand_activations(x: Tensor, expansion: Expansion, spec: SmtSpec, groups: i
     a = x.to(torch.int16).reshape(images, groups, total // groups, height, width)
     if expansion.identity:
         return a.flatten(1, 2)
-    sent = _values(a, spec)
-    part, nonzero = total // groups // spec.threads, (a != 0).to(torch.int16)
+    values = _values(a, spec)
+    part = total // groups // spec.threads
+    nonzero = (a != 0).to(torch.int16)
     active = [torch.roll(nonzero, -r * part, 2) for r in range(1, spec.threads)]
     out = []
     for operand, chosen, _, _ in expansion.places():
-        none, one, more = (_pick(sent[value], chosen) for value in operand.values)
+        none, one, more = [_pick(values[value], chosen) for value in operand.values]
         n = torch.zeros_like(none)
         for bit, partner in enumerate(active):
             if operand.pattern >> bit & 1:
@@ -159,6 +162,7 @@ def expand_activations(x: Tensor, expansion: Expansion, spec: SmtSpec, groups: i
 
 
 def _values(a: Tensor, spec: SmtSpec) -> dict[Value, Tensor]:
+    """Return every `Value` of the activations, shaped as a."""
     wide = a > LARGEST_NARROW_ACTIVATION
     return {
         Value.ZERO: torch.zeros_like(a),
@@ -170,5 +174,5 @@ def _values(a: Tensor, spec: SmtSpec) -> dict[Value, Tensor]:
 
 
 def _pick(a: Tensor, chosen: Tensor | None) -> Tensor:
-    """Channels of (N, G, C, H, W)."""
+    """Return channels of (N, G, C, H, W)."""
     return a if chosen is None else a.index_select(2, chosen)

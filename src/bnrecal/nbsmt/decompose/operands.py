@@ -1,4 +1,4 @@
-"""What weights meet: operands made of activations, and the pattern that says which operands are a weight's own.
+"""Operands made of activations, and the pattern of a weight, which says which operands it multiplies.
 
 Thread t owns channels [t*C/T, (t+1)*C/T). The partners of channel c are the T - 1 channels c + r*C/T (mod C),
 r = 1..T-1, at the same kernel tap. Which of its partners' weights are non-zero is known of a weight when it is packed:
@@ -21,18 +21,18 @@ Values = tuple[Value, Value, Value]
 
 @dataclass(frozen=True, order=True)
 class Operand:
-    """What is sent for every channel.
+    """A value of the activation of every channel.
 
     Attributes:
         pattern: the partners that count, bit r - 1 for partner r.
-        values: what is sent when 0, 1, and 2 or more of those partners' activations are non-zero.
+        values: the activation's when 0, 1, and 2 or more of those partners' activations are non-zero.
     """
 
     pattern: int
     values: Values
 
     def excludes(self, other: "Operand") -> bool:
-        """Whether of both operands of one channel at most one is ever non-zero."""
+        """Return whether of both operands of one channel at most one is ever non-zero."""
         apart = {Value.NARROW, Value.WIDE}
         return self.pattern == other.pattern and all(
             Value.ZERO in pair or set(pair) == apart for pair in zip(self.values, other.values, strict=True)
@@ -44,18 +44,19 @@ NOTHING = Operand(0, (Value.ZERO,) * 3)
 
 
 def full_pattern(threads: int) -> int:
-    """All partners."""
+    """Return the pattern of all partners."""
     return (1 << (threads - 1)) - 1
 
 
 def weight_patterns(w: Tensor, spec: SmtSpec) -> Tensor:
-    """int16, shaped as w (O, C, kh, kw): the pattern of every weight.
+    """Return int16, shaped as w (O, C, kh, kw): the pattern of every weight.
 
     Without sparsity it is the full one everywhere: all partners count as active, whatever they hold.
     """
     if spec.threads == 1 or not spec.sparsity:
         return torch.full_like(w, full_pattern(spec.threads), dtype=torch.int16)
-    part, nonzero = w.shape[1] // spec.threads, (w != 0).to(torch.int16)
+    part = w.shape[1] // spec.threads
+    nonzero = (w != 0).to(torch.int16)
     pattern = torch.zeros_like(nonzero)
     for r in range(1, spec.threads):
         pattern += torch.roll(nonzero, -r * part, 1) << (r - 1)
@@ -63,7 +64,7 @@ def weight_patterns(w: Tensor, spec: SmtSpec) -> Tensor:
 
 
 def operands_of(pattern: int, spec: SmtSpec) -> dict[Operand, tuple[WeightPart, ...]]:
-    """What weights of a pattern meet, and the parts of the weight that add up to meet it, in the policy's order."""
+    """Return the operands of a pattern, each with the parts of the weight that multiply it, in the policy's order."""
     operands: dict[Operand, tuple[WeightPart, ...]] = {}
     for term in built_in(spec.policy).terms:
         always = term.values[min(spec.threads - 1, 2)]
@@ -74,21 +75,24 @@ def operands_of(pattern: int, spec: SmtSpec) -> dict[Operand, tuple[WeightPart, 
 
 
 def canonical_operand(pattern: int, values: Values) -> Operand:
-    """One form for equal operands, so that weights of several patterns share a channel where they can."""
+    """Return one form for equal operands, so that weights of several patterns share a channel where they can."""
     reachable = min(pattern.bit_count(), 2)
-    none, one, more = (values[min(n, reachable)] for n in range(3))
+    none = values[0]
+    one = values[min(1, reachable)]
+    more = values[reachable]
     return Operand(0 if none == one == more else pattern, (none, one, more))
 
 
 def weight_parts(b: Tensor, spec: SmtSpec) -> dict[WeightPart, Tensor]:
-    """Every part of the weights, int16, shaped as b."""
+    """Return every part of the weights, int16, shaped as b."""
     b = b.to(torch.int16)
-    reduced, narrow = reduce_weight(b, spec.rounding, spec.saturate), is_narrow_weight(b)
+    reduced = reduce_weight(b, spec.rounding, spec.saturate)
+    narrow = is_narrow_weight(b)
     return {"b": b, "rb": reduced, "e": reduced - b, "narrow": b * narrow, "wide": b * ~narrow}
 
 
 def weight_for(parts: dict[WeightPart, Tensor], names: tuple[WeightPart, ...]) -> Tensor:
-    """What meets an operand."""
+    """Return the factor of an operand: the sum of these parts of the weights."""
     total = parts[names[0]]
     for name in names[1:]:
         total = total + parts[name]
@@ -96,7 +100,7 @@ def weight_for(parts: dict[WeightPart, Tensor], names: tuple[WeightPart, ...]) -
 
 
 def fold_taps(w: Tensor, threads: int) -> Tensor:
-    """(O, C, kh, kw) as it is where C divides by the threads, else im2col's rows (O, K, 1, 1), padded until they do."""
+    """Return (O, C, kh, kw) as it is where C divides by the threads, else im2col's rows (O, K, 1, 1), padded to do."""
     if w.shape[1] % threads == 0:
         return w
     rows = w.flatten(1)

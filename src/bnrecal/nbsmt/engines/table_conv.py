@@ -13,6 +13,7 @@ from torch import Tensor
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.decompose.operands import weight_patterns
 from bnrecal.nbsmt.engines.cpu.kernels import table_lookup
+from bnrecal.nbsmt.engines.cpu.table_lookup import Lookup
 from bnrecal.nbsmt.engines.integer_conv import FloatConv, images_at_a_time
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.policies.factorize import Factors
@@ -79,7 +80,7 @@ class TableConv:
         self._conv = FloatConv(expanded, geometry, largest, dtype, device)
         sent = [(operand.pattern, operand.table, operand.chosen) for operand in self.operands]
         quick = device.type == "cpu" and dtype == torch.float32 and table_lookup.kernel() is not None
-        self._lookup = table_lookup.Lookup(sent, spec, self.channels, geometry.groups) if quick else None
+        self._lookup = Lookup(sent, spec, self.channels, geometry.groups) if quick else None
 
     @property
     def layout(self) -> str:

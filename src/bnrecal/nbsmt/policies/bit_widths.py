@@ -9,39 +9,42 @@ from bnrecal.nbsmt.policies.custom import CustomPolicy
 
 
 def reduced_activation(a: int, bits: int) -> int:
-    """r(a) for a in 0..255."""
+    """Return r(a) for a in 0..255."""
     step: int = 2 ** (8 - bits)
-    return a if a < 2**bits else min(256 - step, step * round(a / step))
+    return a if fits_activation(a, bits) else min(256 - step, step * round(a / step))
 
 
 def reduced_weight(b: int, bits: int) -> int:
-    """r(b) for b in -128..127."""
+    """Return r(b) for b in -128..127."""
     step: int = 2 ** (8 - bits)
     return b if fits_weight(b, bits) else max(-128, min(128 - step, step * round(b / step)))
 
 
+def fits_activation(a: int, bits: int) -> bool:
+    """Return whether an activation is an unsigned number of so many bits."""
+    end: int = 2**bits
+    return a < end
+
+
 def fits_weight(b: int, bits: int) -> bool:
-    """Whether a weight is a signed number of so many bits."""
+    """Return whether a weight is a signed number of so many bits."""
     half: int = 2 ** (bits - 1)
     return -half <= b < half
 
 
 def policy_of_width(name: str, bits: int) -> CustomPolicy:
-    """One of POLICIES with reduced operands of `bits` bits."""
-
+    """Return one of POLICIES with reduced operands of `bits` bits."""
     policy = POLICIES[name]
 
     def product(a: int, b: int, active: int) -> int:
-        gives_way = {None: (False, False), "active": (True, True), "wide": (not fits_weight(b, bits), a >= 2**bits)}
-        reduce_a = active > 2 or (active == 2 and gives_way[policy.activation_reduced][0])
-        reduce_b = active > 2 or (active == 2 and gives_way[policy.weight_reduced][1])
+        reduce_a, reduce_b = policy.reduces(active, not fits_activation(a, bits), not fits_weight(b, bits))
         return (reduced_activation(a, bits) if reduce_a else a) * (reduced_weight(b, bits) if reduce_b else b)
 
     return CustomPolicy(f"{name} with {bits} bits", product)
 
 
 def named(policy: str, bits: int) -> str:
-    """What `smt.policy` would say to get one of POLICIES at this width; the policy itself at 4 bits."""
+    """Return what `smt.policy` says to get one of POLICIES at this width; the policy itself at 4 bits."""
     return policy if bits == 4 else f"{__name__}:OF_WIDTH_{bits}.{policy}"
 
 
@@ -52,4 +55,5 @@ class _Widths:
         vars(self).update({name: policy_of_width(name, bits) for name in POLICIES})
 
 
-OF_WIDTH_3, OF_WIDTH_5 = _Widths(3), _Widths(5)
+OF_WIDTH_3 = _Widths(3)
+OF_WIDTH_5 = _Widths(5)

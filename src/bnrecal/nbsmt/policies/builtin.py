@@ -1,13 +1,12 @@
-"""What happens to a product when exactly two threads are active: one object per policy."""
+"""The package's policies: what happens to a product when exactly two threads are active."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
 
 class Value(IntEnum):
-    """What is sent in place of an activation a."""
+    """An activation a, or what is multiplied in its place."""
 
     ZERO = 0
     EXACT = 1  # a
@@ -24,11 +23,11 @@ When = Literal["active", "wide"]
 
 @dataclass(frozen=True)
 class Term:
-    """One product: a part of the weight times what is sent for the activation.
+    """One product: a part of the weight times a value of the activation.
 
     Attributes:
         part: of the weight.
-        values: sent while 0, 1, and 2 or more partners are active.
+        values: the activation's while 0, 1, and 2 or more partners are active.
     """
 
     part: WeightPart
@@ -37,49 +36,67 @@ class Term:
 
 @dataclass(frozen=True)
 class Policy:
-    """Which operand gives way.
+    """A rule that says which operand of a product is reduced, and the same as terms for the engines.
 
     Attributes:
         name: as settings give it.
         terms: products whose sum is what an active thread contributes. Neighbours (first and second, third and fourth)
             share a multiply-add instruction, so terms that one weight needs together stand together.
-        collide: what the golden model computes for one of exactly two active threads, from a, b, r(a), r(b).
-        activation_reduced: when r(a) replaces a in such a collision, None: never; wide is said of b.
+        activation_reduced: when r(a) replaces a where exactly two threads are active, None: never; wide is said of b.
         weight_reduced: the same of r(b) and b; wide is said of a.
     """
 
     name: str
     terms: tuple[Term, ...]
-    collide: Callable[[int, int, int, int], int]
     activation_reduced: When | None = None
     weight_reduced: When | None = None
 
+    def reduces(self, active: int, a_is_wide: bool, b_is_wide: bool) -> tuple[bool, bool]:
+        """Return whether r(a) replaces a, and whether r(b) replaces b.
 
-_Z, _A, _R, _S, _L = Value.ZERO, Value.EXACT, Value.REDUCED, Value.NARROW, Value.WIDE
+        Args:
+            active: how many threads are active; with one nothing is reduced, with three or more both operands are.
+            a_is_wide, b_is_wide: whether an operand does not fit into the multiplier's narrow input.
+        """
+        if active != 2:
+            return active > 2, active > 2
+        return _applies(self.activation_reduced, b_is_wide), _applies(self.weight_reduced, a_is_wide)
+
+    def collide(self, a: int, b: int, ra: int, rb: int) -> int:
+        """Return the product of one of exactly two active threads, from a, b, r(a) and r(b) of 4 bits."""
+        reduce_a, reduce_b = self.reduces(2, a > 15, not -8 <= b <= 7)
+        return (ra if reduce_a else a) * (rb if reduce_b else b)
+
+
+def _applies(when: When | None, other_is_wide: bool) -> bool:
+    return when == "active" or (when == "wide" and other_is_wide)
+
+
+_Z = Value.ZERO
+_A = Value.EXACT
+_R = Value.REDUCED
+_S = Value.NARROW
+_L = Value.WIDE
 # At none active partner every policy is a * b, at two and more r(a) * r(b): the middle column is the policy.
 _ALL = (
     Policy(
         "A",
         (Term("b", (_A, _R, _R)), Term("e", (_Z, _Z, _R))),
-        lambda _a, b, ra, _rb: ra * b,
         activation_reduced="active",
     ),
     Policy(
         "Aw",
         (Term("wide", (_A, _R, _R)), Term("e", (_Z, _Z, _R)), Term("narrow", (_A, _A, _R))),
-        lambda a, b, ra, _rb: a * b if -8 <= b <= 7 else ra * b,
         activation_reduced="wide",
     ),
     Policy(
         "W",
         (Term("b", (_A, _Z, _Z)), Term("rb", (_Z, _A, _R))),
-        lambda a, _b, _ra, rb: a * rb,
         weight_reduced="active",
     ),
     Policy(
         "aW",
         (Term("b", (_A, _S, _Z)), Term("rb", (_Z, _L, _R))),
-        lambda a, b, _ra, rb: a * rb if a > 15 else a * b,
         weight_reduced="wide",
     ),
 )
@@ -87,6 +104,6 @@ POLICIES = {policy.name: policy for policy in _ALL}
 
 
 def built_in(policy: object) -> Policy:
-    """One of the package's policies by its name; not for one from outside."""
+    """Return one of the package's policies by its name; not for one from outside."""
     assert isinstance(policy, str)
     return POLICIES[policy]

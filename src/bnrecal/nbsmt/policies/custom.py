@@ -34,11 +34,11 @@ class Rule(Protocol):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A name for people."""
 
     @property
     def product(self) -> Product:
-        """As in `CustomPolicy`."""
+        """The rule, as `CustomPolicy` has it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class PinnedPolicy:
     given: Factors | None = field(default=None, repr=False, compare=False)
 
     def product(self, a: int, b: int, active: int) -> int:
-        """As in `CustomPolicy`."""
+        """Return the product of a and b, as `CustomPolicy` has it."""
         return int(self.tables[active - 1, a, b + 128])
 
     def __str__(self) -> str:
@@ -89,27 +89,27 @@ AnyPolicy: TypeAlias = str | Rule
 
 
 def is_custom(policy: AnyPolicy) -> bool:
-    """Whether a policy is one from outside the package: an object, or "module:ATTRIBUTE"."""
+    """Return whether a policy is one from outside the package: an object, or "module:ATTRIBUTE"."""
     return not isinstance(policy, str) or ":" in policy
 
 
 def is_rule(policy: object) -> bool:
-    """Whether an object is a `Rule`."""
+    """Return whether an object is a `Rule`."""
     return isinstance(getattr(policy, "name", None), str) and callable(getattr(policy, "product", None))
 
 
 def load_policy(policy: AnyPolicy) -> Rule:
-    """The object itself, or the one that `module:ATTRIBUTE` names now; the current folder is searched too.
+    """Return the object itself, or the one that `module:ATTRIBUTE` names now; the current folder is searched too.
 
     Raises:
         BnrecalError: if there is none.
     """
     if not isinstance(policy, str):
         return policy
-    found: Any = find_object("smt.policy", policy, "policy")
-    if not is_rule(found):
+    loaded: Any = find_object("smt.policy", policy, "policy")
+    if not is_rule(loaded):
         raise BnrecalError(f"smt.policy={policy} is no policy: it needs a name and product(a, b, active)")
-    rule: Rule = found
+    rule: Rule = loaded
     return rule
 
 
@@ -118,7 +118,7 @@ _pinned: dict[str, tuple[Content, PinnedPolicy]] = {}  # the last rule of each n
 
 
 def pinned(policy: AnyPolicy) -> PinnedPolicy:
-    """The policy as it is now, every product checked.
+    """Return the policy as it is now, every product checked.
 
     A rule that was pinned before is asked for some of them again, and for all where one differs.
 
@@ -129,27 +129,36 @@ def pinned(policy: AnyPolicy) -> PinnedPolicy:
         return policy
     rule = load_policy(policy)
     name = policy if isinstance(policy, str) else rule.name
-    content = rule.product, getattr(rule, "terms", None)
+    content = (rule.product, getattr(rule, "terms", None))
     if name not in _pinned or not _is_still(content, *_pinned[name]):
-        _pinned[name] = content, _pin(name, *content)
+        _pinned[name] = (content, _pin(name, *content))
     return _pinned[name][1]
 
 
-def _is_still(content: Content, earlier: Content, found: PinnedPolicy) -> bool:
+def _is_still(content: Content, earlier: Content, policy: PinnedPolicy) -> bool:
     if content != earlier:
         return False
     # the same function may see another global now
-    return ask(content[0], AGAIN, _title(found.name)) == [found.product(a, b, p) for p, a, b in AGAIN]
+    return ask(content[0], AGAIN, _title(policy.name)) == [policy.product(a, b, p) for p, a, b in AGAIN]
 
 
 def _pin(name: str, product: Product, terms: Sequence[Term] | None) -> PinnedPolicy:
     tables = product_tables(product, MOST_THREADS, _title(name))
     given = None
     if terms is not None:
-        activations = [[[f(a, p) for f, _ in terms] for a in ACTIVATIONS] for p in range(1, MOST_THREADS + 1)]
-        weights = [[g(b) for b in WEIGHTS] for _, g in terms]
-        given = Factors(np.array(activations, np.int64), np.array(weights, np.int64))
+        given = _factors_of(terms)
     return PinnedPolicy(name, hashlib.sha256(tables.tobytes()).hexdigest(), tables, given)
+
+
+def _factors_of(terms: Sequence[Term]) -> Factors:
+    """Return every value of a rule's own terms."""
+    of_activation = np.zeros((MOST_THREADS, len(ACTIVATIONS), len(terms)), np.int64)
+    of_weight = np.zeros((len(terms), len(WEIGHTS)), np.int64)
+    for number, (f, g) in enumerate(terms):
+        for active in range(1, MOST_THREADS + 1):
+            of_activation[active - 1, :, number] = [f(a, active) for a in ACTIVATIONS]
+        of_weight[number] = [g(b) for b in WEIGHTS]
+    return Factors(of_activation, of_weight)
 
 
 def _title(name: str) -> str:
@@ -157,7 +166,7 @@ def _title(name: str) -> str:
 
 
 def policy_factors(policy: AnyPolicy, threads: int) -> Factors:
-    """The policy as terms, compared with every product of its rule for up to so many active threads.
+    """Return the policy as terms, compared with every product of its rule for up to so many active threads.
 
     Raises:
         BnrecalError: at the first operand pair that differs, or if too many terms are needed.
@@ -193,5 +202,5 @@ def check_policy(policy: AnyPolicy) -> None:
 
 
 def fingerprint(policy: AnyPolicy) -> str:
-    """A hash of every product: another rule under the same name is another experiment."""
+    """Return a hash of every product: another rule under the same name is another experiment."""
     return pinned(policy).digest[:16]

@@ -20,7 +20,8 @@ from bnrecal.errors import BnrecalError, with_place
 Integers = npt.NDArray[np.int64]
 Product = Callable[[int, int, int], int]
 
-ACTIVATIONS, WEIGHTS = range(256), range(-128, 128)
+ACTIVATIONS = range(256)
+WEIGHTS = range(-128, 128)
 MOST_TERMS = 8  # each costs input channels of the convolution
 LARGEST_PRODUCT = 2**16  # 32 bits then hold the sum of 32,768 products
 
@@ -43,7 +44,7 @@ class Factors:
 
 
 def product_tables(product: Product, threads: int, name: str) -> Integers:
-    """int64 (T, 256, 256): product(a, b, p) at [p - 1, a, b + 128], asked for every operand.
+    """Return int64 (T, 256, 256): product(a, b, p) at [p - 1, a, b + 128], asked for every operand.
 
     Raises:
         BnrecalError: for a rule that gives no integers or too large ones, changes the product of a thread that is
@@ -66,7 +67,7 @@ def product_tables(product: Product, threads: int, name: str) -> Integers:
 
 
 def ask(product: Product, places: Sequence[tuple[int, int, int]], name: str) -> list[int]:
-    """What a rule says for each (active, a, b).
+    """Return a rule's products for each (active, a, b).
 
     Raises:
         BnrecalError: with the place in the user's code, if it raises.
@@ -79,12 +80,12 @@ def ask(product: Product, places: Sequence[tuple[int, int, int]], name: str) -> 
 
 def _refuse(wrong: npt.NDArray[np.bool_], tables: Integers, name: str, why: str) -> None:
     if wrong.any():
-        p, a, b = (int(place[0]) for place in np.nonzero(wrong))
+        p, a, b = np.argwhere(wrong)[0].tolist()
         raise BnrecalError(f"{name}: product(a={a}, b={b - 128}, active={p + 1}) is {tables[p, a, b]}: {why}")
 
 
 def factor(tables: Integers, name: str) -> Factors:
-    """The tables as sums of integer products.
+    """Return the tables as sums of integer products.
 
     Args:
         tables: int64 (T, 256, 256), as `product_tables` makes them.
@@ -108,18 +109,18 @@ def factor(tables: Integers, name: str) -> Factors:
 
 
 def check_factors(factors: Factors, tables: Integers, name: str) -> None:
-    """Compare with every product.
+    """Compare terms with every product.
 
     Raises:
         BnrecalError: at the first operand pair that differs; if factors leave 16 bits.
     """
-    for what in (factors.of_activation, factors.of_weight):
-        if abs(what).max(initial=0) >= 2**15:
-            raise BnrecalError(f"{name}: its terms hold {abs(what).max()}, more than 16 bits")
+    for values in (factors.of_activation, factors.of_weight):
+        if abs(values).max(initial=0) >= 2**15:
+            raise BnrecalError(f"{name}: its terms hold {abs(values).max()}, more than 16 bits")
     sums = factors.of_activation @ factors.of_weight
     differs = np.argwhere(sums != tables)
     if len(differs):
-        p, a, b = (int(number) for number in differs[0])
+        p, a, b = differs[0].tolist()
         raise BnrecalError(
             f"{name}: its terms give {sums[p, a, b]} for a={a}, b={b - 128} with {p + 1} active threads, "
             f"its rule {tables[p, a, b]}"
@@ -127,7 +128,7 @@ def check_factors(factors: Factors, tables: Integers, name: str) -> None:
 
 
 def _lattice_basis(rows: Integers) -> Integers | None:
-    """A basis, in echelon form, of the lattice of all integer combinations of the rows; None beyond MOST_TERMS."""
+    """Return a basis, in echelon form, of the lattice that the rows span; None if it needs more than MOST_TERMS."""
     basis: list[Integers] = []  # by pivot: the first non-zero column, positive there
     for row in rows[np.argsort(abs(rows).sum(1), kind="stable")]:
         if not _insert(basis, row.copy()):
@@ -142,8 +143,13 @@ def _lattice_basis(rows: Integers) -> Integers | None:
 
 
 def _insert(basis: list[Integers], row: Integers) -> bool:
-    """Add a row to the lattice: Euclid's algorithm against the basis vector with the same pivot. Whether it was new."""
-    place, new = 0, False
+    """Add a row to the lattice, by Euclid's algorithm against the basis vector with the same pivot.
+
+    Returns:
+        Whether it was new.
+    """
+    place = 0
+    new = False
     while row.any():
         pivot = _pivot(row)
         while place < len(basis) and _pivot(basis[place]) < pivot:
@@ -164,12 +170,14 @@ def _insert(basis: list[Integers], row: Integers) -> bool:
 
 
 def _pivot(row: Integers) -> int:
+    """Return the first column that is not zero."""
     return int(np.flatnonzero(row)[0])
 
 
 def _coordinates(rows: Integers, basis: Integers) -> Integers:
-    """Of rows of the lattice in its basis, int64 (rows, terms)."""
-    rest, coordinates = rows.copy(), np.zeros((len(rows), len(basis)), np.int64)
+    """Return the coordinates of rows of the lattice in its basis, int64 (rows, terms)."""
+    rest = rows.copy()
+    coordinates = np.zeros((len(rows), len(basis)), np.int64)
     for number, vector in enumerate(basis):
         pivot = _pivot(vector)
         coordinates[:, number] = rest[:, pivot] // vector[pivot]
@@ -178,13 +186,14 @@ def _coordinates(rows: Integers, basis: Integers) -> Integers:
 
 
 def _shorten(basis: Integers, coordinates: Integers) -> None:
-    """In place: take multiples of basis vectors off others while that makes them shorter, coordinates following."""
+    """Take multiples of basis vectors off others, in place, while that makes them shorter; coordinates follow."""
     shorter = True
     while shorter:
         shorter = False
         for one in range(len(basis)):
             for other in range(len(basis)):
-                overlap, square = int(basis[one] @ basis[other]), int(basis[other] @ basis[other])
+                overlap = int(basis[one] @ basis[other])
+                square = int(basis[other] @ basis[other])
                 quotient = (2 * overlap + square) // (2 * square) if one != other else 0
                 if quotient and 2 * abs(overlap) > square:  # not at a tie, which would go back and forth
                     basis[one] -= quotient * basis[other]

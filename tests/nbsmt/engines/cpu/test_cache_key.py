@@ -13,18 +13,20 @@ from bnrecal.nbsmt.engines.cpu.kernels import cache_key, channel_sums
 pytestmark = pytest.mark.skipif(not kernels_compile(), reason="numba is switched off")
 OPERANDS = """
 import torch
-from bnrecal.nbsmt.engines.cpu import quantize
-from bnrecal.nbsmt.decompose.operands import met_operands
+from bnrecal.nbsmt.decompose.operands import operands_of
+from bnrecal.nbsmt.engines.cpu.kernels.quantize import kernel
+from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer
 from bnrecal.nbsmt.spec import SmtSpec
 x = (torch.arange(8 * 64) * 91 % 256).view(2, 64, 2, 2).to(torch.uint8)
-_, sent = quantize.Quantizer(tuple(met_operands(7, SmtSpec(4))), SmtSpec(4), 64, 1)(x, 1.0, False)
-print(bytes(sent.permute(0, 2, 3, 1).flatten().tolist()).hex(), quantize.kernel().cache_hits)
+_, made = Quantizer(tuple(operands_of(7, SmtSpec(4))), SmtSpec(4), 64, 1)(x, 1.0, False)
+print(bytes(made.permute(0, 2, 3, 1).flatten().tolist()).hex(), kernel().cache_hits)
 """
 MOMENTS = """
 import torch
-from bnrecal.nbsmt import moments
+from bnrecal.batchnorm.moments import batch_moments
+from bnrecal.nbsmt.engines.cpu.kernels.channel_sums import moments_kernel
 x = (torch.arange(2**19) % 7).float().view(2**19, 1)
-print(moments.kernel() is not None, float(moments.batch_moments(x).mean) == float(x.double().mean()))
+print(moments_kernel() is not None, float(batch_moments(x).mean) == float(x.double().mean()))
 """
 
 
@@ -43,11 +45,11 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_a_new_member_of_an_enum_that_kernels_count(tmp_path: Path) -> None:
     package = copy_of_the_package(tmp_path)
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
-    sent, hits = run([OPERANDS], environment, package).split()
+    made, hits = run([OPERANDS], environment, package).split()
     assert hits == "0"
-    assert run([OPERANDS], environment, package).split() == [sent, "1"]  # kept
-    edit(package / "nbsmt" / "policy.py", "    WIDE = 4", "    OTHER = 5\n    WIDE = 4")
-    assert run([OPERANDS], environment, package).split() == [sent, "0"]
+    assert run([OPERANDS], environment, package).split() == [made, "1"]  # kept
+    edit(package / "nbsmt" / "policies" / "builtin.py", "    WIDE = 4", "    OTHER = 5\n    WIDE = 4")
+    assert run([OPERANDS], environment, package).split() == [made, "0"]
 
 
 def test_an_edited_helper_of_moments(tmp_path: Path) -> None:
@@ -55,7 +57,8 @@ def test_an_edited_helper_of_moments(tmp_path: Path) -> None:
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
     assert run([MOMENTS], environment, package).split() == ["True", "True"]
     one = 'builder.atomic_rmw("add", word, ir.Constant(_WORD, 1)'
-    edit(package / "nbsmt" / "cpu" / "vectors.py", one, one.replace("1)", "2)"))  # every other block is left out
+    vectors = package / "nbsmt" / "engines" / "cpu" / "kernels" / "simd_u8.py"
+    edit(vectors, one, one.replace("1)", "2)"))  # every other block is left out
     assert run([MOMENTS], environment, package).split() == ["True", "False"]
 
 
@@ -85,4 +88,4 @@ def test_the_sources_of_a_kernel_are_what_its_module_imports() -> None:
         "nbsmt/engines/cpu/kernels/simd_u8.py",
         "nbsmt/policies/builtin.py",
     } <= names
-    assert not {"nbsmt/engines/cpu/dense_sparse.py", "nbsmt/engines/cpu/cost_model.py", "batchnorm/moments.py"} & names
+    assert not {"nbsmt/engines/cpu/quantizer.py", "nbsmt/engines/cpu/cost_model.py", "batchnorm/moments.py"} & names

@@ -10,8 +10,8 @@ from torch import Tensor
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.decompose.expansion import Expansion, expand_activations
 from bnrecal.nbsmt.decompose.operands import Operand, full_pattern, operands_of
-from bnrecal.nbsmt.engines.cpu.kernels import quantize, runtime, team
-from bnrecal.nbsmt.engines.cpu.kernels.quantize import Quantizer
+from bnrecal.nbsmt.engines.cpu.kernels import quantize, runtime
+from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer
 from bnrecal.nbsmt.spec import SmtSpec
 
 pytestmark = pytest.mark.skipif(quantize.kernel() is None, reason="numba is switched off")
@@ -91,7 +91,7 @@ def test_buffers_made_in_inference_mode_serve_outside_of_it() -> None:
 @pytest.mark.parametrize("torchs_team", [True, False])
 def test_any_number_of_workers(torchs_team: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not torchs_team:
-        monkeypatch.setattr(team, "_torch_team", lambda: None)
+        monkeypatch.setattr(runtime, "_torch_team", lambda: None)
     spec = SmtSpec(4)
     operands = tuple(operands_of(full_pattern(4), spec))
     quantizer = Quantizer(operands, spec, 20, 1)

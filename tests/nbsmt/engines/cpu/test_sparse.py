@@ -1,4 +1,4 @@
-"""The list kernel against a plain convolution of its weights."""
+"""The sparse kernel against a plain convolution of its weights."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 from bnrecal.nbsmt.decompose.dense_sparse import SparseWeights
 from bnrecal.nbsmt.decompose.operands import ACTIVATION, NOTHING
 from bnrecal.nbsmt.engines.cpu import sparse_layout
+from bnrecal.nbsmt.engines.cpu.channel_planes import plan_layout
 from bnrecal.nbsmt.engines.cpu.kernels import sparse
-from bnrecal.nbsmt.engines.cpu.kernels.channel_planes import plan_layout
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import buffer
 from bnrecal.nbsmt.engines.cpu.sparse import Inexact, SparseSums
 from bnrecal.nbsmt.engines.cpu.sparse_layout import Layer

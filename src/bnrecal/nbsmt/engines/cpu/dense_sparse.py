@@ -10,7 +10,6 @@ from bnrecal.nbsmt.decompose.dense_sparse import DenseSparse, decompose_weights
 from bnrecal.nbsmt.engines.cpu.cost_model import cheapest
 from bnrecal.nbsmt.engines.cpu.kernels import channel_planes, depthwise, quantize
 from bnrecal.nbsmt.engines.cpu.kernels import sparse as sparse_kernel
-from bnrecal.nbsmt.engines.cpu.kernels.quantize import Quantizer
 from bnrecal.nbsmt.engines.cpu.onednn import (
     PACKED_SHAPES,
     SIGNED_OFFSET,
@@ -20,6 +19,7 @@ from bnrecal.nbsmt.engines.cpu.onednn import (
     onednn_exactness,
     sums_are_exact,
 )
+from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer
 from bnrecal.nbsmt.engines.cpu.sparse import Inexact, SparseSums
 from bnrecal.nbsmt.engines.cpu.sparse_layout import Layer
 from bnrecal.nbsmt.engines.integer_conv import FloatConv, IntegerConv

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.engines.cpu.kernels.depthwise import ARGS, POSITIONS, VECTOR, kernel
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, run_kernel, scratch
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, new_args, run_kernel, scratch, set_args
 from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import LANES
 from bnrecal.nbsmt.engines.cpu.kernels.simd_i32 import I32X64_BYTES
 from bnrecal.nbsmt.engines.integer_conv import FloatConv
@@ -31,30 +31,35 @@ class DepthwiseConv:
 
     @staticmethod
     def fits(weight: Tensor, spec: SmtSpec) -> bool:
-        """Whether a layer is one, and its sums are exact in float32."""
+        """Return whether a layer is one, and its sums are exact in float32."""
         return weight.shape[1] == 1 and spec.threads == 1 and FloatConv.fits(weight, 255)
 
     def __init__(self, weight: Tensor, geometry: Geometry) -> None:
-        """Of int8 weights (O, 1, kh, kw), O a multiple of the groups."""
-        self.geometry, self.kernel = geometry, (weight.shape[2], weight.shape[3])
-        self.filters, self.channels = len(weight), max(len(weight), LANES)
+        """Prepare for int8 weights (O, 1, kh, kw), O a multiple of the groups."""
+        self.geometry = geometry
+        self.kernel = (weight.shape[2], weight.shape[3])
+        self.filters = len(weight)
+        self.channels = max(self.filters, LANES)
         starts = torch.arange(0, self.channels, LANES).clamp(max=self.channels - LANES)
         lanes = starts[:, None] + torch.arange(LANES)  # (blocks, 16), the channels of each block
         rows = self._wide(weight.detach().cpu().float().flatten(1))
         self.weights = rows[lanes].transpose(1, 2).contiguous()  # (blocks, taps, 16)
         self.zeros = torch.zeros(self.filters)
-        down, right = (np.arange(self.kernel[d], dtype=np.uint64) * np.uint64(geometry.dilation[d]) for d in range(2))
+        down = np.arange(self.kernel[0], dtype=np.uint64) * np.uint64(geometry.dilation[0])
+        right = np.arange(self.kernel[1], dtype=np.uint64) * np.uint64(geometry.dilation[1])
         self.tap_rows = np.repeat(down, self.kernel[1])
         self.tap_bytes = np.tile(right * np.uint64(VECTOR), self.kernel[0])
-        self.span, self.reach = int(down[-1]) + 1, int(right[-1]) + 1
+        self.span = int(down[-1]) + 1
+        self.reach = int(right[-1]) + 1
         self.args = self._layer_args()
         self._shaped: tuple[tuple[torch.Size, int], Args] | None = None  # of the last call
 
     def _layer_args(self) -> Args:
-        """What depends on the layer alone."""
-        g, taps = self.geometry, self.weights.shape[1]
-        return _filled(
-            np.zeros((), ARGS),
+        """Return args with what depends on the layer alone."""
+        g = self.geometry
+        taps = self.weights.shape[1]
+        return new_args(
+            ARGS,
             blocks=len(self.weights),
             channels=self.channels,
             stride_rows=g.stride[0],
@@ -70,12 +75,12 @@ class DepthwiseConv:
         )
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """int32 sums (N, O, H', W') of uint8 or int8 levels."""
+        """Return int32 sums (N, O, H', W') of uint8 or int8 levels."""
         sums = self.convolve(x.float(), 1.0, torch.ones(self.filters), None, x.dtype == torch.int8)
         return sums.to(torch.int32)
 
     def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
-        """sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
+        """Return sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
         each = self.filters // self.geometry.groups
         if each > 1:  # the kernel knows one filter a channel
             x = x.repeat_interleave(each, 1)
@@ -84,11 +89,11 @@ class DepthwiseConv:
         x = x.contiguous(memory_format=torch.channels_last)
         out = self.geometry.output_size((x.shape[2], x.shape[3]), self.kernel)
         y = torch.empty((len(x), self.channels, *out), memory_format=torch.channels_last)
-        scale, bias = (
-            self._wide(values.float()).contiguous() for values in (scale, self.zeros if bias is None else bias)
-        )
+        bias = self.zeros if bias is None else bias
+        scale = self._wide(scale.float()).contiguous()
+        bias = self._wide(bias.float()).contiguous()
         lowest, highest = (-128.0, 127.0) if signed else (0.0, 255.0)
-        args = _filled(
+        args = set_args(
             self._shaped_args(x.shape, y.shape, torch.get_num_threads()).copy(),
             source=x.data_ptr(),
             target=y.data_ptr(),
@@ -104,16 +109,18 @@ class DepthwiseConv:
         return y[:, : self.filters].contiguous(memory_format=torch.channels_last)
 
     def _wide(self, values: Tensor) -> Tensor:
-        """(filters, ...) with zeros behind, up to the channels that the kernel sees."""
+        """Return (filters, ...) with zeros behind, up to the channels that the kernel sees."""
         missing = self.channels - self.filters
         return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values
 
     def _shaped_args(self, shape: torch.Size, out: torch.Size, workers: int) -> Args:
-        """The layer's args, divided into units for these shapes of input and output."""
+        """Return the layer's args, divided into units for these shapes of input and output."""
         if self._shaped is not None and self._shaped[0] == (shape, workers):
             return self._shaped[1]
-        g, blocks = self.geometry, len(self.weights)
-        (images, _, rows, columns), (out_rows, out_columns) = shape, out[2:]
+        g = self.geometry
+        blocks = len(self.weights)
+        images, _, rows, columns = shape
+        out_rows, out_columns = out[2:]
         needed = (max(out_columns, POSITIONS) - 1) * g.stride[1] + self.reach
         pitch = VECTOR * max(needed, columns + 2 * g.padding[1])
         chunk = min(blocks, max(1, RING_BYTES // (pitch * self.span)))
@@ -123,7 +130,7 @@ class DepthwiseConv:
         band = min(out_rows, max(2 * self.span, -(-out_rows // wanted)))
         bands = -(-out_rows // band)
         used = VECTOR * POSITIONS + int(self.args["places_bytes"]) + (self.span + 1) * chunk * pitch
-        args = _filled(
+        args = set_args(
             copy_args(self.args),
             units=images * bands * chunks,
             bands=bands,
@@ -137,11 +144,5 @@ class DepthwiseConv:
             pitch=pitch,
             scratch_bytes=-(-used // I32X64_BYTES) * I32X64_BYTES,
         )
-        self._shaped = (shape, workers), args
+        self._shaped = ((shape, workers), args)
         return args
-
-
-def _filled(args: Args, **values: float) -> Args:
-    for name, value in values.items():
-        args[name] = value
-    return args

@@ -1,6 +1,4 @@
-"""Adding a list of weights to a dense convolution."""
-
-from typing import Any
+"""Sparse weights added to a dense convolution."""
 
 import numpy as np
 import torch
@@ -8,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnrecal.nbsmt.decompose.dense_sparse import SparseWeights
-from bnrecal.nbsmt.engines.cpu.kernels.channel_planes import Planes, plan_layout
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, run_kernel, scratch
+from bnrecal.nbsmt.engines.cpu.channel_planes import Planes, plan_layout
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, new_args, run_kernel, scratch, set_args
 from bnrecal.nbsmt.engines.cpu.kernels.sparse import ARGS, kernel
 from bnrecal.nbsmt.engines.cpu.sparse_layout import LEAST_FILTERS, Layer, SparseLayout
 from bnrecal.nbsmt.geometry import Geometry, Pair
@@ -21,7 +19,7 @@ class Inexact(ArithmeticError):
 
 
 class SparseSums:
-    """A list of weights at one shape of input."""
+    """The sums of sparse weights at one shape of input."""
 
     def __init__(
         self,
@@ -32,9 +30,10 @@ class SparseSums:
         kernel_size: Pair,
         shape: torch.Size,
     ) -> None:
-        """Of inputs of `shape` (N, groups * channels, H, W)."""
+        """Prepare for inputs of `shape` (N, groups * channels, H, W)."""
         layout = plan_layout(shape[0], (shape[2], shape[3]), kernel_size, geometry)
-        self.plan, self.filters = SparseLayout(sparse, layer, layout), max(layer.filters, LEAST_FILTERS)
+        self.plan = SparseLayout(sparse, layer, layout)
+        self.filters = max(layer.filters, LEAST_FILTERS)
         self.planes = Planes(layout, layer.channels * layer.groups, self.plan.length + self.plan.strip)
         # Signed levels travel as + 128, in the border too.
         self.signed_base = np.zeros(-(-self.filters // 8) * 8, np.int32)
@@ -43,35 +42,35 @@ class SparseSums:
         self.args = self._args(spec)
 
     def _args(self, spec: SmtSpec) -> Args:
-        plan, half_even, args = self.plan, spec.rounding == "half_even", np.zeros((), ARGS)
+        plan = self.plan
         strips = -(-plan.layout.positions // plan.strip)
-        for name, value in {
-            "units": strips * -(-self.filters // plan.chunk),
-            "strips": strips,
-            "strip": plan.strip,
-            "positions": plan.layout.positions,
-            "pixels": plan.layout.outputs.ctypes.data,
-            "pitch": self.planes.pitch,
-            "phase_pitch": plan.layout.positions,
-            "length": plan.length,
-            "threads": spec.threads,
-            "round_up": 7 * half_even,
-            "round_odd": half_even,
-            "table": plan.table.ctypes.data,
-            "blocks": plan.blocks.ctypes.data,
-            "block_count": len(plan.blocks),
-            "sources": plan.sources.ctypes.data,
-            "kinds": plan.kinds.ctypes.data,
-            "entries": plan.entries.ctypes.data,
-            "starts": plan.starts.ctypes.data,
-            "filters": self.filters,
-            "chunk": plan.chunk,
-            "scratch_bytes": plan.scratch_bytes,
-            "spare_bytes": plan.spare_bytes,
-            "sums_bytes": plan.sums_bytes,
-        }.items():
-            args[name] = value
-        return args
+        half_even = spec.rounding == "half_even"
+        return new_args(
+            ARGS,
+            units=strips * -(-self.filters // plan.chunk),
+            strips=strips,
+            strip=plan.strip,
+            positions=plan.layout.positions,
+            pixels=plan.layout.outputs.ctypes.data,
+            pitch=self.planes.pitch,
+            phase_pitch=plan.layout.positions,
+            length=plan.length,
+            threads=spec.threads,
+            round_up=7 * half_even,
+            round_odd=half_even,
+            table=plan.table.ctypes.data,
+            blocks=plan.blocks.ctypes.data,
+            block_count=len(plan.blocks),
+            sources=plan.sources.ctypes.data,
+            kinds=plan.kinds.ctypes.data,
+            entries=plan.entries.ctypes.data,
+            starts=plan.starts.ctypes.data,
+            filters=self.filters,
+            chunk=plan.chunk,
+            scratch_bytes=plan.scratch_bytes,
+            spare_bytes=plan.spare_bytes,
+            sums_bytes=plan.sums_bytes,
+        )
 
     def __call__(
         self,
@@ -82,7 +81,7 @@ class SparseSums:
         scale: Tensor | None,
         bias: Tensor | None,
     ) -> None:
-        """target = dense + list, or (dense + list) * scale + bias in float32, every step rounded.
+        """Write target = dense + sparse, or (dense + sparse) * scale + bias in float32, every step rounded.
 
         Args:
             levels: uint8 (N, C, H, W), channels-last with slack behind; signed ones as + 128.
@@ -94,27 +93,33 @@ class SparseSums:
             Inexact: where the dense sums may have been rounded; then `target` is wrong.
         """
         if target.shape[1] < self.filters:
-            few, wider = target, _wider(target, self.filters)
+            wider = _wider(target, self.filters)
             self(levels, signed, None if dense is None else _wider(dense, self.filters), wider, scale, bias)
-            few.copy_(wider[:, : few.shape[1]])
+            target.copy_(wider[:, : target.shape[1]])
             return
-        args, inexact = copy_args(self.args), np.zeros((), np.uint64)
-        args["planes"] = self.planes(levels, signed)
+        inexact = np.zeros((), np.uint64)
+        padded_scale = _padded(scale, self.filters)
+        padded_bias = _padded(bias, self.filters)
+        args = set_args(
+            copy_args(self.args),
+            planes=self.planes(levels, signed),
+            target=target.data_ptr(),
+            target_integers=target.dtype == torch.int32,
+            base=(self.signed_base if signed else self.zeros).ctypes.data,
+            scale=padded_scale.data_ptr(),
+            bias=padded_bias.data_ptr(),
+            inexact=inexact.ctypes.data,
+            scratch=scratch("sparse", int(self.args["scratch_bytes"])),
+        )
         if dense is not None:
-            args["dense"], args["dense_floats"] = dense.data_ptr(), dense.dtype == torch.float32
-        args["target"], args["target_integers"] = target.data_ptr(), target.dtype == torch.int32
-        held = [_padded(values, self.filters) for values in (scale, bias)]
-        args["scale"], args["bias"] = (values.data_ptr() for values in held)
-        args["base"] = (self.signed_base if signed else self.zeros).ctypes.data
-        args["inexact"] = inexact.ctypes.data
-        args["scratch"] = scratch("list", int(args["scratch_bytes"]))
+            set_args(args, dense=dense.data_ptr(), dense_floats=dense.dtype == torch.float32)
         run_kernel(kernel(), args, int(args["units"]))
         if inexact:
             raise Inexact
 
 
 def _padded(values: Tensor | None, filters: int) -> Tensor:
-    """float32, a multiple of 8 of them."""
+    """Return float32, a multiple of 8 of them, zeros behind."""
     padded = torch.zeros(-(-filters // 8) * 8)
     if values is not None:
         padded[: len(values)] = values
@@ -122,10 +127,5 @@ def _padded(values: Tensor | None, filters: int) -> Tensor:
 
 
 def _wider(x: Tensor, channels: int) -> Tensor:
-    """x (N, C, H, W) with zero channels behind, channels-last."""
+    """Return x (N, C, H, W) with zero channels behind, channels-last."""
     return F.pad(x, (0, 0, 0, 0, 0, channels - x.shape[1])).contiguous(memory_format=torch.channels_last)
-
-
-def usable() -> Any:
-    """Whether the kernel compiles here."""
-    return kernel() is not None

@@ -1,4 +1,4 @@
-"""What a compiled kernel was made from, so that an edit anywhere compiles it again.
+"""A key of all that a compiled kernel was made from, so that an edit anywhere compiles it again.
 
 numba keeps machine code by the file of the kernel alone. A helper in another file, or a constant that comes from one
 (`len(Value)`), may change without its notice, and the old code would go on answering.
@@ -22,35 +22,35 @@ PACKAGE = __name__.partition(".")[0]
 
 @cache
 def cache_key(module: str) -> str:
-    """A hash of all that decides the machine code of a module's kernel: sources, compiler, processor."""
-    found = hashlib.sha256(repr((compiler(), processor())).encode())
+    """Return a hash of all that decides the machine code of a module's kernel: sources, compiler, processor."""
+    digest = hashlib.sha256(repr((compiler(), processor())).encode())
     for path in sources(module):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def compiler() -> tuple[str, ...]:
-    """The versions of numba, llvmlite and LLVM."""
+    """Return the versions of numba, llvmlite and LLVM."""
     return numba_version, llvmlite.__version__, repr(binding.llvm_version_info)
 
 
 def processor() -> tuple[str, ...]:
-    """The name and features of the processor that numba compiles for."""
+    """Return the name and features of the processor that numba compiles for."""
     name = config.CPU_NAME or binding.get_host_cpu_name()  # type: ignore[attr-defined]
     features = config.CPU_FEATURES  # type: ignore[attr-defined]
     return name, get_host_cpu_features() if features is None else features  # type: ignore[no-untyped-call]
 
 
 def sources(module: str) -> list[Path]:
-    """The files of a module and of every module of this package that it imports, and that those import."""
-    found: dict[str, Path] = {}
+    """Return the files of a module and of every module of this package that it imports, and that those import."""
+    files: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found[name] = _file(name)
-            waiting += _imported(found[name])
-    return [found[name] for name in sorted(found)]
+        if name not in files:
+            files[name] = _file(name)
+            waiting += _imported(files[name])
+    return [files[name] for name in sorted(files)]
 
 
 def _file(module: str) -> Path:
@@ -65,7 +65,7 @@ def _file(module: str) -> Path:
 
 @cache
 def _imported(path: Path) -> list[str]:
-    """The modules of this package that a file names in its imports, wherever in the file."""
+    """Return the modules of this package that a file names in its imports, wherever in the file."""
     names = []
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):

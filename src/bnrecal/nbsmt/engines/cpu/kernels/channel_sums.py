@@ -1,77 +1,85 @@
-"""Squared differences of int32 accumulators, summed by channel in float64, in one pass over memory.
+"""Two sums of each channel in float64, in one pass over memory: BatchNorm's moments, and squared differences.
 
-The order of the sums follows from the shape alone, so that they do not depend on the number of workers.
+Values come channels-last, as one run. A unit is a *block* of them: so many rows of *lanes*, and the lanes are one or
+more times the channels. Each lane has two sums of its own in each block, so that the order of all additions follows
+from the shape alone and does not depend on the number of workers.
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from numba import carray  # type: ignore[attr-defined]
-from torch import Tensor
 
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
-from bnrecal.nbsmt.engines.cpu.kernels.operand_select import u64
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compile_kernel, run_kernel
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compiled, kernel_entry, u64
 
-BLOCK = 16384  # values of a unit
-LANES = 64  # sums side by side: rows of fewer channels are taken several at a time
 ARGS = args_dtype(
-    "found",  # int32 (values,)
-    "exact",  # int32 (values,)
+    "first",  # (values,): float32 for the moments, int32 for squares
+    "second",  # for the moments float64 (lanes,), for squares int32 (values,)
     "sums",  # float64 (units, 2, lanes)
     "values",
     "lanes",  # a multiple of the channels
-    "block",  # a multiple of the lanes
+    "block",  # values of a unit, a multiple of the lanes
 )
 
 
-def squared_sums(found: Tensor, exact: Tensor) -> Tensor:
-    """float64 (2, C): the sums of (found - exact)^2 and of exact^2 over all but the channels.
-
-    Args:
-        found, exact: int32 (N, C, H, W), differing by less than 2^31; fastest channels-last.
-    """
-    if found.device.type != "cpu" or kernel() is None:
-        errors, squares = (found - exact).double(), exact.double()
-        return torch.stack([errors.square_().sum((0, 2, 3)), squares.square_().sum((0, 2, 3))])
-    rows = [x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous() for x in (found, exact)]
-    values, channels = found.numel(), found.shape[1]
-    lanes = channels * max(1, LANES // channels)
-    block = lanes * max(1, BLOCK // lanes)
-    sums, args = np.zeros((-(-values // block), 2, lanes)), np.zeros((), ARGS)
-    args["found"], args["exact"] = (x.data_ptr() for x in rows)
-    args["sums"], args["values"], args["lanes"], args["block"] = sums.ctypes.data, values, lanes, block
-    run_kernel(kernel(), args, len(sums))
-    by_lane = np.add.reduce(sums, axis=0).reshape(2, -1, channels)  # along the first axis NumPy adds in order
-    return torch.from_numpy(np.add.reduce(by_lane, axis=1))
+# Unsigned numbers (a signed index could count from the end) and two arrays of sums: LLVM then makes vectors.
+@compiled
+def _add_moments(args: Any, row: u64, last: u64, target: u64) -> None:
+    """Add values row..last-1 less the origin, and the squares of that, to the two sums of each lane."""
+    lanes = args.lanes
+    origin = carray(v.pointer(args.second), lanes, np.float64)
+    sums = carray(v.pointer(target), lanes, np.float64)
+    squares = carray(v.pointer(target + u64(8) * lanes), lanes, np.float64)
+    while row < last:
+        count = min(lanes, last - row)
+        source = carray(v.pointer(args.first + u64(4) * row), count, np.float32)
+        for lane in range(count):
+            shifted = np.float64(source[lane]) - origin[lane]
+            sums[lane] += shifted
+            squares[lane] += shifted * shifted
+        row += lanes
 
 
-def _make(sources: str) -> Any:
-    def square_blocks(address: Any) -> None:
-        sources  # noqa: B018  (part of numba's key)
-        args = carray(address, 1, ARGS)[0]
-        values, lanes, block = np.int64(args.values), np.int64(args.lanes), np.int64(args.block)
-        found, exact = carray(v.pointer(args.found), values, np.int32), carray(v.pointer(args.exact), values, np.int32)
-        while True:
-            first = np.int64(v.claim(args.address + u64(8))) * block
-            if first >= values:
-                return
-            place = args.sums + u64(16) * u64(first // block * lanes)
-            sums = carray(v.pointer(place), (2, lanes), np.float64)
-            last = min(first + block, values)
-            for row in range(first, last, lanes):
-                for lane in range(min(lanes, last - row)):
-                    error = np.float64(found[row + lane] - exact[row + lane])
-                    square = np.float64(exact[row + lane])
-                    sums[0, lane] += error * error
-                    sums[1, lane] += square * square
-
-    return square_blocks
+@compiled
+def _add_squares(args: Any, row: u64, last: u64, target: u64) -> None:
+    """Add (first - second)^2 and second^2 of values row..last-1 to the two sums of each lane."""
+    lanes = args.lanes
+    errors = carray(v.pointer(target), lanes, np.float64)
+    squares = carray(v.pointer(target + u64(8) * lanes), lanes, np.float64)
+    while row < last:
+        count = min(lanes, last - row)
+        first = carray(v.pointer(args.first + u64(4) * row), count, np.int32)
+        second = carray(v.pointer(args.second + u64(4) * row), count, np.int32)
+        for lane in range(count):
+            error = np.float64(first[lane] - second[lane])
+            value = np.float64(second[lane])
+            errors[lane] += error * error
+            squares[lane] += value * value
+        row += lanes
 
 
-@cache
-def kernel() -> Any | None:
-    """The compiled kernel, None where numba cannot compile."""
-    return compile_kernel(_make)
+@kernel_entry
+def moments_kernel(address: Any) -> None:
+    """Sum every value less the origin of its lane, and the squares of that."""
+    args = carray(address, 1, ARGS)[0]
+    while True:
+        unit = v.claim(args.address + u64(8))
+        first = unit * args.block
+        if first >= args.values:
+            return
+        last = min(first + args.block, args.values)
+        _add_moments(args, first, last, args.sums + u64(16) * args.lanes * unit)
+
+
+@kernel_entry
+def squares_kernel(address: Any) -> None:
+    """Sum the squared differences of two tensors, and the squares of the second."""
+    args = carray(address, 1, ARGS)[0]
+    while True:
+        unit = v.claim(args.address + u64(8))
+        first = unit * args.block
+        if first >= args.values:
+            return
+        last = min(first + args.block, args.values)
+        _add_squares(args, first, last, args.sums + u64(16) * args.lanes * unit)

@@ -6,7 +6,6 @@ ring of as many rows as the kernel spans, which stays in the second-level cache.
 below 2^24, exact.
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,12 @@ from numba import carray  # type: ignore[attr-defined]
 from bnrecal.nbsmt.engines.cpu.kernels import simd_f32 as f
 from bnrecal.nbsmt.engines.cpu.kernels import simd_i32 as s
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
-from bnrecal.nbsmt.engines.cpu.kernels.operand_select import u64
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compile_kernel, compiled
+from bnrecal.nbsmt.engines.cpu.kernels.quantize import quantize_ref
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compiled, kernel_entry, u64
+from bnrecal.nbsmt.geometry import Geometry
 
-VECTOR, POSITIONS = f.VECTOR_BYTES, f.POSITIONS
+VECTOR = f.VECTOR_BYTES
+POSITIONS = f.POSITIONS
 ARGS = args_dtype(
     "units",  # images * bands * chunks, in this order
     "bands",
@@ -54,8 +55,11 @@ ARGS = args_dtype(
 
 @compiled
 def _make_levels(args: Any, source: u64, slot: u64, first: u64, end: u64) -> None:
-    """One row of the input to blocks first..end-1 of a row of the ring."""
-    inverse, lowest, highest, pitch = args.inverse, args.lowest, args.highest, args.pitch
+    """Write one row of the input to blocks first..end-1 of a row of the ring."""
+    inverse = args.inverse
+    lowest = args.lowest
+    highest = args.highest
+    pitch = args.pitch
     last = u64(4) * (args.channels - u64(f.LANES))
     place = slot + u64(VECTOR) * args.padding_columns
     for _ in range(args.columns):
@@ -69,7 +73,7 @@ def _make_levels(args: Any, source: u64, slot: u64, first: u64, end: u64) -> Non
 
 @compiled
 def _locate_taps(args: Any, row: u64, ring: u64, places: Any) -> None:
-    """Where the taps of the first output of a row lie, the input's row counted with its border."""
+    """Write where the taps of the first output of a row lie; `row` counts the input's border too."""
     slot_bytes = args.chunk * args.pitch
     tap_rows = carray(v.pointer(args.tap_rows), int(args.taps), np.uint64)
     tap_bytes = carray(v.pointer(args.tap_bytes), int(args.taps), np.uint64)
@@ -82,12 +86,15 @@ def _locate_taps(args: Any, row: u64, ring: u64, places: Any) -> None:
 
 @compiled
 def _convolve_row(args: Any, places: Any, target: u64, first: u64, end: u64, spare: u64) -> None:
-    """One row of outputs of blocks first..end-1."""
-    step, pitch = u64(VECTOR) * args.stride_columns, u64(4) * args.channels
+    """Write one row of outputs of blocks first..end-1."""
+    step = u64(VECTOR) * args.stride_columns
+    pitch = u64(4) * args.channels
     for block in range(first, end):
         # The last block goes once more over some channels of the one before.
         own = u64(4) * min(u64(f.LANES) * block, args.channels - u64(f.LANES))
-        scale, bias, out = args.scale + own, args.bias + own, target + own
+        scale = args.scale + own
+        bias = args.bias + own
+        out = target + own
         weights = args.weights + u64(VECTOR) * args.taps * block
         x = u64(0)
         while x < args.out_columns:
@@ -110,10 +117,12 @@ def _convolve_row(args: Any, places: Any, target: u64, first: u64, end: u64, spa
 def _work_on_unit(args: Any, unit: u64, scratch: u64) -> None:
     first = unit % args.chunks * args.chunk
     end = min(first + args.chunk, args.blocks)
-    image, band = unit // args.chunks // args.bands, unit // args.chunks % args.bands
+    image = unit // args.chunks // args.bands
+    band = unit // args.chunks % args.bands
     places = carray(v.pointer(scratch + u64(VECTOR * POSITIONS)), int(args.taps), np.uint64)
     ring = scratch + u64(VECTOR * POSITIONS) + args.places_bytes
-    row_bytes, out_bytes = u64(4) * args.columns * args.channels, u64(4) * args.out_columns * args.channels
+    row_bytes = u64(4) * args.columns * args.channels
+    out_bytes = u64(4) * args.out_columns * args.channels
     made = u64(0)  # rows of the input, its border counted, up to which levels are made or not needed
     for y in range(band * args.band, min((band + u64(1)) * args.band, args.out_rows)):
         top = y * args.stride_rows
@@ -125,23 +134,40 @@ def _work_on_unit(args: Any, unit: u64, scratch: u64) -> None:
         _convolve_row(args, places, args.target + (image * args.out_rows + y) * out_bytes, first, end, scratch)
 
 
-def _make(sources: str) -> Any:
-    def convolve_bands(address: Any) -> None:
-        sources  # noqa: B018  (part of numba's key)
-        args = carray(address, 1, ARGS)[0]
-        scratch = args.scratch + v.claim(args.address + u64(16)) * args.scratch_bytes
-        for at in range(u64(0), args.scratch_bytes, u64(s.I32X64_BYTES)):  # the borders are zeros
-            s.store_i32x64(scratch + at, s.zero_i32x64())
-        while True:
-            unit = v.claim(args.address + u64(8))
-            if unit >= args.units:
-                return
-            _work_on_unit(args, unit, scratch)
-
-    return convolve_bands
+@kernel_entry
+def kernel(address: Any) -> None:
+    """Convolve a batch, a band of rows and some channels a unit."""
+    args = carray(address, 1, ARGS)[0]
+    scratch = args.scratch + v.claim(args.address + u64(16)) * args.scratch_bytes
+    for at in range(u64(0), args.scratch_bytes, u64(s.I32X64_BYTES)):  # the borders are zeros
+        s.store_i32x64(scratch + at, s.zero_i32x64())
+    while True:
+        unit = v.claim(args.address + u64(8))
+        if unit >= args.units:
+            return
+        _work_on_unit(args, unit, scratch)
 
 
-@cache
-def kernel() -> Any | None:
-    """The compiled kernel, None where numba cannot compile."""
-    return compile_kernel(_make)
+def depthwise_ref(x: Any, inverse: float, signed: bool, weights: Any, g: Geometry, scale: Any, bias: Any) -> Any:
+    """Return float32 (C, H', W'), what the kernel makes of one image, by plain loops.
+
+    Args:
+        x: float32 (C, H, W).
+        weights: int8 (C, kh, kw).
+        scale, bias: float32 (C,).
+    """
+    channels, rows, columns = x.shape
+    lowest, highest = (-128, 127) if signed else (0, 255)
+    offset = 128 if signed else 0  # the levels travel as bytes
+    levels = quantize_ref(x, inverse, lowest, highest, offset).astype(int) - offset
+    high, wide = g.output_size((rows, columns), weights.shape[1:])
+    y = np.zeros((channels, high, wide), np.float32)
+    for c, i, j in np.ndindex(y.shape):
+        total = 0
+        for p, q in np.ndindex(weights.shape[1:]):
+            row = i * g.stride[0] + p * g.dilation[0] - g.padding[0]
+            column = j * g.stride[1] + q * g.dilation[1] - g.padding[1]
+            if 0 <= row < rows and 0 <= column < columns:
+                total += int(levels[c, row, column]) * int(weights[c, p, q])
+        y[c, i, j] = np.float32(total) * scale[c] + bias[c]
+    return y

@@ -1,32 +1,18 @@
 """Float32 activations to bytes, and from them the dense operands, in one pass over memory."""
 
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numba import carray  # type: ignore[attr-defined]
-from torch import Tensor
 
-from bnrecal.nbsmt.arithmetic import inverse_scale
-from bnrecal.nbsmt.decompose.operands import ACTIVATION, Operand
+from bnrecal.nbsmt.decompose.operands import Operand
 from bnrecal.nbsmt.engines.cpu.kernels import operand_select
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
-from bnrecal.nbsmt.engines.cpu.kernels.operand_select import TABLE_BYTES, u64
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import (
-    args_dtype,
-    buffer,
-    compile_kernel,
-    compiled,
-    copy_args,
-    run_kernel,
-    scratch,
-)
-from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.engines.cpu.kernels.operand_select import TABLE_BYTES, operand_select_ref
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import MANY, args_dtype, compiled, kernel_entry, u64
 
-BLOCK_BYTES = 16384  # quantized bytes a worker takes at a time: they stay in its first-level cache
 SPARE_BYTES = 256
-MANY = 1 << 40  # carray wants a length
 ARGS = args_dtype(
     "source",  # float32 (pixels, groups, channels), or 0: the levels are there already
     "levels",  # uint8 (pixels, groups, channels)
@@ -47,84 +33,13 @@ ARGS = args_dtype(
 )
 
 
-class Quantizer:
-    """The levels of a layer's input, and its dense operands in the order of `DenseSparse`."""
-
-    def __init__(self, operands: tuple[Operand, ...], spec: SmtSpec, channels: int, groups: int) -> None:
-        """For inputs of (N, groups * channels, H, W)."""
-        self.operands, self.channels, self.groups = operands, channels, groups
-        self.table = operand_select.operand_table(operands)
-        self.masks_bytes = 2 * channels + 64
-        self.args = np.zeros((), ARGS)
-        half_even = spec.rounding == "half_even"
-        per_worker = operand_select.SCRATCH_BYTES + self.masks_bytes + max(1, len(operands)) * channels + SPARE_BYTES
-        for name, value in {
-            "groups": groups,
-            "channels": channels,
-            "threads": spec.threads,
-            "operands": len(operands),
-            "table": self.table.ctypes.data,
-            "round_up": 7 * half_even,
-            "round_odd": half_even,
-            "block": max(1, BLOCK_BYTES // (channels * groups)),
-            "scratch_bytes": -(-per_worker // 64) * 64,
-        }.items():
-            self.args[name] = value
-
-    def __call__(self, x: Tensor, x_scale: float, signed: bool, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Levels and dense operands of an input, both overwritten by the next call in this thread.
-
-        Args:
-            x: float32 (N, groups * channels, H, W), or uint8 or int8 levels of that shape.
-            order: int64 (channels,), on the CPU: position i is taken by input channel order[i]; for one group alone.
-
-        Returns:
-            uint8 (N, groups * channels, H, W), signed levels as + 128, and uint8 (N, groups * len(operands) * channels,
-            H, W), both channels-last. Where the operands are just the activations, both are the same.
-        """
-        images, _, height, width = x.shape
-        args, pixels = copy_args(self.args), images * height * width
-        levels = _channels_last("levels", images, self.groups * self.channels, height, width)
-        if x.dtype == torch.float32:
-            x = x.contiguous(memory_format=torch.channels_last)
-            limits = (-128.0, 127.0, 128.0) if signed else (0.0, 255.0, 0.0)
-            args["source"] = x.data_ptr()
-            for name, value in zip(
-                ("inverse", "lowest", "highest", "offset"), (inverse_scale(x_scale), *limits), strict=True
-            ):
-                args[name] = value
-        else:
-            levels.copy_(x.to(torch.int16) + 128 if signed else x)
-        target = levels
-        if self.expands:
-            target = _channels_last("operands", images, len(self.operands) * levels.shape[1], height, width)
-        elif not args["source"] and order is None:
-            return levels, levels
-        if order is not None:
-            places = order.numpy().astype(np.uint32)
-            args["order"] = places.ctypes.data
-        args["pixels"], args["levels"], args["target"] = pixels, levels.data_ptr(), target.data_ptr()
-        if not self.expands:
-            args["operands"] = 0
-        args["scratch"] = scratch("quantize", int(args["scratch_bytes"]))
-        run_kernel(kernel(), args, -(-pixels // int(args["block"])))
-        return levels, target
-
-    @property
-    def expands(self) -> bool:
-        """Whether the dense operands are more than the activations."""
-        return self.operands not in ((), (ACTIVATION,))
-
-
-def _channels_last(name: str, images: int, channels: int, height: int, width: int) -> Tensor:
-    held = buffer(name, images * channels * height * width)
-    return held.view(images, height, width, channels).permute(0, 3, 1, 2)
-
-
 @compiled
 def _quantize(source: u64, target: u64, count: u64, args: Any, spare: u64) -> None:
     """Quantize `count` floats; `spare` is scratch of 256 bytes."""
-    inverse, lowest, highest, offset = args.inverse, args.lowest, args.highest, args.offset
+    inverse = args.inverse
+    lowest = args.lowest
+    highest = args.highest
+    offset = args.offset
     i = u64(0)
     while i < count:
         if i + u64(64) > count:
@@ -140,7 +55,7 @@ def _quantize(source: u64, target: u64, count: u64, args: Any, spare: u64) -> No
 
 @compiled
 def _mark_active(levels: u64, masks: u64, channels: u64) -> None:
-    """Masks of one pixel twice in a row, so that a partner's mask lies at a fixed distance."""
+    """Write the masks of one pixel twice in a row, so that a partner's mask lies at a fixed distance."""
     for start in (masks, masks + channels):
         c = u64(0)
         while c < channels:
@@ -150,8 +65,9 @@ def _mark_active(levels: u64, masks: u64, channels: u64) -> None:
 
 @compiled
 def _expand_pixel(levels: u64, target: u64, args: Any, scratch: u64) -> None:
-    """All operands of one pixel of one group: (channels,) to (operands * channels,), two and two alternating."""
-    channels, masks = args.channels, scratch + u64(operand_select.SCRATCH_BYTES)
+    """Write all operands of one pixel of one group: (channels,) to (operands * channels,), two and two alternating."""
+    channels = args.channels
+    masks = scratch + u64(operand_select.SCRATCH_BYTES)
     part = channels // args.threads
     _mark_active(levels, masks, channels)
     c = u64(0)
@@ -160,14 +76,16 @@ def _expand_pixel(levels: u64, target: u64, args: Any, scratch: u64) -> None:
             c = channels - u64(64)
         operand_select.write_values(v.load(levels + c), np.uint8(args.round_up), np.uint8(args.round_odd), scratch)
         own = masks + c
-        u1, u2, u3 = v.load(own + part), v.load(own + part + part), v.load(own + part + part + part)
+        u1 = v.load(own + part)
+        u2 = v.load(own + part + part)
+        u3 = v.load(own + part + part + part)
         operand_select.write_masks(u1, u2, u3, args.threads, scratch)
-        operand, out, left = args.table, target, args.operands
+        operand = args.table
+        out = target
+        left = args.operands
         while left > u64(1):
-            first, second = (
-                operand_select.select(operand, scratch),
-                operand_select.select(operand + u64(TABLE_BYTES), scratch),
-            )
+            first = operand_select.select(operand, scratch)
+            second = operand_select.select(operand + u64(TABLE_BYTES), scratch)
             v.store_zipped(out + c + c, first, second)
             operand += u64(2 * TABLE_BYTES)
             out += channels + channels
@@ -192,9 +110,10 @@ def _reorder(levels: u64, pixels: u64, args: Any, spare: u64) -> None:
 
 @compiled
 def _work_on_block(args: Any, first: u64, last: u64, scratch: u64) -> None:
-    """Pixels first..last-1."""
+    """Quantize, reorder and expand pixels first..last-1."""
     values = args.groups * args.channels
-    levels, count = args.levels + first * values, (last - first) * values
+    levels = args.levels + first * values
+    count = (last - first) * values
     spare = scratch + args.scratch_bytes - args.operands * args.channels - u64(SPARE_BYTES)
     if args.source:
         _quantize(args.source + u64(4) * first * values, levels, count, args, spare)
@@ -216,22 +135,41 @@ def _work_on_block(args: Any, first: u64, last: u64, scratch: u64) -> None:
         target += size
 
 
-def _make(sources: str) -> Any:
-    def quantize_blocks(address: Any) -> None:
-        sources  # noqa: B018  (part of numba's key)
-        args = carray(address, 1, ARGS)[0]
-        scratch = args.scratch + v.claim(args.address + u64(16)) * args.scratch_bytes
-        operand_select.clear(scratch)
-        while True:
-            first = v.claim(args.address + u64(8)) * args.block
-            if first >= args.pixels:
-                return
-            _work_on_block(args, first, min(first + args.block, args.pixels), scratch)
-
-    return quantize_blocks
+@kernel_entry
+def kernel(address: Any) -> None:
+    """Quantize a batch, a block of pixels a unit."""
+    args = carray(address, 1, ARGS)[0]
+    scratch = args.scratch + v.claim(args.address + u64(16)) * args.scratch_bytes
+    operand_select.clear(scratch)
+    while True:
+        first = v.claim(args.address + u64(8)) * args.block
+        if first >= args.pixels:
+            return
+        _work_on_block(args, first, min(first + args.block, args.pixels), scratch)
 
 
-@cache
-def kernel() -> Any | None:
-    """The compiled kernel, None where numba cannot compile."""
-    return compile_kernel(_make)
+def quantize_ref(x: Any, inverse: float, lowest: float, highest: float, offset: float) -> Any:
+    """Return uint8, shaped as float32 `x`: clamp(round_half_even(x * inverse), lowest, highest) + offset; NaN is 0."""
+    levels = np.zeros(x.shape, np.uint8)
+    for place, value in np.ndenumerate(x):
+        level = np.rint(np.float32(value) * np.float32(inverse))
+        if np.isnan(level):
+            level = np.float32(0)
+        levels[place] = int(min(max(level, lowest), highest) + offset)
+    return levels
+
+
+def expand_ref(levels: Any, operands: Sequence[Operand], threads: int, half_even: bool) -> Any:
+    """Return the dense operands of one pixel's levels, uint8 (channels,) to (operands * channels,).
+
+    Operands 0 and 1 alternate channel by channel, then 2 and 3, and so on; an odd last one follows alone.
+    """
+    channels = len(levels)
+    part = channels // threads
+    expanded = []
+    for at in range(0, len(operands), 2):
+        for channel in range(channels):
+            partners = [int(levels[(channel + r * part) % channels]) for r in range(1, threads)]
+            for operand in operands[at : at + 2]:
+                expanded.append(operand_select_ref(operand, int(levels[channel]), partners, half_even))
+    return np.array(expanded, np.uint8)

@@ -5,9 +5,13 @@ the same args together: each claims the next unit until none is left. Compiled c
 no folder can be written it is compiled again in every process.
 """
 
+import ctypes
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,49 +20,81 @@ from numba.core.errors import NumbaError
 from torch import Tensor
 
 from bnrecal.nbsmt.engines.cpu.kernels.cache_key import cache_key
-from bnrecal.nbsmt.engines.cpu.kernels.team import run_on_workers
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Kernel: TypeAlias = Callable[[], Any | None]  # the C function, None where numba cannot compile
 Args = np.ndarray[Any, np.dtype[np.void]]
+u64 = np.uint64  # addresses and counts within kernels: mixed with signed integers they would become floats
+MANY = 1 << 40  # the length of an array that a kernel sees at an address: `carray` wants one
 ALIGNMENT = 64
 SLACK = 4096  # bytes behind a buffer that vectors may read
 
 
 def compiled(function: Function) -> Function:
-    """A function for kernels to call. It is not kept by itself: a kernel is kept with all it calls."""
+    """Compile a function for kernels to call. It is not kept by itself: a kernel is kept with all it calls."""
     dispatcher: Any = njit(nogil=True)(function)
     return dispatcher  # type: ignore[no-any-return]
 
 
 def args_dtype(*names: str, floats: tuple[str, ...] = ()) -> "np.dtype[np.void]":
-    """A record: uint64 `address` (of itself), `next_unit`, `next_worker`, and those named; then float32."""
+    """Return the type of a record: uint64 `address` (its own), `next_unit`, `next_worker`, `names`; then float32."""
     words = [(name, "u8") for name in ("address", "next_unit", "next_worker", *names)]
     return np.dtype(words + [(name, "f4") for name in floats])
 
 
-def compile_kernel(make: Callable[[str], Callable[[Any], None]]) -> Any | None:
-    """What `make` makes, as a C function, or None where numba is switched off or cannot compile here.
+def kernel_entry(function: Callable[[Any], None]) -> Kernel:
+    """Make a kernel of a function of one address; it is compiled when it is first asked for.
 
-    Args:
-        make: what makes a function of one address that holds the key it is made with: numba's cache tells kernels apart
-            by what they hold.
+    Returns:
+        A function without arguments that returns the C function, or None where numba is switched off or cannot compile.
+
+    Example:
+        >>> @kernel_entry
+        ... def kernel(address):
+        ...     args = carray(address, 1, ARGS)[0]
+        >>> run_kernel(kernel(), new_args(ARGS, ...), units)
     """
+    # numba names what it keeps by the function's file and name: with the key in the name, an edit of any source of the
+    # kernel, or another compiler or processor, finds nothing kept.
+    plain_name = function.__qualname__
+
+    @cache
+    def compile_once() -> Any | None:
+        function.__qualname__ = f"{plain_name}_{cache_key(function.__module__)[:16]}"
+        return _compile(function)
+
+    return compile_once
+
+
+def _compile(function: Callable[[Any], None]) -> Any | None:
     if config.DISABLE_JIT:  # type: ignore[attr-defined]
         return None
-    kernel, signature = make(cache_key(make.__module__)), types.void(types.voidptr)
+    signature = types.void(types.voidptr)
     try:
-        return cfunc(signature, cache=True)(kernel)
+        return cfunc(signature, cache=True)(function)
     except RuntimeError:  # no folder to keep it in
         try:
-            return cfunc(signature)(kernel)
+            return cfunc(signature)(function)
         except (RuntimeError, NumbaError):
             return None
     except (OSError, NumbaError):
         return None
 
 
+def new_args(dtype: "np.dtype[np.void]", **values: float) -> Args:
+    """Return a record with these values, and zeros in its other fields."""
+    return set_args(np.zeros((), dtype), **values)
+
+
+def set_args(args: Args, **values: float) -> Args:
+    """Write values into the fields of their names, and return the record."""
+    for name, value in values.items():
+        args[name] = value
+    return args
+
+
 def copy_args(args: Args) -> Args:
-    """Another record of the same values; NumPy's own copy goes field by field and takes ten times as long."""
+    """Return another record of the same values; NumPy's own copy goes field by field and takes ten times as long."""
     made: Args = np.ndarray((), args.dtype, bytearray(args.tobytes()))
     return made
 
@@ -66,26 +102,52 @@ def copy_args(args: Args) -> Args:
 def run_kernel(kernel: Any, args: Args, units: int) -> None:
     """Run a kernel over so many units, on as many workers as torch uses."""
     args["address"] = args.ctypes.data
-    run_on_workers(kernel, args.ctypes.data, min(torch.get_num_threads(), units))
+    _run_on_workers(kernel, args.ctypes.data, min(torch.get_num_threads(), units))
+
+
+def _run_on_workers(kernel: Any, address: int, workers: int) -> None:
+    """Call a C function on so many workers at once; its units they share out themselves."""
+    if workers <= 1:
+        kernel.ctypes(address)
+        return
+    team = _torch_team()
+    if team is not None:
+        team(ctypes.c_void_p(kernel.address), ctypes.c_void_p(address), workers, 0)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(kernel.ctypes, [address] * workers))
+
+
+@cache
+def _torch_team() -> Any | None:
+    """Return `GOMP_parallel` of the OpenMP library that torch itself runs on, None where there is none.
+
+    It is looked up through torch's own library, which finds it among the libraries it was linked with. A thread pool of
+    our own would wait for cores on which torch's idle workers still spin.
+    """
+    try:
+        return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
 
 
 _local = threading.local()
 
 
 def buffer(name: str, size: int) -> Tensor:
-    """uint8 (size,) on a 64-byte boundary with SLACK behind it, one of each name in each thread.
+    """Return uint8 (size,) on a 64-byte boundary with SLACK behind it, one of each name in each thread.
 
-    It is kept, because fresh pages cost more than what is written to them, and shared by all layers.
+    A buffer is kept, because fresh pages cost more than what is written to them, and shared by all layers.
     """
-    held: Tensor | None = getattr(_local, name, None)
-    if held is None or held.numel() < size + SLACK:
+    kept: Tensor | None = getattr(_local, name, None)
+    if kept is None or kept.numel() < size + SLACK:
         with torch.inference_mode(False):  # made there, it could not be written to elsewhere
             fresh = torch.empty(size + SLACK + ALIGNMENT, dtype=torch.uint8)
-        held = fresh[-fresh.data_ptr() % ALIGNMENT :]
-        setattr(_local, name, held)
-    return held[:size]
+        kept = fresh[-fresh.data_ptr() % ALIGNMENT :]
+        setattr(_local, name, kept)
+    return kept[:size]
 
 
 def scratch(name: str, bytes_each: int) -> int:
-    """The address of so many bytes for every worker."""
+    """Return the address of so many bytes for every worker."""
     return buffer(name, bytes_each * torch.get_num_threads()).data_ptr()

@@ -9,7 +9,8 @@ from numba.extending import models, register_model
 from bnrecal.nbsmt.engines.cpu.kernels.simd_u8 import broadcast, intrinsic, levels, load_at, splat, store_at
 
 # ruff: noqa: ARG001
-LANES, POSITIONS = 16, 4
+LANES = 16
+POSITIONS = 4
 VECTOR_BYTES = 4 * LANES
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _QUAD = ir.LiteralStructType([_FLOATS] * POSITIONS)
@@ -33,7 +34,7 @@ class _F32x16x4Model(models.PrimitiveModel):
 
 @intrinsic
 def zero_f32x16x4(_context: Any) -> Any:
-    """Zeros."""
+    """Return zeros."""
 
     def code(_: Any, builder: Any, __: Any, ___: Any) -> Any:
         quad = ir.Constant(_QUAD, ir.Undefined)
@@ -46,7 +47,7 @@ def zero_f32x16x4(_context: Any) -> Any:
 
 @intrinsic
 def add_tap(_context: Any, quad: Any, first: Any, step: Any, weights: Any) -> Any:
-    """quad + x * w, fused or not: both are exact while every sum stays below 2^24.
+    """Return quad + x * w, fused or not: both are exact while every sum stays below 2^24.
 
     Args:
         first: address of the 16 floats of the first position; the next ones lie `step` bytes apart.
@@ -78,7 +79,8 @@ def store_scaled(_context: Any, quad: Any, target: Any, pitch: Any, scale: Any, 
 
     def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
         quad, target, pitch, scale, bias = args
-        scale, bias = (load_at(builder, address, _FLOATS, align=4) for address in (scale, bias))
+        scale = load_at(builder, scale, _FLOATS, align=4)
+        bias = load_at(builder, bias, _FLOATS, align=4)
         for i in range(POSITIONS):
             store_at(builder, target, builder.fadd(builder.fmul(builder.extract_value(quad, i), scale), bias), align=4)
             target = builder.add(target, pitch)
@@ -92,7 +94,7 @@ def store_levels(_context: Any, target: Any, source: Any, inverse: Any, lowest: 
     """Write the levels of 16 floats, as floats."""
 
     def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
-        inverse, lowest, highest = (broadcast(builder, value, _FLOATS) for value in args[2:])
+        inverse, lowest, highest = [broadcast(builder, value, _FLOATS) for value in args[2:]]
         x = load_at(builder, args[1], _FLOATS, align=4)
         store_at(builder, args[0], levels(builder, x, inverse, lowest, highest), align=4)
         return context.get_dummy_value()

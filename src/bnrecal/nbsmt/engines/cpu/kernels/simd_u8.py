@@ -15,7 +15,9 @@ from numba.extending import models, overload, register_model
 
 # ruff: noqa: ARG001  (numba looks at the arguments' names and number; the code works on their LLVM values)
 LANES = 64
-_BYTE, _INT, _WORD = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_BYTE = ir.IntType(8)
+_INT = ir.IntType(32)
+_WORD = ir.IntType(64)
 _BYTES = ir.VectorType(_BYTE, LANES)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(_INT, LANES)
@@ -38,29 +40,29 @@ class _U8x64Model(models.PrimitiveModel):
 
 
 def intrinsic(typed: Callable[..., Any]) -> Any:
-    """numba's, whose declared type would ask callers for the typing context."""
+    """Make numba's intrinsic, whose declared type would ask callers for the typing context."""
     return numba_intrinsic(typed)
 
 
 def splat(value: float, vector: ir.VectorType = _BYTES) -> ir.Constant:
-    """A constant with the same value in every lane."""
+    """Return a constant with the same value in every lane."""
     return ir.Constant(vector, [value] * vector.count)
 
 
 def broadcast(builder: Any, value: Any, vector: ir.VectorType) -> Any:
-    """A vector with `value` in every lane."""
+    """Return a vector with `value` in every lane."""
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_INT, 0))
     lanes = ir.Constant(ir.VectorType(_INT, vector.count), [0] * vector.count)
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
 
 
 def shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
-    """The chosen lanes of a (0..n-1) and b (n..2n-1)."""
+    """Return the chosen lanes of a (0..n-1) and b (n..2n-1)."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(lanes)), lanes))
 
 
 def load_at(builder: Any, address: Any, vector: ir.Type, offset: int = 0, align: int = 1) -> Any:
-    """What lies `offset` bytes after an address."""
+    """Return the value `offset` bytes after an address."""
     moved = builder.add(address, ir.Constant(_WORD, offset)) if offset else address
     return builder.load(builder.inttoptr(moved, vector.as_pointer()), align=align)
 
@@ -72,7 +74,7 @@ def store_at(builder: Any, address: Any, value: Any, offset: int = 0, align: int
 
 
 def levels(builder: Any, x: Any, inverse: Any, lowest: Any, highest: Any) -> Any:
-    """clamp(round_half_even(x * inverse), lowest, highest) of vectors of float32; NaN counts as 0."""
+    """Return clamp(round_half_even(x * inverse), lowest, highest) of vectors of float32; NaN counts as 0."""
     vector = x.type
     signature = ir.FunctionType(vector, [vector])
     rint = builder.module.declare_intrinsic(f"llvm.rint.v{vector.count}f32", (), signature)
@@ -84,7 +86,7 @@ def levels(builder: Any, x: Any, inverse: Any, lowest: Any, highest: Any) -> Any
 
 @intrinsic
 def load(_context: Any, address: Any) -> Any:
-    """The 64 bytes at an address."""
+    """Return the 64 bytes at an address."""
 
     def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
         return load_at(builder, args[0], _BYTES)
@@ -119,10 +121,10 @@ def store_zipped(_context: Any, address: Any, first: Any, second: Any) -> Any:
 
 @intrinsic
 def quantize(_context: Any, address: Any, inverse: Any, lowest: Any, highest: Any, offset: Any) -> Any:
-    """clamp(round_half_even(x * inverse), lowest, highest) + offset of 64 float32 at an address; NaN counts as 0."""
+    """Return clamp(round_half_even(x * inverse), lowest, highest) + offset of 64 float32; NaN counts as 0."""
 
     def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
-        inverse, lowest, highest, offset = (broadcast(builder, value, _FLOATS) for value in args[1:])
+        inverse, lowest, highest, offset = [broadcast(builder, value, _FLOATS) for value in args[1:]]
         x = levels(builder, load_at(builder, args[0], _FLOATS, align=4), inverse, lowest, highest)
         return builder.trunc(builder.fptosi(builder.fadd(x, offset), _INTS), _BYTES)
 
@@ -131,13 +133,17 @@ def quantize(_context: Any, address: Any, inverse: Any, lowest: Any, highest: An
 
 @intrinsic
 def reduce(_context: Any, a: Any, up: Any, odd: Any) -> Any:
-    """r(a): up = 7, odd = 1 round half to even; 0, 0 round down. 241..255 become 240 either way."""
+    """Return r(a): up = 7, odd = 1 round half to even; 0, 0 round down. 241..255 become 240 either way."""
 
     def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
-        a, up, odd = args[0], broadcast(builder, args[1], _BYTES), broadcast(builder, args[2], _BYTES)
-        held = builder.select(builder.icmp_unsigned("<", a, splat(240)), a, splat(240))
-        quotient_odd = builder.and_(builder.lshr(held, splat(4)), odd)
-        rounded = builder.and_(builder.add(builder.add(held, up), quotient_odd), splat(0xF0))
+        a = args[0]
+        up = broadcast(builder, args[1], _BYTES)
+        odd = broadcast(builder, args[2], _BYTES)
+        # To the nearest multiple of 16: add 7, or 8 where the quotient is odd, and clear the low four bits.
+        # 40 = 2 * 16 + 8 becomes 40 + 7 = 47, cleared 32; 56 = 3 * 16 + 8 becomes 56 + 8 = 64.
+        clamped = builder.select(builder.icmp_unsigned("<", a, splat(240)), a, splat(240))
+        quotient_odd = builder.and_(builder.lshr(clamped, splat(4)), odd)
+        rounded = builder.and_(builder.add(builder.add(clamped, up), quotient_odd), splat(0xF0))
         return builder.select(builder.icmp_unsigned("<", a, splat(16)), a, rounded)
 
     return u8x64(u8x64, types.uint8, types.uint8), code
@@ -148,7 +154,8 @@ def copy(_context: Any, target: Any, source: Any, count: Any) -> Any:
     """Move count bytes between addresses that do not overlap."""
 
     def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
-        target, source = (builder.inttoptr(address, _BYTE.as_pointer()) for address in args[:2])
+        target = builder.inttoptr(args[0], _BYTE.as_pointer())
+        source = builder.inttoptr(args[1], _BYTE.as_pointer())
         cgutils.raw_memcpy(builder, target, source, args[2], 1)  # type: ignore[no-untyped-call]
         return context.get_dummy_value()
 
@@ -157,7 +164,7 @@ def copy(_context: Any, target: Any, source: Any, count: Any) -> Any:
 
 @intrinsic
 def claim(_context: Any, address: Any) -> Any:
-    """The uint64 at an address, which becomes one more: atomic, so every caller gets its own."""
+    """Return the uint64 at an address, and make it one more: atomic, so every caller gets its own."""
 
     def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
         word = builder.inttoptr(args[0], _WORD.as_pointer())
@@ -168,7 +175,7 @@ def claim(_context: Any, address: Any) -> Any:
 
 @intrinsic
 def uint16_at(_context: Any, address: Any) -> Any:
-    """The uint16 at an address, as uint64."""
+    """Return the uint16 at an address, as uint64."""
 
     def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
         return builder.zext(load_at(builder, args[0], ir.IntType(16)), _WORD)
@@ -189,7 +196,7 @@ def store_u64(_context: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def pointer(_context: Any, address: Any) -> Any:
-    """An address as a pointer, as `carray` wants it."""
+    """Return an address as a pointer, as `carray` wants it."""
 
     def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], _BYTE.as_pointer())

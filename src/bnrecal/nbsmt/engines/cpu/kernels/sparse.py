@@ -1,4 +1,4 @@
-"""The list kernel: products of single weights, and everything that comes after the sums.
+"""The sparse kernel: products of single weights, and everything that comes after the sums.
 
 A unit is a strip of positions and some of the filters. For a block of channels at a time (so many that the first-level
 cache holds them), planes of operands are made from planes of levels: pairs of bytes, one of each operand of a kind.
@@ -6,17 +6,18 @@ Then the block's entries of every filter are added to the filter's sums. At the 
 goes to its place, channels-last.
 """
 
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
+from bnrecal.nbsmt.decompose.operands import Operand
 from bnrecal.nbsmt.engines.cpu.kernels import operand_select
 from bnrecal.nbsmt.engines.cpu.kernels import simd_i32 as s
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
-from bnrecal.nbsmt.engines.cpu.kernels.operand_select import TABLE_BYTES, u64
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compile_kernel, compiled
+from bnrecal.nbsmt.engines.cpu.kernels.operand_select import TABLE_BYTES, operand_select_ref
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import MANY, args_dtype, compiled, kernel_entry, u64
 
 ARGS = args_dtype(
     "units",  # strips, for one chunk of filters after the other
@@ -53,19 +54,32 @@ ARGS = args_dtype(
     "spare_bytes",
     "sums_bytes",
 )
+# Some channels of one group, so few that their planes of operands stay in the first-level cache.
 BLOCK = np.dtype(
     [
-        (name, "u4")
-        for name in ("first_source", "end_source", "first_plane", "first_filter", "end_filter", "first_start", "fresh")
+        ("first_source", "u4"),  # its sources, first_source..end_source-1
+        ("end_source", "u4"),
+        ("first_plane", "u4"),  # its first plane of operands, counted over all blocks
+        ("first_filter", "u4"),  # the filters of its group
+        ("end_filter", "u4"),
+        ("first_start", "u4"),  # where in `starts` its first filter is
+        ("fresh", "u4"),  # 1: the first of all blocks, whose sums begin at zero
     ]
 )
 # A channel in one phase, the channels of its partners, and the planes of operands made from it.
 SOURCE = np.dtype(
-    [(name, "u4") for name in ("own", "partner1", "partner2", "partner3", "phase", "first_plane", "end_plane")]
+    [
+        ("own", "u4"),
+        ("partner1", "u4"),
+        ("partner2", "u4"),
+        ("partner3", "u4"),
+        ("phase", "u4"),
+        ("first_plane", "u4"),
+        ("end_plane", "u4"),
+    ]
 )
 # Two weights (or one and a zero): where in the block's planes their first position lies, in bytes, and four int8.
 ENTRY = np.dtype([("first", "u4"), ("second", "u4"), ("weights", "u4")])
-MANY = 1 << 40  # carray wants a length
 # Scratch: `operand_select`'s, then 16 pairs of addresses, then twice the spare bytes, then sums, then planes of
 # operands.
 PLACES_BYTES = 256
@@ -74,18 +88,24 @@ OVER = -(1 << 24)  # the bits from 2^24 up
 
 @compiled
 def _make_planes(args: Any, block: Any, sources: Any, kinds: Any, start: u64, scratch: u64, planes: u64) -> None:
-    """The operands that a block's entries meet, `length` positions from `start` on: (planes, length, 2) bytes."""
-    up, odd, plane_bytes = np.uint8(args.round_up), np.uint8(args.round_odd), u64(2) * args.length
+    """Write the operands of a block's entries, `length` positions from `start` on: (planes, length, 2) bytes."""
+    up = np.uint8(args.round_up)
+    odd = np.uint8(args.round_odd)
+    plane_bytes = u64(2) * args.length
     for index in range(block.first_source, block.end_source):
         source = sources[index]
         base = args.planes + start + u64(source.phase) * args.phase_pitch
-        own, one = base + u64(source.own) * args.pitch, base + u64(source.partner1) * args.pitch
-        two, three = base + u64(source.partner2) * args.pitch, base + u64(source.partner3) * args.pitch
+        own = base + u64(source.own) * args.pitch
+        one = base + u64(source.partner1) * args.pitch
+        two = base + u64(source.partner2) * args.pitch
+        three = base + u64(source.partner3) * args.pitch
         first_target = planes + u64(source.first_plane - block.first_plane) * plane_bytes
         for at in range(u64(0), args.length, u64(64)):
             operand_select.write_values(v.load(own + at), up, odd, scratch)
             if args.threads > u64(1):
-                u1, u2, u3 = v.nonzero(v.load(one + at)), v.nonzero(v.load(two + at)), v.nonzero(v.load(three + at))
+                u1 = v.nonzero(v.load(one + at))
+                u2 = v.nonzero(v.load(two + at))
+                u3 = v.nonzero(v.load(three + at))
                 operand_select.write_masks(u1, u2, u3, args.threads, scratch)
             target = first_target + u64(2) * at
             for plane in range(source.first_plane, source.end_plane):
@@ -99,12 +119,15 @@ def _make_planes(args: Any, block: Any, sources: Any, kinds: Any, start: u64, sc
 def _add_entries(
     args: Any, block: Any, starts: Any, entries: Any, first_filter: u64, end_filter: u64, planes: u64, sums: u64
 ) -> None:
-    """A block's entries to the sums (filters, strip) of filters first_filter..end_filter-1."""
-    low, high = max(u64(block.first_filter), first_filter), min(u64(block.end_filter), end_filter)
+    """Add a block's entries to the sums (filters, strip) of filters first_filter..end_filter-1."""
+    low = max(u64(block.first_filter), first_filter)
+    high = min(u64(block.end_filter), end_filter)
     at = u64(block.first_start) + (low - u64(block.first_filter))
-    target, fresh = sums + (low - first_filter) * args.strip * u64(4), block.fresh != 0
+    target = sums + (low - first_filter) * args.strip * u64(4)
+    fresh = block.fresh != 0
     for _ in range(low, high):
-        first, end = starts[at], starts[at + u64(1)]
+        first = starts[at]
+        end = starts[at + u64(1)]
         at += u64(1)
         base = planes
         for _strip in range(u64(0), args.strip, u64(64)):
@@ -120,11 +143,12 @@ def _add_entries(
 
 @compiled
 def _locate(args: Any, pixels: Any, first: u64, places: u64, spare: u64) -> None:
-    """Addresses of the dense sums and the results of 16 positions; where there are none, zeros and waste."""
+    """Write addresses of the dense sums and the results of 16 positions; where there are none, of zeros and waste."""
     row = u64(4) * args.filters
     for i in range(u64(16)):
         pixel = pixels[first + i] if first + i < args.positions else np.int32(-1)
-        place, inside = places + u64(16) * i, pixel >= 0
+        place = places + u64(16) * i
+        inside = pixel >= 0
         v.store_u64(place, args.dense + u64(pixel) * row if inside and args.dense else spare)
         v.store_u64(place + u64(8), args.target + u64(pixel) * row if inside else spare + args.spare_bytes)
 
@@ -134,14 +158,19 @@ def _finish(
     args: Any, pixels: Any, start: u64, first_filter: u64, end_filter: u64, places: u64, spare: u64, sums: u64
 ) -> None:
     """Add the dense sums of a strip, scale, and write."""
-    bits, floats, pitch = s.zero_i32x8(), args.dense_floats != u64(0), u64(4) * args.strip
+    bits = s.zero_i32x8()
+    floats = args.dense_floats != u64(0)
+    pitch = u64(4) * args.strip
     for at in range(u64(0), args.strip, u64(16)):
         _locate(args, pixels, start + at, places, spare)
         f = first_filter
         while f < end_filter:
             f = min(f, end_filter - u64(8))  # once more over some of the last eight
-            own, o = sums + (f - first_filter) * pitch + u64(4) * at, u64(4) * f
-            base, scale, bias = args.base + o, args.scale + o, args.bias + o
+            own = sums + (f - first_filter) * pitch + u64(4) * at
+            o = u64(4) * f
+            base = args.base + o
+            scale = args.scale + o
+            bias = args.bias + o
             if args.target_integers:
                 bits = s.finish_integers(bits, own, pitch, places, o, base, scale, bias, floats)
             else:
@@ -153,16 +182,20 @@ def _finish(
 
 @compiled
 def _clear(first: u64, size: u64) -> None:
-    """Zeros, `size` a multiple of 256 bytes."""
+    """Write zeros, `size` a multiple of 256 bytes."""
     for at in range(u64(0), size, u64(s.I32X64_BYTES)):
         s.store_i32x64(first + at, s.zero_i32x64())
 
 
 @compiled
 def _work_on_unit(args: Any, unit: u64, scratch: u64) -> None:
-    blocks, sources = carray(v.pointer(args.blocks), MANY, BLOCK), carray(v.pointer(args.sources), MANY, SOURCE)
-    entries, kinds = carray(v.pointer(args.entries), MANY, ENTRY), carray(v.pointer(args.kinds), MANY, np.uint32)
-    starts, pixels = carray(v.pointer(args.starts), MANY, np.uint32), carray(v.pointer(args.pixels), MANY, np.int32)
+    """Make one strip of some filters, from planes of levels to results."""
+    blocks = carray(v.pointer(args.blocks), MANY, BLOCK)
+    sources = carray(v.pointer(args.sources), MANY, SOURCE)
+    entries = carray(v.pointer(args.entries), MANY, ENTRY)
+    kinds = carray(v.pointer(args.kinds), MANY, np.uint32)
+    starts = carray(v.pointer(args.starts), MANY, np.uint32)
+    pixels = carray(v.pointer(args.pixels), MANY, np.int32)
     places = scratch + u64(operand_select.SCRATCH_BYTES)
     spare = places + u64(PLACES_BYTES)
     sums = spare + args.spare_bytes + args.spare_bytes
@@ -180,23 +213,58 @@ def _work_on_unit(args: Any, unit: u64, scratch: u64) -> None:
     _finish(args, pixels, start, first_filter, end_filter, places, spare, sums)
 
 
-def _make(sources: str) -> Any:
-    def sparse_units(address: Any) -> None:
-        sources  # noqa: B018  (part of numba's key)
-        args = carray(address, 1, ARGS)[0]
-        scratch = args.scratch + v.claim(args.address + u64(16)) * args.scratch_bytes
-        operand_select.clear(scratch)
-        _clear(scratch + u64(operand_select.SCRATCH_BYTES + PLACES_BYTES), args.spare_bytes)
-        while True:
-            unit = v.claim(args.address + u64(8))
-            if unit >= args.units:
-                return
-            _work_on_unit(args, unit, scratch)
-
-    return sparse_units
+@kernel_entry
+def kernel(address: Any) -> None:
+    """Add up a batch, a strip of positions and some of the filters a unit."""
+    args = carray(address, 1, ARGS)[0]
+    scratch = args.scratch + v.claim(args.address + u64(16)) * args.scratch_bytes
+    operand_select.clear(scratch)
+    _clear(scratch + u64(operand_select.SCRATCH_BYTES + PLACES_BYTES), args.spare_bytes)
+    while True:
+        unit = v.claim(args.address + u64(8))
+        if unit >= args.units:
+            return
+        _work_on_unit(args, unit, scratch)
 
 
-@cache
-def kernel() -> Any | None:
-    """The compiled kernel, None where numba cannot compile."""
-    return compile_kernel(_make)
+def sparse_ref(
+    planes: Any,
+    phase_pitch: int,
+    start: int,
+    shape: tuple[int, int, int],
+    operands: Sequence[Operand],
+    records: tuple[Any, Any, Any, Any, Any],
+    half_even: bool,
+) -> Any:
+    """Return int32 (filters, strip), the sums of one strip before the dense ones join, by plain loops over the records.
+
+    Args:
+        planes: uint8 (channels, pitch), of levels.
+        start: the strip's first position.
+        shape: strip, length (positions of an operand's plane), filters.
+        operands: two of each kind, in the order of `kinds`.
+        records: blocks, sources, kinds, entries, starts.
+    """
+    strip, length, filters = shape
+    blocks, sources, kinds, entries, starts = records
+    sums = np.zeros((filters, strip), np.int32)
+    for block in blocks:
+        # Planes of operands: pairs of bytes, (planes, length, 2).
+        made = []
+        for source in sources[block["first_source"] : block["end_source"]]:
+            base = start + int(source["phase"]) * phase_pitch
+            for pair in kinds[source["first_plane"] : source["end_plane"]]:
+                for position in range(base, base + length):
+                    partners = [int(planes[source[f"partner{r}"], position]) for r in (1, 2, 3)]
+                    a = int(planes[source["own"], position])
+                    made += [operand_select_ref(operands[kind], a, partners, half_even) for kind in pair]
+        # An entry's address counts bytes of these planes.
+        for f in range(block["first_filter"], block["end_filter"]):
+            at = block["first_start"] + f - block["first_filter"]
+            for entry in entries[starts[at] : starts[at + 1]]:
+                w = np.array([entry["weights"]], np.uint32).view(np.int8).tolist()
+                for p in range(strip):
+                    x0, y0 = made[entry["first"] + 2 * p : entry["first"] + 2 * p + 2]
+                    x1, y1 = made[entry["second"] + 2 * p : entry["second"] + 2 * p + 2]
+                    sums[f, p] += x0 * w[0] + y0 * w[1] + x1 * w[2] + y1 * w[3]
+    return sums

@@ -1,0 +1,87 @@
+"""A layer's input as levels, and from them its dense operands."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnrecal.nbsmt.arithmetic import inverse_scale
+from bnrecal.nbsmt.decompose.operands import ACTIVATION, Operand
+from bnrecal.nbsmt.engines.cpu.kernels import operand_select
+from bnrecal.nbsmt.engines.cpu.kernels.quantize import ARGS, SPARE_BYTES, kernel
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import buffer, copy_args, new_args, run_kernel, scratch, set_args
+from bnrecal.nbsmt.spec import SmtSpec
+
+BLOCK_BYTES = 16384  # quantized bytes a worker takes at a time: they stay in its first-level cache
+
+
+class Quantizer:
+    """The levels of a layer's input, and its dense operands in the order of `DenseSparse`."""
+
+    def __init__(self, operands: tuple[Operand, ...], spec: SmtSpec, channels: int, groups: int) -> None:
+        """Prepare for inputs of (N, groups * channels, H, W)."""
+        self.operands = operands
+        self.channels = channels
+        self.groups = groups
+        self.table = operand_select.operand_table(operands)
+        half_even = spec.rounding == "half_even"
+        masks_bytes = 2 * channels + 64
+        per_worker = operand_select.SCRATCH_BYTES + masks_bytes + max(1, len(operands)) * channels + SPARE_BYTES
+        self.args = new_args(
+            ARGS,
+            groups=groups,
+            channels=channels,
+            threads=spec.threads,
+            operands=len(operands),
+            table=self.table.ctypes.data,
+            round_up=7 * half_even,
+            round_odd=half_even,
+            block=max(1, BLOCK_BYTES // (channels * groups)),
+            scratch_bytes=-(-per_worker // 64) * 64,
+        )
+
+    def __call__(self, x: Tensor, x_scale: float, signed: bool, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return levels and dense operands of an input, both overwritten by the next call in this thread.
+
+        Args:
+            x: float32 (N, groups * channels, H, W), or uint8 or int8 levels of that shape.
+            order: int64 (channels,), on the CPU: position i is taken by input channel order[i]; for one group alone.
+
+        Returns:
+            uint8 (N, groups * channels, H, W), signed levels as + 128, and uint8 (N, groups * len(operands) * channels,
+            H, W), both channels-last. Where the operands are just the activations, both are the same.
+        """
+        images, _, height, width = x.shape
+        args = copy_args(self.args)
+        levels = _channels_last("levels", images, self.groups * self.channels, height, width)
+        if x.dtype == torch.float32:
+            x = x.contiguous(memory_format=torch.channels_last)
+            lowest, highest, offset = (-128.0, 127.0, 128.0) if signed else (0.0, 255.0, 0.0)
+            set_args(args, source=x.data_ptr(), inverse=inverse_scale(x_scale))
+            set_args(args, lowest=lowest, highest=highest, offset=offset)
+        else:
+            levels.copy_(x.to(torch.int16) + 128 if signed else x)
+        target = levels
+        if self.expands:
+            target = _channels_last("operands", images, len(self.operands) * levels.shape[1], height, width)
+        elif not args["source"] and order is None:
+            return levels, levels
+        if order is not None:
+            places = order.numpy().astype(np.uint32)
+            set_args(args, order=places.ctypes.data)
+        if not self.expands:
+            set_args(args, operands=0)
+        pixels = images * height * width
+        set_args(args, pixels=pixels, levels=levels.data_ptr(), target=target.data_ptr())
+        set_args(args, scratch=scratch("quantize", int(args["scratch_bytes"])))
+        run_kernel(kernel(), args, -(-pixels // int(args["block"])))
+        return levels, target
+
+    @property
+    def expands(self) -> bool:
+        """True where the dense operands are more than the activations."""
+        return self.operands not in ((), (ACTIVATION,))
+
+
+def _channels_last(name: str, images: int, channels: int, height: int, width: int) -> Tensor:
+    pixels = buffer(name, images * channels * height * width)
+    return pixels.view(images, height, width, channels).permute(0, 3, 1, 2)

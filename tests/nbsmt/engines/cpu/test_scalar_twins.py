@@ -1,0 +1,163 @@
+"""Every kernel against its scalar twin: plain loops that stand beside it."""
+
+import ctypes
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bnrecal.nbsmt.arithmetic import inverse_scale
+from bnrecal.nbsmt.decompose.dense_sparse import DenseShare, decompose_weights
+from bnrecal.nbsmt.decompose.operands import Operand
+from bnrecal.nbsmt.engines.cpu import channel_sums, sparse_layout
+from bnrecal.nbsmt.engines.cpu.channel_planes import Planes, plan_layout
+from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
+from bnrecal.nbsmt.engines.cpu.depthwise import DepthwiseConv
+from bnrecal.nbsmt.engines.cpu.kernels.channel_planes import channel_planes_ref
+from bnrecal.nbsmt.engines.cpu.kernels.depthwise import depthwise_ref
+from bnrecal.nbsmt.engines.cpu.kernels.quantize import expand_ref, quantize_ref
+from bnrecal.nbsmt.engines.cpu.kernels.sparse import sparse_ref
+from bnrecal.nbsmt.engines.cpu.kernels.table_lookup import table_lookup_ref
+from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer
+from bnrecal.nbsmt.engines.cpu.sparse import SparseSums
+from bnrecal.nbsmt.engines.cpu.sparse_layout import Layer
+from bnrecal.nbsmt.engines.cpu.table_lookup import Lookup
+from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.nbsmt.policies.builtin import Value
+from bnrecal.nbsmt.spec import SmtSpec
+
+pytestmark = pytest.mark.skipif(not kernels_compile(), reason="numba is switched off")
+
+
+def random_levels(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """uint8, some 40 % zeros, channels-last."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.6)
+    return x.byte().contiguous(memory_format=torch.channels_last)
+
+
+def pixels_of(x: torch.Tensor) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":
+    """(pixels, channels) of (N, C, H, W)."""
+    return np.ascontiguousarray(x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).numpy())
+
+
+def bytes_at(address: int, count: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    return np.array((ctypes.c_uint8 * count).from_address(address), np.uint8)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("channels", [5, 64, 70])
+def test_quantize(channels: int, signed: bool) -> None:
+    x = torch.randn(1, channels, 2, 3, generator=torch.Generator().manual_seed(1)) * 40
+    x.flatten()[:6] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.5, 1.5, 254.5])
+    levels, _ = Quantizer((), SmtSpec(), channels, 1)(x, 1.0, signed)
+    lowest, highest, offset = (-128, 127, 128) if signed else (0, 255, 0)
+    assert (levels.numpy() == quantize_ref(x.numpy(), inverse_scale(1.0), lowest, highest, offset)).all()
+
+
+@pytest.mark.parametrize("rounding", ["half_even", "floor"])
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_operand_select(threads: int, rounding: str) -> None:
+    # Every way to select and more: all triples of four values, under every pattern in turn.
+    some = (Value.ZERO, Value.EXACT, Value.REDUCED, Value.WIDE)
+    patterns = 2 ** (threads - 1)
+    operands = [Operand(number % patterns, triple) for number, triple in enumerate(product(some, some, some))]
+    operands += [Operand(patterns - 1, (Value.NARROW, Value.EXACT, Value.ZERO))]
+    operands += [Operand(pattern, (Value.EXACT, Value.REDUCED, Value.ZERO)) for pattern in range(patterns)]
+    x = random_levels((1, 12, 5, 8))
+    _, expanded = Quantizer(tuple(operands), SmtSpec(threads, rounding=rounding), 12, 1)(x, 1.0, False)
+    for levels, found in zip(pixels_of(x), pixels_of(expanded), strict=True):
+        assert (found == expand_ref(levels, operands, threads, rounding == "half_even")).all()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_channel_planes(stride: int, signed: bool) -> None:
+    layout = plan_layout(2, (7, 6), (3, 3), Geometry((stride, stride), (1, 1), (1, 1), 1))
+    x = random_levels((2, 19, 7, 6))
+    source = torch.zeros(x.numel() + 4096, dtype=torch.uint8)  # slack behind, which vectors may read
+    source[: x.numel()] = torch.from_numpy(pixels_of(x)).flatten()
+    levels = source[: x.numel()].view(2, 7, 6, 19).permute(0, 3, 1, 2)
+    planes = Planes(layout, 19, 64)
+    found = bytes_at(planes(levels, signed), planes.bytes).reshape(-1, planes.pitch)
+    expected = channel_planes_ref(pixels_of(x), layout.sources, 128 if signed else 0)
+    assert (found[:19, : len(layout.sources)] == expected).all()
+
+
+@pytest.mark.parametrize("planes_bytes", [1, 4096])
+@pytest.mark.parametrize(("threads", "groups", "stride"), [(1, 1, 1), (2, 2, 1), (4, 1, 2)])
+def test_sparse(threads: int, groups: int, stride: int, planes_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse_layout, "PLANES_BYTES", planes_bytes)
+    generator = torch.Generator().manual_seed(2)
+    w = torch.randint(-128, 128, (8, 8, 2, 1), generator=generator)
+    w = (w * (torch.rand(w.shape, generator=generator) < 0.7)).to(torch.int8)
+    spec = SmtSpec(threads)
+    sparse = decompose_weights(w, spec, paired=True, dense=DenseShare.NONE).sparse
+    geometry = Geometry((stride, stride), (1, 0), (1, 1), groups)
+    x = random_levels((1, 8 * groups, 4, 5))
+    sums = SparseSums(sparse, spec, Layer(threads, 8, 8, groups), geometry, (2, 1), x.shape)
+    high, wide = geometry.output_size((4, 5), (2, 1))
+    target = torch.empty((1, 8, high, wide), dtype=torch.int32, memory_format=torch.channels_last)
+    levels, _ = Quantizer((), SmtSpec(), 8 * groups, 1)(x.float(), 1.0, False)
+    sums(levels, False, None, target, None, None)
+    plan = sums.plan
+    planes = bytes_at(sums.planes(levels, False), sums.planes.bytes).reshape(-1, sums.planes.pitch)
+    records = (plan.blocks, plan.sources, plan.kinds, plan.entries, plan.starts)
+    positions = plan.layout.positions
+    expected = np.zeros((high * wide, 8), np.int32)
+    for start in range(0, positions, plan.strip):
+        shape = (plan.strip, plan.length, 8)
+        strip = sparse_ref(planes, positions, start, shape, plan.operands, records, half_even=True)
+        for position in range(start, min(start + plan.strip, positions)):
+            if plan.layout.outputs[position] >= 0:
+                expected[plan.layout.outputs[position]] = strip[:, position - start]
+    assert (pixels_of(target) == expected).all()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("g", [Geometry((1, 1), (1, 1), (1, 1), 20), Geometry((2, 1), (0, 2), (2, 1), 20)])
+def test_depthwise(g: Geometry, signed: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(1, 20, 9, 8, generator=generator) * 4
+    w = torch.randint(-128, 128, (20, 1, 3, 2), generator=generator).to(torch.int8)
+    scale = torch.rand(20, generator=generator)
+    bias = torch.randn(20, generator=generator)
+    found = DepthwiseConv(w, g).convolve(x, 0.05, scale, bias, signed)
+    weights = w[:, 0].numpy()
+    expected = depthwise_ref(x[0].numpy(), inverse_scale(0.05), signed, weights, g, scale.numpy(), bias.numpy())
+    assert (found[0].numpy() == expected).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 64, 130])
+def test_channel_sums(channels: int) -> None:
+    # Integers, whose sums are exact in any order.
+    generator = torch.Generator().manual_seed(4)
+    rows = torch.randint(-99, 99, (20_000 // channels + 7, channels), generator=generator).float()
+    origin = torch.arange(channels).double()
+    assert torch.equal(channel_sums.shifted_sums(rows, origin), channel_sums.shifted_sums_ref(rows, origin))
+    found = torch.randint(-9999, 9999, (3, channels, 7, 19), generator=generator).int()
+    exact = torch.randint(-9999, 9999, (3, channels, 7, 19), generator=generator).int()
+    assert torch.equal(channel_sums.squared_sums(found, exact), channel_sums.squared_sums_ref(found, exact))
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_table_lookup(threads: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    channels = 12
+    selected = []
+    for pattern in range(2 ** (threads - 1)):
+        table = torch.randint(-999, 999, (pattern.bit_count() + 1, 256), generator=generator)
+        chosen = torch.randperm(channels, generator=generator)[: 5 + pattern % 3]
+        selected.append((pattern, table, chosen))
+    x = random_levels((2, 2 * channels, 3, 3))
+    found = Lookup(selected, SmtSpec(threads), channels, 2)(x, 1.0)
+    rows = pixels_of(x).reshape(-1, channels)  # one group of one pixel
+    expected = table_lookup_ref(rows, selected_arrays(selected), threads)
+    assert (pixels_of(found).reshape(expected.shape) == expected).all()
+
+
+def selected_arrays(selected: list[tuple[int, torch.Tensor, torch.Tensor]]) -> list[tuple[int, object, object]]:
+    """As NumPy arrays, which plain loops index quicker."""
+    return [(pattern, table.numpy(), chosen.numpy()) for pattern, table, chosen in selected]
