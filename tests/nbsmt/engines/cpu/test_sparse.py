@@ -21,7 +21,7 @@ from bnrecal.nbsmt.spec import SmtSpec
 pytestmark = pytest.mark.skipif(sparse.kernel() is None, reason="numba is switched off")
 
 
-def list_all(w: Tensor) -> SparseWeights:
+def all_sparse(w: Tensor) -> SparseWeights:
     """Every non-zero weight (O, C, kh, kw) as an entry of one kind."""
     filters, channels, rows, columns = w.nonzero().unbind(1)
     weights = torch.stack([w[filters, channels, rows, columns], torch.zeros(len(filters))], 1).to(torch.int16)
@@ -66,7 +66,7 @@ def test_any_geometry(
     layer = Layer(1, per_group, filters, groups)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sparse_layout, "PLANES_BYTES", planes_bytes)
-        conv = SparseSums(list_all(w), SmtSpec(1), layer, g, kernel, x.shape)
+        conv = SparseSums(all_sparse(w), SmtSpec(1), layer, g, kernel, x.shape)
     dense = torch.randint(-(2**20), 2**20, wanted.shape, generator=generator).int()
     dense = dense.contiguous(memory_format=torch.channels_last)
     found = torch.empty_like(dense)
@@ -88,17 +88,17 @@ def test_more_filters_than_a_unit_takes(filters: int) -> None:
     x = torch.randint(0, 256, (2, 8, 5, 5), generator=generator)
     w = torch.randint(-128, 128, (filters, 8, 1, 1), generator=generator)
     g = Geometry((1, 1), (0, 0), (1, 1), 1)
-    conv = SparseSums(list_all(w), SmtSpec(1), Layer(1, 8, filters, 1), g, (1, 1), x.shape)
+    conv = SparseSums(all_sparse(w), SmtSpec(1), Layer(1, 8, filters, 1), g, (1, 1), x.shape)
     found = torch.empty(2, filters, 5, 5, dtype=torch.int32).contiguous(memory_format=torch.channels_last)
     conv(levels_of(x), False, None, found, None, None)
     assert torch.equal(found, F.conv2d(x.double(), w.double()).int())
 
 
 @pytest.mark.parametrize("value", [2.0**24, -(2.0**24) - 2, 1.5e8])
-def test_rounded_dense_sums_are_told(value: float) -> None:
+def test_rounded_dense_sums_are_reported(value: float) -> None:
     x = torch.zeros(1, 4, 3, 3, dtype=torch.uint8)
     g = Geometry((1, 1), (0, 0), (1, 1), 1)
-    conv = SparseSums(list_all(torch.ones(9, 4, 1, 1)), SmtSpec(1), Layer(1, 4, 9, 1), g, (1, 1), x.shape)
+    conv = SparseSums(all_sparse(torch.ones(9, 4, 1, 1)), SmtSpec(1), Layer(1, 4, 9, 1), g, (1, 1), x.shape)
     dense = torch.zeros(1, 9, 3, 3).contiguous(memory_format=torch.channels_last)
     dense[0, 8, 2, 2] = 2.0**24 - 1
     target = torch.empty_like(dense, dtype=torch.int32)

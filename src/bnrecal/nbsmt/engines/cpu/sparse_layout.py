@@ -70,14 +70,14 @@ class SparseLayout:
         order = np.lexsort((planes, block_of_slice[entries.slice_of_plane(planes)]))
         in_order = planes[order]
         block_of_plane = block_of_slice[entries.slice_of_plane(in_order)]
-        self._list_planes(in_order, block_of_plane, block_of_slice, entries)
+        self._set_planes(in_order, block_of_plane, block_of_slice, entries)
         # Where each plane lies among those of its block: its rank in the order, less the block's first.
         rank = np.arange(len(planes))
         place = np.empty(len(planes), np.int64)
         place[order] = rank - self.blocks["first_plane"].astype(np.int64)[block_of_plane]
         # The byte, among the block's planes of `length` pairs, at which an entry's first position lies.
         first = 2 * (place[plane_of_entry.reshape(-1)] * self.length + layout.offsets[taps])
-        self._list_entries(first, block_of_slice[entries.slice], entries)
+        self._set_entries(first, block_of_slice[entries.slice], entries)
 
     @property
     def scratch_bytes(self) -> int:
@@ -121,7 +121,7 @@ class SparseLayout:
             used += count
         return blocks
 
-    def _list_planes(self, planes: Ints, block: Ints, block_of_slice: Ints, entries: "_Entries") -> None:
+    def _set_planes(self, planes: Ints, block: Ints, block_of_slice: Ints, entries: "_Entries") -> None:
         """Set blocks, sources and kinds.
 
         Args:
@@ -147,9 +147,9 @@ class SparseLayout:
         # A kind is two operands, rows 2 * kind and 2 * kind + 1 of the table.
         kind = planes % entries.kinds
         self.kinds = np.stack([2 * kind, 2 * kind + 1], 1).astype(np.uint32)
-        self._list_blocks(block, block[starts], block_of_slice, entries)
+        self._set_blocks(block, block[starts], block_of_slice, entries)
 
-    def _list_blocks(self, of_plane: Ints, of_source: Ints, block_of_slice: Ints, entries: "_Entries") -> None:
+    def _set_blocks(self, of_plane: Ints, of_source: Ints, block_of_slice: Ints, entries: "_Entries") -> None:
         """Set blocks; `of_plane` and `of_source`, int64, ascend: the block of each plane and of each source."""
         count = int(block_of_slice[-1]) + 1
         numbers = np.arange(count)
@@ -168,7 +168,7 @@ class SparseLayout:
         self.blocks["first_start"] = numbers * filters
         self.blocks["fresh"][0] = self.layer.groups == 1
 
-    def _list_entries(self, first: Ints, block: Ints, entries: "_Entries") -> None:
+    def _set_entries(self, first: Ints, block: Ints, entries: "_Entries") -> None:
         """Set entries and starts: weights of one filter and block two by two.
 
         Example: one block, filters 0, 0, 0 and 1, with first bytes 8, 2, 4 and 6. Sorted they are 2, 4, 8 | 6, of ranks
