@@ -110,14 +110,13 @@ class NBSMTConv2d:
         prepared = self.packed.for_call(call)
         if isinstance(call.weight, nn.Parameter):  # else the module makes it anew for each call
             self._check_weight(call.weight)
+        x = call.x if self.order is None else call.x.index_select(1, self.order.to(call.x.device))
         if self.collecting and not self.signed:
-            levels = quantize_activation(call.x, self.input_scale)
-            if self.order is not None:
-                levels = levels.index_select(1, self.order.to(levels.device))
+            levels = quantize_activation(x, self.input_scale)
             more = collision_statistics(prepared, levels)
             self.statistics = more if self.statistics is None else self.statistics + more
         scale = self._scale_on(call.x.device)
-        return prepared(call.x, self.input_scale, scale, call.bias, signed=self.signed, order=self.order)
+        return prepared(x, self.input_scale, scale, call.bias, signed=self.signed)
 
     def _check_activations(self, x: Tensor) -> None:
         if x.dtype not in FLOATS:

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import is_narrow_weight, reduce_weight
-from bnrecal.nbsmt.decompose.operands import fold_taps
 from bnrecal.nbsmt.engines.cpu.kernels.channel_sums import squared_sums
-from bnrecal.nbsmt.geometry import Pair, im2col, pad, pointwise
+from bnrecal.nbsmt.geometry import Pair, pad
 from bnrecal.nbsmt.policies.builtin import built_in
 from bnrecal.nbsmt.policies.custom import is_custom
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
@@ -164,13 +163,16 @@ class _Counts:
     """Pairs of operands by their own marks and by how many partners are active with them. Marks are 0 or 1."""
 
     def __init__(self, prepared: PreparedConv2d, x: Tensor, output: Pair) -> None:
-        spec, g, kernel = prepared.spec, prepared.geometry, prepared.kernel
-        if prepared.by_columns:
-            x, g, kernel = im2col(x, kernel, g, prepared.columns), pointwise(g.groups), (1, 1)
-        self.spec = spec
+        layer = prepared.layer
+        if layer.folds_taps:
+            x = layer.fold(x)
+            layer = layer.folded
+        self.spec = layer.spec
+        g = layer.geometry
+        kernel = layer.kernel
         a = pad(x, g).contiguous()
         a = a.view(a.shape[0], g.groups, a.shape[1] // g.groups, a.shape[2], a.shape[3])
-        b = fold_taps(prepared.weight, spec.threads).to(x.device)
+        b = layer.weight.to(x.device)
         b = b.reshape(g.groups, b.shape[0] // g.groups, *b.shape[1:])
         self.a, self.b = a, b
         self.rows, self.columns = (

@@ -10,40 +10,45 @@ from bnrecal.nbsmt.engines.cpu.kernels.depthwise import ARGS, POSITIONS, VECTOR,
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, run_kernel, scratch
 from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import LANES
 from bnrecal.nbsmt.engines.cpu.kernels.simd_i32 import I32X64_BYTES
+from bnrecal.nbsmt.engines.engine import NO_NUMBA, ConvLayer, Engine
 from bnrecal.nbsmt.engines.integer_conv import FloatConv
-from bnrecal.nbsmt.geometry import Geometry
-from bnrecal.nbsmt.spec import SmtSpec
 
 RING_BYTES = 384 * 1024  # of levels that a worker holds: they are to stay in its second-level cache
 UNITS = 4  # for each worker, so that none waits long for the last
 
 
-class DepthwiseConv:
-    """One layer with fixed weights, each filter with one input channel.
+class DepthwiseEngine(Engine):
+    """One layer with fixed weights, each filter with one input channel."""
 
-    Attributes:
-        backend: "depthwise".
-        layout: for reports.
-    """
-
-    backend = "depthwise"
+    names = ("depthwise",)
+    name = "depthwise"
     layout = "quantized and summed in one pass"
 
-    @staticmethod
-    def fits(weight: Tensor, spec: SmtSpec) -> bool:
-        """Whether a layer is one, and its sums are exact in float32."""
-        return weight.shape[1] == 1 and spec.threads == 1 and FloatConv.fits(weight, 255)
+    @classmethod
+    def can_run(cls, layer: ConvLayer) -> str:
+        """Return why the kernel does not run this layer, or "" where it does."""
+        if layer.device.type != "cpu":
+            return "made for processors"
+        if layer.weight.shape[1] > 1 or layer.spec.threads > 1:
+            return "it takes one channel a group on one thread"
+        if not FloatConv.fits(layer.weight, 255):
+            return f"float32 cannot hold the sums of a kernel of {layer.kernel}"
+        return "" if kernel() is not None else NO_NUMBA
 
-    def __init__(self, weight: Tensor, geometry: Geometry) -> None:
-        """Of int8 weights (O, 1, kh, kw), O a multiple of the groups."""
-        self.geometry, self.kernel = geometry, (weight.shape[2], weight.shape[3])
-        self.filters, self.channels = len(weight), max(len(weight), LANES)
+    def __init__(self, layer: ConvLayer) -> None:
+        self.layer = layer
+        self.geometry = layer.geometry
+        self.kernel = layer.kernel
+        self.filters = len(layer.weight)
+        self.channels = max(self.filters, LANES)
         starts = torch.arange(0, self.channels, LANES).clamp(max=self.channels - LANES)
         lanes = starts[:, None] + torch.arange(LANES)  # (blocks, 16), the channels of each block
-        rows = self._wide(weight.detach().cpu().float().flatten(1))
+        rows = self._wide(layer.weight.detach().cpu().float().flatten(1))
         self.weights = rows[lanes].transpose(1, 2).contiguous()  # (blocks, taps, 16)
         self.zeros = torch.zeros(self.filters)
-        down, right = (np.arange(self.kernel[d], dtype=np.uint64) * np.uint64(geometry.dilation[d]) for d in range(2))
+        down, right = (
+            np.arange(self.kernel[d], dtype=np.uint64) * np.uint64(self.geometry.dilation[d]) for d in (0, 1)
+        )
         self.tap_rows = np.repeat(down, self.kernel[1])
         self.tap_bytes = np.tile(right * np.uint64(VECTOR), self.kernel[0])
         self.span, self.reach = int(down[-1]) + 1, int(right[-1]) + 1
@@ -51,8 +56,9 @@ class DepthwiseConv:
         self._shaped: tuple[tuple[torch.Size, int], Args] | None = None  # of the last call
 
     def _layer_args(self) -> Args:
-        """What depends on the layer alone."""
-        g, taps = self.geometry, self.weights.shape[1]
+        """Return what depends on the layer alone."""
+        g = self.geometry
+        taps = self.weights.shape[1]
         return _filled(
             np.zeros((), ARGS),
             blocks=len(self.weights),
@@ -70,12 +76,14 @@ class DepthwiseConv:
         )
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """int32 sums (N, O, H', W') of uint8 or int8 levels."""
-        sums = self.convolve(x.float(), 1.0, torch.ones(self.filters), None, x.dtype == torch.int8)
+        """Return int32 sums (N, O, H', W') of uint8 or int8 levels."""
+        sums = self.convolve(x.float(), 1.0, torch.ones(self.filters), None, signed=x.dtype == torch.int8)
         return sums.to(torch.int32)
 
-    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
-        """sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
+    def convolve(
+        self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, *, signed: bool = False
+    ) -> Tensor:
+        """Return sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
         each = self.filters // self.geometry.groups
         if each > 1:  # the kernel knows one filter a channel
             x = x.repeat_interleave(each, 1)
@@ -104,16 +112,18 @@ class DepthwiseConv:
         return y[:, : self.filters].contiguous(memory_format=torch.channels_last)
 
     def _wide(self, values: Tensor) -> Tensor:
-        """(filters, ...) with zeros behind, up to the channels that the kernel sees."""
+        """Return (filters, ...) with zeros behind, up to the channels that the kernel sees."""
         missing = self.channels - self.filters
         return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values
 
     def _shaped_args(self, shape: torch.Size, out: torch.Size, workers: int) -> Args:
-        """The layer's args, divided into units for these shapes of input and output."""
+        """Return the layer's args, divided into units for these shapes of input and output."""
         if self._shaped is not None and self._shaped[0] == (shape, workers):
             return self._shaped[1]
-        g, blocks = self.geometry, len(self.weights)
-        (images, _, rows, columns), (out_rows, out_columns) = shape, out[2:]
+        g = self.geometry
+        blocks = len(self.weights)
+        images, _, rows, columns = shape
+        out_rows, out_columns = out[2:]
         needed = (max(out_columns, POSITIONS) - 1) * g.stride[1] + self.reach
         pitch = VECTOR * max(needed, columns + 2 * g.padding[1])
         chunk = min(blocks, max(1, RING_BYTES // (pitch * self.span)))
