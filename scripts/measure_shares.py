@@ -36,7 +36,7 @@ def describe_shares(name: str, variant: str, batch: int, size: int, repeats: int
         if isinstance(module, BETWEEN):
             module.forward = _counted(module.forward, type(module).__name__, spent)  # type: ignore[method-assign]
     for layer in built.layers.values():
-        for prepared in layer.packed.forms():
+        for prepared in layer.packed.convolutions():
             engine = prepared.engine.inner if isinstance(prepared.engine, Folded) else prepared.engine
             if isinstance(engine, DenseSparseEngine):
                 engine.quantizer = _counted(engine.quantizer, "quantizing", spent)
