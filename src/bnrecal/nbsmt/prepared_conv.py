@@ -62,7 +62,7 @@ class PreparedConv2d:
 
     @property
     def layout(self) -> str:
-        """How the weights are held, for reports."""
+        """The weights' layout, for reports."""
         return self.engine.layout
 
     def accumulate(self, x: Tensor) -> Tensor:

@@ -43,16 +43,16 @@ class ConvInfo:
 
     @property
     def negative(self) -> bool:
-        """Whether the input went below zero, so that it has no unsigned form."""
+        """True if the input went below zero, so that it has no unsigned form."""
         return self.minimum < 0
 
     @property
     def depthwise(self) -> bool:
-        """One input channel a group, and more than one group."""
+        """True with one input channel a group and more than one group."""
         return self.geometry.groups > 1 and self.weight.shape[1] == 1
 
     def range(self, act_range: str) -> float:
-        """The representable range: `act_range` is "mean_max" or "max" (specification section 3)."""
+        """Return the representable range: `act_range` is "mean_max" or "max" (specification section 3)."""
         if act_range == "max":
             return max(self.maximum, -self.minimum) if self.negative else max(self.maximum, 0.0)
         return (self.sum_abs if self.negative else self.sum_max) / self.images

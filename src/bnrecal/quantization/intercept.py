@@ -77,7 +77,7 @@ class ConvInterceptor:
         self.strict = strict
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own forward, with its `conv2d` call answered by the handler.
+        """Run the module's own forward, with its `conv2d` call answered by the handler.
 
         Raises:
             BnrecalError: if `strict` and that forward does not make exactly one `conv2d` call on a batch of images.
@@ -99,13 +99,13 @@ class ConvInterceptor:
         return output
 
     def extra_repr(self) -> str:
-        """What `print` shows in the module's brackets: its own words, and the handler's."""
+        """Return what `print` shows in the module's brackets: its own words, and the handler's."""
         own: str = type(self.conv).extra_repr(self.conv)  # type: ignore[no-untyped-call]
         return f"{own}, {self.handler.describe()}" if isinstance(self.handler, Describes) else own
 
 
 def handlers(network: nn.Module) -> dict[str, Handler]:
-    """What `attach` attached, by the name of the convolution."""
+    """Return what `attach` attached, by the name of the convolution."""
     forwards = {name: vars(conv).get("forward") for name, conv in conv_modules(network).items()}
     return {name: forward.handler for name, forward in forwards.items() if isinstance(forward, ConvInterceptor)}
 

@@ -158,7 +158,7 @@ class NBSMTConv2d:
 
     @property
     def execution(self) -> str:
-        """What did the sums in the calls so far, and how it holds the weights."""
+        """The engines of the calls so far, and how they hold the weights."""
         ways = {f"{prepared.backend}: {prepared.layout}" for prepared in self.packed.convolutions()}
         return ", ".join(sorted(ways))
 

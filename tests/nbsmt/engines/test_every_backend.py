@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.nbsmt_backends import ALL_PLACES, PLACES, USUAL, check_on_backend, check_on_every_backend
+from helpers.nbsmt_backends import ALL_PLACES, PLACES, USUAL, check_on_backend, check_on_every_backend, why_not
 from helpers.smt_cases import integers
 
 from bnrecal.nbsmt import engines
@@ -22,12 +22,16 @@ CPU = torch.device("cpu")
 def test_a_backend_equals_the_golden_model(device: str, backend: str, lacks: str) -> None:
     if lacks:
         pytest.skip(lacks)
-    depthwise = backend == "depthwise"
     x = integers((2, 8, 6, 7), 0, 256, 0.3, 0.3, 1).byte()
-    w = integers((8, 1 if depthwise else 8, 3, 3), -128, 128, 0.1, 0.3, 2).char()
-    for threads in (1,) if depthwise else (1, 2, 4):
-        layer = (x, w, GEOMETRY, 8 if depthwise else 1)
-        check_on_backend(layer, SmtSpec(threads, "A", True, "half_even", True), device, backend)
+    checked = 0
+    for groups in (1, 8):
+        w = integers((8, 8 // groups, 3, 3), -128, 128, 0.1, 0.3, 2).char()
+        for threads in (1, 2, 4):
+            spec = SmtSpec(threads, "A", True, "half_even", True)
+            if not why_not(w, spec, device, backend, groups, GEOMETRY):
+                check_on_backend((x, w, GEOMETRY, groups), spec, device, backend)
+                checked += 1
+    assert checked
 
 
 def test_every_engine_of_this_processor_is_compared() -> None:

@@ -8,7 +8,13 @@ from bnrecal.nbsmt.engines.gpu.int_mm import IntMMEngine
 from bnrecal.nbsmt.engines.torch_engine import TorchEngine
 
 # In order of preference: a layer takes the first that can run it. The last one runs every layer.
-ENGINES: tuple[type[Engine], ...] = (TritonEngine, IntMMEngine, DepthwiseEngine, DenseSparseEngine, TorchEngine)
+ENGINES: tuple[type[Engine], ...] = (
+    TritonEngine,
+    IntMMEngine,
+    DepthwiseEngine,
+    DenseSparseEngine,
+    TorchEngine,
+)
 
 
 def backends() -> tuple[str, ...]:

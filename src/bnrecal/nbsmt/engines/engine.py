@@ -41,7 +41,7 @@ class ConvLayer:
 
     @property
     def folds_taps(self) -> bool:
-        """Whether partners sit at other taps: where channels do not divide by the threads, im2col's columns do."""
+        """True where partners sit at other taps: channels do not divide by the threads, but im2col's columns do."""
         return self.weight.shape[1] % self.spec.threads != 0
 
     @property
@@ -51,7 +51,7 @@ class ConvLayer:
 
     @property
     def skips_pixels(self) -> bool:
-        """Whether a 1x1 kernel sees the input by strides alone: most pixels are left out before they are expanded."""
+        """True where a 1x1 kernel sees the input by strides alone: most pixels are left out before the expansion."""
         g = self.geometry
         without_border = self.kernel == (1, 1) and g.padding == (0, 0)
         return without_border and not self.folds_taps and g != pointwise(g.groups)
@@ -100,11 +100,11 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What does the sums, as reports name it: one of `names`, or two where shapes differ."""
+        """The arithmetic of the sums, as reports name it: one of `names`, or two where shapes differ."""
 
     @property
     def layout(self) -> str:
-        """How the weights are held, for reports."""
+        """The weights' layout, for reports."""
 
     def accumulate(self, x: Tensor) -> Tensor:
         """Return int32 sums (N, O, H', W') of uint8 levels (N, C, H, W), or of int8 ones with one thread."""

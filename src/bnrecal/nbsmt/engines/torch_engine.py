@@ -68,7 +68,7 @@ class TorchEngine(Engine):
 
     @property
     def name(self) -> str:
-        """What does the sums: one of `names`."""
+        """The format of the sums: one of `names`."""
         return self._name
 
     @property
@@ -194,7 +194,7 @@ def _expand_by_table(layer: ConvLayer) -> tuple[TableChannels, Tensor]:
 
 
 class _Selected:
-    """What is sent for the channels whose weights meet it.
+    """Channels that carry one table's values of an activation.
 
     Attributes:
         pattern: the partners that count, bit r - 1 for partner r.

@@ -81,7 +81,7 @@ class DenseSparseEngine(Engine):
 
     @property
     def name(self) -> str:
-        """What did the dense sums in the calls so far, before the first what is to do them.
+        """The arithmetic of the dense sums in the calls so far; before the first, what they are to be.
 
         One of "onednn-int8", "float32" and "float64", or where shapes differ, two.
         """

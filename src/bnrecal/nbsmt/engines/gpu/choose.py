@@ -1,4 +1,4 @@
-"""Whether Triton runs on a device, and the engine that imports it only where it does."""
+"""The engine that imports Triton only where it runs, and the trial of whether it does."""
 
 from functools import cache
 from importlib.util import find_spec

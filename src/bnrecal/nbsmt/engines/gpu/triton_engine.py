@@ -27,7 +27,7 @@ DEPTHWISE_TILE = (128, 64) if INTERPRETED else (64, 32)
 
 @dataclass(frozen=True)
 class Source:
-    """How written pixels see the input: pixel (i, j) sees `taps` from (i, j) * stride - padding on."""
+    """The input as written pixels see it: pixel (i, j) sees `taps` from (i, j) * stride - padding on."""
 
     taps: Pair
     stride: Pair
@@ -61,10 +61,12 @@ class TritonConv:
         self.bordered = not self.layer.folds_taps and (self.kernel != one or any(g.padding))
         if self.bordered:
             self.source = Source(one, one, g.padding, one)
-            self.seen, self.inner = self.kernel, Geometry(g.stride, none, g.dilation, g.groups)
+            self.seen = self.kernel
+            self.inner = Geometry(g.stride, none, g.dilation, g.groups)
         else:
             self.source = Source(self.kernel, g.stride, g.padding, g.dilation)
-            self.seen, self.inner = one, pointwise(g.groups)
+            self.seen = one
+            self.inner = pointwise(g.groups)
 
     def accumulate(self, x: Tensor) -> Tensor:
         """Return int32 sums (N, O, H', W') of uint8 activations (N, C, H, W), or int8 ones at one thread."""
@@ -78,7 +80,8 @@ class TritonConv:
 
     def _run(self, x: Tensor, inverse: float | None, signed: bool, scale: Tensor | None, bias: Tensor | None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        images, size = x.shape[0], (x.shape[2], x.shape[3])
+        images = x.shape[0]
+        size = (x.shape[2], x.shape[3])
         output = self.geometry.output_size(size, self.kernel)
         dtype = torch.int32 if scale is None else torch.float32
         y = torch.empty(images, *output, self.filters, dtype=dtype, device=x.device)
@@ -86,7 +89,8 @@ class TritonConv:
             self._depthwise(x, y, inverse, signed, scale, bias)
             return y.permute(0, 3, 1, 2)
         written = self._written(size, output)
-        piece, first = max(1, min(images, LARGEST_INDEX // (written[0] * written[1]))), 0
+        piece = max(1, min(images, LARGEST_INDEX // (written[0] * written[1])))
+        first = 0
         while first < images:
             some = slice(first, first + piece)
             try:
@@ -109,7 +113,9 @@ class TritonConv:
 
     def _expand(self, x: Tensor, expanded: Tensor, inverse: float | None, signed: bool) -> None:
         lay, s = self.layout, self.source
-        pixels, (height, width), (bp, bc) = expanded[..., 0].numel(), expanded.shape[1:3], EXPAND_TILE
+        bp, bc = EXPAND_TILE
+        height, width = expanded.shape[1:3]
+        pixels = expanded[..., 0].numel()
         gathered = len(lay.sources)
         whole_blocks = triton.cdiv(lay.groups * lay.columns // lay.threads, bc) if lay.count else 0
         grid = (triton.cdiv(pixels, bp), whole_blocks + triton.cdiv(gathered, bc))
@@ -125,7 +131,8 @@ class TritonConv:
 
     def _multiply(self, expanded: Tensor, y: Tensor, signed: bool, scale: Tensor | None, bias: Tensor | None) -> None:
         lay, g = self.layout, self.inner
-        rows, taps = y[..., 0].numel(), self.seen[0] * self.seen[1]
+        rows = y[..., 0].numel()
+        taps = self.seen[0] * self.seen[1]
         shape = (rows.bit_length(), lay.depth, taps, lay.bundles, self.filters, g.stride, g.dilation)
         multiply(
             shape, x=expanded, w=self.weight, y=y,
@@ -139,7 +146,9 @@ class TritonConv:
     def _depthwise(
         self, x: Tensor, y: Tensor, inverse: float | None, signed: bool, scale: Tensor | None, bias: Tensor | None
     ) -> None:
-        g, rows, (bp, bc) = self.geometry, y[..., 0].numel(), DEPTHWISE_TILE
+        g = self.geometry
+        bp, bc = DEPTHWISE_TILE
+        rows = y[..., 0].numel()
         launch(
             kernels.depthwise, (triton.cdiv(rows, bp), triton.cdiv(self.filters, bc)),
             x, self.weight, y, y if scale is None else scale, y if bias is None else bias, inverse or 1.0,
