@@ -68,12 +68,19 @@ def per_mac(layer: NBSMTConv2d, call: ConvCall) -> Tensor:
     size = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, p, d, k, s in zip(
-            call.x.shape[2:], call.padding, call.dilation, call.weight.shape[2:], call.stride, strict=True
+            call.x.shape[2:],
+            call.geometry.padding,
+            call.geometry.dilation,
+            call.weight.shape[2:],
+            call.geometry.stride,
+            strict=True,
         )
     ]
     parts = []
-    for x, w in zip(levels.chunk(call.groups, 1), layer.weight.chunk(call.groups, 0), strict=True):
-        columns = F.unfold(x, (w.shape[2], w.shape[3]), call.dilation, call.padding, call.stride)  # (N, K, positions)
+    for x, w in zip(levels.chunk(call.geometry.groups, 1), layer.weight.chunk(call.geometry.groups, 0), strict=True):
+        columns = F.unfold(
+            x, (w.shape[2], w.shape[3]), call.geometry.dilation, call.geometry.padding, call.geometry.stride
+        )  # (N, K, positions)
         rows = columns.transpose(1, 2).flatten(0, 1).long().numpy()
         found = products(
             padded(rows, layer.spec.threads), padded(w.flatten(1).long().numpy(), layer.spec.threads),

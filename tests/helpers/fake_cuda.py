@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map
 import bnrecal.device
 from bnrecal.nbsmt.analysis import self_check
 from bnrecal.nbsmt.arithmetic import quantize_activation
+from bnrecal.nbsmt.engines.engine import ConvLayer
 from bnrecal.nbsmt.engines.gpu import choose, int_mm, tuning
 from bnrecal.nbsmt.engines.gpu import triton_engine as triton_conv
 from bnrecal.nbsmt.engines.gpu.triton_engine import TritonConv
@@ -53,12 +54,9 @@ class Stream:
 class CheckedTritonConv(TritonConv):
     """Runs all of a `TritonConv` but its kernels, whose launches are checked, and answers with the CPU's sums."""
 
-    def __init__(self, weight: Tensor, spec: Any, geometry: Any, device: torch.device) -> None:
-        super().__init__(weight, spec, geometry, device)
-        g = geometry
-        self.twin = PreparedConv2d(
-            held(weight).cpu(), spec, stride=g.stride, padding=g.padding, dilation=g.dilation, groups=g.groups
-        )
+    def __init__(self, layer: ConvLayer) -> None:
+        super().__init__(layer)
+        self.twin = PreparedConv2d(held(layer.weight).cpu(), layer.spec, **vars(layer.geometry))
 
     def accumulate(self, x: Tensor) -> Tensor:
         return _like(super().accumulate(x), self.twin.accumulate(held(x)))

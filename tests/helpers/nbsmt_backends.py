@@ -1,30 +1,68 @@
-"""Every backend there is, and a layer on all of them against the golden model."""
+"""Every engine on every device here, and a layer on all of them against the golden model."""
 
+import pytest
 import torch
 
-from bnrecal.nbsmt.engines.cpu.onednn import Exactness, onednn_exactness
+from bnrecal.nbsmt.engines import backends, choose_engine
+from bnrecal.nbsmt.engines.engine import ConvLayer
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from helpers.smt_cases import Layer, expected
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-INT8 = ["onednn-int8"] if onednn_exactness() is not Exactness.NONE else []
-PLACES = [("cpu", backend) for backend in (*INT8, "float32", "float64")]
-PLACES += [("cuda", backend) for backend in ("float32", "float64") if torch.cuda.is_available()]
+PLAIN = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+# some of the layers that every engine there is was made for
+USUAL = ((torch.ones(4, 4, 3, 3, dtype=torch.int8), 4, 1), (torch.ones(4, 1, 3, 3, dtype=torch.int8), 1, 4))
 
 
-NO_CUDA = "" if torch.cuda.is_available() else "this machine has no usable CUDA device"
-NO_INT8 = "" if INT8 else "oneDNN's 8-bit convolution is not exact, or not there, on this processor"
+def why_not(
+    weight: torch.Tensor, spec: SmtSpec, device: str, backend: str, groups: int, geometry: dict[str, tuple[int, int]]
+) -> str:
+    """Return why a backend does not run a layer on a device, or "" where it does."""
+    layer = ConvLayer(weight, spec, Geometry(**geometry, groups=groups), torch.device(device), backend)
+    try:
+        choose_engine(layer)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def missing(device: str, backend: str) -> str:
+    """Return why none of the usual layers runs by this backend, or "" where one does."""
+    reason = ""
+    for weight, threads, groups in USUAL:
+        reason = why_not(weight, SmtSpec(threads), device, backend, groups, PLAIN)
+        if not reason:
+            return ""
+    return reason
+
+
 # every backend with what this machine lacks for it, so that tests can say that they were skipped
-ALL_PLACES = [("cpu", "onednn-int8", NO_INT8), ("cpu", "float32", ""), ("cpu", "float64", "")]
-ALL_PLACES += [("cuda", "float32", NO_CUDA), ("cuda", "float64", NO_CUDA)]
+ALL_PLACES = [(device, backend, missing(device, backend)) for device in DEVICES for backend in backends()]
+PLACES = [(device, backend) for device, backend, lacks in ALL_PLACES if not lacks]
 
 
-def check_on_every_backend(layer: Layer, spec: SmtSpec) -> None:
+def prepare_or_skip(
+    w: torch.Tensor, spec: SmtSpec, *, device: str, backend: str, groups: int = 1, **geometry: int | tuple[int, int]
+) -> PreparedConv2d:
+    """Prepare a layer on a backend; skip the test, with the reason, where that has no such layers."""
+    try:
+        return PreparedConv2d(w, spec, groups=groups, device=device, backend=backend, **geometry)
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+def check_on_every_backend(layer: Layer, spec: SmtSpec) -> int:
+    """Compare a layer with the golden model on every backend that has such layers; return how many those are."""
+    _, w, geometry, groups = layer
+    checked = 0
     for device, backend in PLACES:
-        if backend == "onednn-int8" and not spec.saturate:
-            continue
-        check_on_backend(layer, spec, device, backend)
+        if not why_not(w, spec, device, backend, groups, geometry):
+            check_on_backend(layer, spec, device, backend)
+            checked += 1
+    assert checked >= len(DEVICES)  # float64 has every layer
+    return checked
 
 
 def check_on_backend(layer: Layer, spec: SmtSpec, device: str, backend: str | None) -> None:

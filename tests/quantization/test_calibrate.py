@@ -40,7 +40,7 @@ def test_order_shapes_and_macs() -> None:
     assert seen["depthwise"].macs == 16 * 6 * 6 * 9
     assert seen["depthwise"].depthwise
     assert not seen["conv2"].depthwise
-    assert seen["dilated"].dilation == (2, 2)
+    assert seen["dilated"].geometry.dilation == (2, 2)
 
 
 def test_a_convolution_called_twice_counts_twice_and_keeps_one_range_an_image() -> None:

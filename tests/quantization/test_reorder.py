@@ -42,7 +42,7 @@ def test_a_reordered_layer_equals_the_golden_model_with_the_same_permutation(thr
     layer = NBSMTConv2d(conv, SmtSpec(threads), signed=False, act_range="max", order=order)
     assert torch.equal(layer.weight, plain.weight)
     x = torch.relu(network.bn1(network.stem(images(1)))).detach()  # type: ignore[operator]
-    call = ConvCall(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    call = ConvCall(x, conv.weight, None, conv.geometry)
     levels = quantize_activation(x, layer.input_scale)
     sums = reference.conv2d(levels[:, order], layer.weight[:, order], threads=threads, stride=(2, 2), padding=(1, 1))
     steps = (layer.input_scale * layer.weight_scale).view(1, -1, 1, 1)
@@ -111,7 +111,7 @@ def test_which_layers_have_an_order() -> None:
     assert can_reorder(LayerPlan(conv, 4, False))
     assert not can_reorder(LayerPlan(conv, 1, False))
     assert not can_reorder(LayerPlan(conv, 0, False))
-    assert not can_reorder(LayerPlan(replace(conv, groups=2), 4, False))
+    assert not can_reorder(LayerPlan(replace(conv, geometry=replace(conv.geometry, groups=2)), 4, False))
     assert not can_reorder(LayerPlan(replace(conv, weight=conv.weight[:, :6]), 4, False))
 
 

@@ -103,4 +103,4 @@ def _drop_float_weights(network: nn.Module, layers: dict[str, NBSMTConv2d]) -> N
 
 
 def _backends(layers: dict[str, NBSMTConv2d]) -> set[str]:
-    return {prepared.backend for layer in layers.values() for prepared in layer.packed.forms()}
+    return {prepared.backend for layer in layers.values() for prepared in layer.packed.convolutions()}

@@ -49,7 +49,7 @@ def describe_layers(
                 "input": _shape(info.input_shape),
                 "output": _shape(info.output_shape),
                 "kernel": _shape(tuple(info.weight.shape[2:])),
-                "groups": info.groups,
+                "groups": info.geometry.groups,
                 "macs": info.macs,
                 "cycles": layer_cycles(info, max(plan.threads, 1), array.rows, array.columns),
                 "threads": plan.threads,

@@ -116,7 +116,7 @@ def _plain_keys(tensors: Tensors, handlers: dict[str, Handler]) -> set[str]:
 
 def _float_conv(weight: Tensor, bias: Tensor) -> Handler:
     def answer(call: ConvCall) -> Tensor:
-        return F.conv2d(call.x, weight, bias, call.stride, call.padding, call.dilation, call.groups)
+        return F.conv2d(call.x, weight, bias, **vars(call.geometry))
 
     return answer
 

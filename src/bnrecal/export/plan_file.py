@@ -32,7 +32,11 @@ def plan_content(
 
 def _layer(plan: LayerPlan, folding: Folding, array: ArrayConfig, vectors: str | None) -> dict[str, Any]:
     conv, threads = plan.conv, max(plan.threads, 1)
-    m, k, n = conv.output_shape[1] * conv.output_shape[2], conv.weight[0].numel(), conv.weight.shape[0] // conv.groups
+    m, k, n = (
+        conv.output_shape[1] * conv.output_shape[2],
+        conv.weight[0].numel(),
+        conv.weight.shape[0] // conv.geometry.groups,
+    )
     return {
         "name": plan.name,
         "arithmetic": "float32" if plan.threads == FLOAT else "int8" if plan.signed else "uint8",
@@ -42,10 +46,10 @@ def _layer(plan: LayerPlan, folding: Folding, array: ArrayConfig, vectors: str |
         "input": conv.input_shape,
         "output": conv.output_shape,
         "kernel": tuple(conv.weight.shape[2:]),
-        "stride": conv.stride,
-        "padding": conv.padding,
-        "dilation": conv.dilation,
-        "groups": conv.groups,
+        "stride": conv.geometry.stride,
+        "padding": conv.geometry.padding,
+        "dilation": conv.geometry.dilation,
+        "groups": conv.geometry.groups,
         "calls": conv.calls,
         "gemm": {"m": m, "k": k, "n": n},
         "steps": ceil(k / threads),

@@ -122,11 +122,12 @@ def receptive_field(levels: Bytes, call: ConvCall, weight: Sequence[int], positi
         position: filter, row, column.
     """
     filters, channels, kh, kw = weight
-    group = position[0] // (filters // call.groups)
+    g = call.geometry
+    group = position[0] // (filters // g.groups)
     own = levels[group * channels : (group + 1) * channels]
-    padded = np.pad(own, [(0, 0), (call.padding[0], call.padding[0]), (call.padding[1], call.padding[1])])
-    rows = position[1] * call.stride[0] + np.arange(kh) * call.dilation[0]
-    columns = position[2] * call.stride[1] + np.arange(kw) * call.dilation[1]
+    padded = np.pad(own, [(0, 0), (g.padding[0], g.padding[0]), (g.padding[1], g.padding[1])])
+    rows = position[1] * g.stride[0] + np.arange(kh) * g.dilation[0]
+    columns = position[2] * g.stride[1] + np.arange(kw) * g.dilation[1]
     field: Bytes = padded[:, rows[:, None], columns[None, :]]
     return field
 

@@ -1,6 +1,8 @@
 """The shape side of a convolution: pairs, sizes, im2col."""
 
 from dataclasses import dataclass
+from operator import index
+from typing import SupportsIndex
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,7 +12,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Of a convolution, as `F.conv2d` takes it."""
+    """Stride, padding, dilation and groups of a convolution; `vars` of it are the arguments of `F.conv2d`."""
 
     stride: Pair
     padding: Pair
@@ -18,7 +20,7 @@ class Geometry:
     groups: int
 
     def output_size(self, size: Pair, kernel: Pair) -> Pair:
-        """(H', W') from (H, W) and (kh, kw), < 1 where the kernel does not fit."""
+        """Return (H', W') from (H, W) and (kh, kw), < 1 where the kernel does not fit."""
         high, wide = (
             (size[d] + 2 * self.padding[d] - self.dilation[d] * (kernel[d] - 1) - 1) // self.stride[d] + 1
             for d in range(2)
@@ -27,17 +29,17 @@ class Geometry:
 
 
 def pointwise(groups: int) -> Geometry:
-    """Of a 1x1 convolution that sees every pixel once."""
+    """Return the geometry of a 1x1 convolution that sees every pixel once."""
     return Geometry((1, 1), (0, 0), (1, 1), groups)
 
 
 def pad(x: Tensor, g: Geometry) -> Tensor:
-    """x with its zero border, of any dtype."""
+    """Return x with its zero border, of any dtype."""
     return F.pad(x, (g.padding[1], g.padding[1], g.padding[0], g.padding[0])) if any(g.padding) else x
 
 
 def im2col(x: Tensor, kernel: Pair, g: Geometry, columns: int) -> Tensor:
-    """Every output's inputs as channels.
+    """Return every output's inputs as channels.
 
     Args:
         x: (N, C, H, W) of any dtype and layout.
@@ -46,7 +48,8 @@ def im2col(x: Tensor, kernel: Pair, g: Geometry, columns: int) -> Tensor:
     Returns:
         (N, groups * columns, H', W'), channels-last, for each group channel-major as `F.unfold` orders them.
     """
-    images, per_group = x.shape[0], x.shape[1] // g.groups
+    images = x.shape[0]
+    per_group = x.shape[1] // g.groups
     height, width = g.output_size((x.shape[2], x.shape[3]), kernel)
     padded = pad(x, g)
     n, c, h, w = padded.stride()
@@ -67,7 +70,7 @@ def check_geometry(
     dilation: int | Pair,
     groups: int,
 ) -> Geometry:
-    """The geometry as pairs.
+    """Return the geometry as pairs.
 
     Raises:
         ValueError: naming what no convolution has.
@@ -76,14 +79,18 @@ def check_geometry(
         raise ValueError(f"groups must divide the {filters} filters, not {groups!r}")
     if channels_per_group < 1:
         raise ValueError(f"a convolution needs at least one input channel a group, not {channels_per_group}")
-    pairs = (_pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1))
-    return Geometry(*pairs, groups)
+    return Geometry(
+        as_pair("stride", stride, 1), as_pair("padding", padding, 0), as_pair("dilation", dilation, 1), groups
+    )
 
 
-def _pair(name: str, value: object, least: int) -> Pair:
-    pair = (value, value) if isinstance(value, int) else value
-    if isinstance(pair, tuple | list) and len(pair) == 2:
-        first, second = pair
-        if isinstance(first, int) and isinstance(second, int) and min(first, second) >= least:
-            return first, second
+def as_pair(name: str, value: object, least: int) -> Pair:
+    """Return an argument of `F.conv2d` as a pair: one number, or one or two in a tuple or list, each at least `least`.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    values = value if isinstance(value, tuple | list) else (value,)
+    if len(values) in (1, 2) and all(isinstance(v, SupportsIndex) and index(v) >= least for v in values):
+        return index(values[0]), index(values[-1])
     raise ValueError(f"{name} must be an integer >= {least} or a pair of them, not {value!r}")

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.finite import check_images
-from bnrecal.quantization.intercept import ConvCall, Pair, attached, conv_modules, no_stray_convolutions
+from bnrecal.nbsmt.geometry import Geometry
+from bnrecal.quantization.intercept import ConvCall, attached, conv_modules, no_stray_convolutions
 
 
 @dataclass
@@ -31,10 +32,7 @@ class ConvInfo:
     weight: Tensor
     input_shape: tuple[int, int, int]
     output_shape: tuple[int, int, int]
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-    groups: int
+    geometry: Geometry
     macs: int = 0
     calls: int = 0
     images: int = 0
@@ -45,16 +43,16 @@ class ConvInfo:
 
     @property
     def negative(self) -> bool:
-        """Whether the input went below zero, so that it has no unsigned form."""
+        """True if the input went below zero, so that it has no unsigned form."""
         return self.minimum < 0
 
     @property
     def depthwise(self) -> bool:
-        """One input channel a group, and more than one group."""
-        return self.groups > 1 and self.weight.shape[1] == 1
+        """True with one input channel a group and more than one group."""
+        return self.geometry.groups > 1 and self.weight.shape[1] == 1
 
     def range(self, act_range: str) -> float:
-        """The representable range: `act_range` is "mean_max" or "max" (specification section 3)."""
+        """Return the representable range: `act_range` is "mean_max" or "max" (specification section 3)."""
         if act_range == "max":
             return max(self.maximum, -self.minimum) if self.negative else max(self.maximum, 0.0)
         return (self.sum_abs if self.negative else self.sum_max) / self.images
@@ -100,7 +98,7 @@ def _first_sight(name: str, order: int, call: ConvCall, output: Tensor) -> ConvI
     c, h, w = call.x.shape[1:]
     o, oh, ow = output.shape[1:]
     weight = call.weight.detach()
-    return ConvInfo(name, order, weight, (c, h, w), (o, oh, ow), call.stride, call.padding, call.dilation, call.groups)
+    return ConvInfo(name, order, weight, (c, h, w), (o, oh, ow), call.geometry)
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.geometry import Geometry, Pair, as_pair
 
-Pair = tuple[int, int]
 Handler = Callable[["ConvCall"], Tensor]
 
 
@@ -51,14 +51,11 @@ class ConvCall:
     x: Tensor
     weight: Tensor
     bias: Tensor | None
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-    groups: int
+    geometry: Geometry
 
     def run(self) -> Tensor:
-        """The float32 convolution as the module asked for it."""
-        return F.conv2d(self.x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        """Return the float32 convolution as the module asked for it."""
+        return F.conv2d(self.x, self.weight, self.bias, **vars(self.geometry))
 
 
 def conv_modules(network: nn.Module) -> dict[str, nn.Conv2d]:
@@ -80,7 +77,7 @@ class ConvInterceptor:
         self.strict = strict
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own forward, with its `conv2d` call answered by the handler.
+        """Run the module's own forward, with its `conv2d` call answered by the handler.
 
         Raises:
             BnrecalError: if `strict` and that forward does not make exactly one `conv2d` call on a batch of images.
@@ -102,13 +99,13 @@ class ConvInterceptor:
         return output
 
     def extra_repr(self) -> str:
-        """What `print` shows in the module's brackets: its own words, and the handler's."""
+        """Return what `print` shows in the module's brackets: its own words, and the handler's."""
         own: str = type(self.conv).extra_repr(self.conv)  # type: ignore[no-untyped-call]
         return f"{own}, {self.handler.describe()}" if isinstance(self.handler, Describes) else own
 
 
 def handlers(network: nn.Module) -> dict[str, Handler]:
-    """What `attach` attached, by the name of the convolution."""
+    """Return what `attach` attached, by the name of the convolution."""
     forwards = {name: vars(conv).get("forward") for name, conv in conv_modules(network).items()}
     return {name: forward.handler for name, forward in forwards.items() if isinstance(forward, ConvInterceptor)}
 
@@ -198,24 +195,16 @@ def _parse(
     if input.dim() != 4:
         shape = tuple(input.shape)
         raise BnrecalError(f"conv2d got an input of shape {shape}: only batches (N, C, H, W) can be quantized")
-    call = ConvCall(input, weight, bias, _pair(stride), (0, 0), _pair(dilation), groups)
+    unpadded = Geometry(as_pair("stride", stride, 1), (0, 0), as_pair("dilation", dilation, 1), groups)
     if padding == "valid":
-        return call
+        return ConvCall(input, weight, bias, unpadded)
     if padding == "same":
-        return _pad_same(call)
-    assert not isinstance(padding, str)
-    return replace(call, padding=_pair(padding))
+        return ConvCall(_pad_same(input, weight, unpadded), weight, bias, unpadded)
+    return ConvCall(input, weight, bias, replace(unpadded, padding=as_pair("padding", padding, 0)))
 
 
-def _pad_same(call: ConvCall) -> ConvCall:
-    """`padding="same"` as PyTorch defines it: the odd pixel, if any, goes right and below."""
-    total = [d * (k - 1) for d, k in zip(call.dilation, call.weight.shape[2:], strict=True)]
-    (top, left), (down, right) = ([t // 2 for t in total], [t - t // 2 for t in total])
-    return replace(call, x=F.pad(call.x, (left, right, top, down)))
-
-
-def _pair(value: Any) -> Pair:
-    if isinstance(value, int):
-        return (value, value)
-    values = tuple(int(v) for v in value)
-    return (values[0], values[-1])
+def _pad_same(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Return the input with the border of `padding="same"`, as PyTorch has it: an odd pixel goes right and below."""
+    down = geometry.dilation[0] * (weight.shape[2] - 1)
+    right = geometry.dilation[1] * (weight.shape[3] - 1)
+    return F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))

@@ -9,15 +9,15 @@ from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.analysis.collisions import CollisionStatistics, collision_statistics
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.finite import all_finite
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.calibrate import ConvInfo
-from bnrecal.quantization.intercept import ConvCall, Pair
+from bnrecal.quantization.intercept import ConvCall
 from bnrecal.quantization.qparams import activation_scale, quantize_weight
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # of activations: float32 holds them exactly
 Stamp = tuple[int, int]  # where a weight lies, and how often PyTorch noted a write to it
-Geometry = tuple[torch.device, Pair, Pair, Pair, int]
 
 
 class PackedWeight:
@@ -32,34 +32,26 @@ class PackedWeight:
 
     def __init__(self, name: str, weight: Tensor, spec: SmtSpec) -> None:
         self.name, self.weight, self.spec = name, weight, spec
-        self._packed: dict[Geometry, PreparedConv2d] = {}
+        self._packed: dict[tuple[torch.device, Geometry], PreparedConv2d] = {}
 
     def for_call(self, call: ConvCall) -> PreparedConv2d:
-        """The convolution of this weight for a call's input and geometry.
+        """Return the convolution of this weight for a call's input and geometry.
 
         Raises:
             BnrecalError: if the call's own weight has another shape.
         """
-        geometry = (call.x.device, call.stride, call.padding, call.dilation, call.groups)
-        if geometry not in self._packed:
+        place = (call.x.device, call.geometry)
+        if place not in self._packed:
             if call.weight.shape != self.weight.shape:
                 raise BnrecalError(
                     f"the convolution {self.name} is called with a weight of shape {tuple(call.weight.shape)}, "
                     f"calibrated with {tuple(self.weight.shape)}: leave it in float32 with quant.skip=[{self.name}]"
                 )
-            self._packed[geometry] = PreparedConv2d(
-                self.weight,
-                self.spec,
-                stride=call.stride,
-                padding=call.padding,
-                dilation=call.dilation,
-                groups=call.groups,
-                device=call.x.device,
-            )
-        return self._packed[geometry]
+            self._packed[place] = PreparedConv2d(self.weight, self.spec, **vars(call.geometry), device=call.x.device)
+        return self._packed[place]
 
-    def forms(self) -> list[PreparedConv2d]:
-        """What the calls so far needed."""
+    def convolutions(self) -> list[PreparedConv2d]:
+        """Return what the calls so far needed."""
         return list(self._packed.values())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,14 +102,13 @@ class NBSMTConv2d:
         prepared = self.packed.for_call(call)
         if isinstance(call.weight, nn.Parameter):  # else the module makes it anew for each call
             self._check_weight(call.weight)
+        x = call.x if self.order is None else call.x.index_select(1, self.order.to(call.x.device))
         if self.collecting and not self.signed:
-            levels = quantize_activation(call.x, self.input_scale)
-            if self.order is not None:
-                levels = levels.index_select(1, self.order.to(levels.device))
+            levels = quantize_activation(x, self.input_scale)
             more = collision_statistics(prepared, levels)
             self.statistics = more if self.statistics is None else self.statistics + more
         scale = self._scale_on(call.x.device)
-        return prepared(call.x, self.input_scale, scale, call.bias, signed=self.signed, order=self.order)
+        return prepared(x, self.input_scale, scale, call.bias, signed=self.signed)
 
     def _check_activations(self, x: Tensor) -> None:
         if x.dtype not in FLOATS:
@@ -150,7 +141,7 @@ class NBSMTConv2d:
         self._quantized = None
 
     def _scale_on(self, device: torch.device) -> Tensor:
-        """The weight's scale: copied once, for a copy to a GPU waits for everything that runs there."""
+        """Return the weight's scale: copied once, for a copy to a GPU waits for everything that runs there."""
         if device not in self._scales:
             self._scales[device] = self.weight_scale.to(device)
         return self._scales[device]
@@ -159,7 +150,7 @@ class NBSMTConv2d:
         return {**vars(self), "_scales": {}, "_quantized": None}
 
     def describe(self) -> str:
-        """For the `print` of a network."""
+        """Return what the `print` of a network shows."""
         if self.signed:
             return f"8-bit signed, threads=1, scale={self.input_scale:.3g}"
         policy = f", policy={self.spec.policy}" if self.spec.threads > 1 else ""
@@ -167,8 +158,8 @@ class NBSMTConv2d:
 
     @property
     def execution(self) -> str:
-        """What did the sums in the calls so far, and how it holds the weights."""
-        ways = {f"{prepared.backend}: {prepared.layout}" for prepared in self.packed.forms()}
+        """The engines of the calls so far, and how they hold the weights."""
+        ways = {f"{prepared.backend}: {prepared.layout}" for prepared in self.packed.convolutions()}
         return ", ".join(sorted(ways))
 
 

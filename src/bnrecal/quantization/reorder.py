@@ -31,7 +31,7 @@ COSTS = {"bits": (0, 0, 2, 6, 8), "activity": (0, 0, 4, 8, 10)}
 
 def can_reorder(plan: LayerPlan) -> bool:
     """Whether an order of the channels decides about partners: several threads, one group, C a multiple of T."""
-    return plan.threads > 1 and plan.conv.groups == 1 and plan.conv.weight.shape[1] % plan.threads == 0
+    return plan.threads > 1 and plan.conv.geometry.groups == 1 and plan.conv.weight.shape[1] % plan.threads == 0
 
 
 @torch.no_grad()

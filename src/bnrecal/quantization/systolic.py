@@ -23,8 +23,8 @@ def layer_cycles(info: ConvInfo, threads: int, rows: int, columns: int) -> int:
     """Cycles of one convolution for one image: one GEMM a group and call."""
     _, height, width = info.output_shape
     depth = info.weight[0].numel()
-    per_group = gemm_cycles(height * width, depth, info.weight.shape[0] // info.groups, threads, rows, columns)
-    return per_group * info.groups * info.calls
+    per_group = gemm_cycles(height * width, depth, info.weight.shape[0] // info.geometry.groups, threads, rows, columns)
+    return per_group * info.geometry.groups * info.calls
 
 
 def network_cycles(plans: Sequence[LayerPlan], rows: int, columns: int) -> int:

@@ -5,7 +5,7 @@ import torch
 from helpers.nbsmt_backends import check_on_every_backend
 from helpers.smt_cases import integers
 
-from bnrecal.nbsmt.engines.expanded import ExpandedConv
+from bnrecal.nbsmt.engines.torch_engine import TorchEngine
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import POLICIES
@@ -15,13 +15,13 @@ def test_kernels_too_large_for_float32_sums(monkeypatch: pytest.MonkeyPatch) -> 
     w = torch.full((1, 1, 23, 23), -128, dtype=torch.int8)
     x = torch.full((1, 1, 23, 23), 255, dtype=torch.uint8)
     assert PreparedConv2d(w, SmtSpec(1)).accumulate(x).item() == -255 * 128 * 529
-    with pytest.raises(ValueError, match="float32"):
+    with pytest.raises(ValueError, match="float32 cannot hold"):
         PreparedConv2d(w, SmtSpec(1), backend="float32")
-    monkeypatch.setattr("bnrecal.nbsmt.prepared_conv.kernels_compile", lambda: False)
+    monkeypatch.setattr("bnrecal.nbsmt.engines.cpu.dense_sparse.kernels_compile", lambda: False)
     plain = PreparedConv2d(w, SmtSpec(1))
     assert plain.backend == "float64"
     assert plain.accumulate(x).item() == -255 * 128 * 529
-    with pytest.raises(ValueError, match="not below"):
+    with pytest.raises(ValueError, match="float32 cannot hold"):
         PreparedConv2d(w, SmtSpec(1), backend="float32")
 
 
@@ -56,7 +56,7 @@ def test_the_plain_form_gives_the_same_floats(threads: int, monkeypatch: pytest.
     x, scale = torch.rand(3, 16, 9, 9, generator=generator), torch.rand(12, generator=generator)
     bias = torch.randn(12, generator=generator)
     quick = PreparedConv2d(w, SmtSpec(threads), padding=1)(x, 1 / 300, scale, bias)
-    monkeypatch.setattr("bnrecal.nbsmt.prepared_conv.kernels_compile", lambda: False)
+    monkeypatch.setattr("bnrecal.nbsmt.engines.cpu.dense_sparse.kernels_compile", lambda: False)
     plain = PreparedConv2d(w, SmtSpec(threads), padding=1)
-    assert isinstance(plain.form, ExpandedConv)
+    assert isinstance(plain.engine, TorchEngine)
     assert torch.equal(plain(x, 1 / 300, scale, bias), quick)

@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import is_narrow_weight, reduce_weight
-from bnrecal.nbsmt.decompose.operands import fold_taps
 from bnrecal.nbsmt.engines.cpu.channel_sums import squared_sums
-from bnrecal.nbsmt.geometry import Pair, im2col, pad, pointwise
+from bnrecal.nbsmt.geometry import Pair, pad
 from bnrecal.nbsmt.policies.builtin import built_in
 from bnrecal.nbsmt.policies.custom import is_custom
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
@@ -180,20 +179,20 @@ class _Counts:
     """Pairs of operands, counted by their own marks and by how many partners are active with them."""
 
     def __init__(self, prepared: PreparedConv2d, x: Tensor, output: Pair) -> None:
-        self.spec = prepared.spec
-        g = prepared.geometry
-        kernel = prepared.kernel
-        if prepared.by_columns:
-            x = im2col(x, kernel, g, prepared.columns)
-            g = pointwise(g.groups)
-            kernel = (1, 1)
+        layer = prepared.layer
+        if layer.folds_taps:
+            x = layer.fold(x)
+            layer = layer.folded
+        self.spec = layer.spec
+        g = layer.geometry
+        kernel = layer.kernel
         a = pad(x, g).contiguous()
         self.a = a.view(a.shape[0], g.groups, a.shape[1] // g.groups, a.shape[2], a.shape[3])  # (N, G, C, H, W)
-        b = fold_taps(prepared.weight, self.spec.threads).to(x.device)
+        b = layer.weight.to(x.device)
         self.b = b.reshape(g.groups, b.shape[0] // g.groups, *b.shape[1:])  # (G, O / G, C, kh, kw)
         # (kh, H) and (kw, W): 1 where a tap falls on a row, or a column, for some output
-        self.rows = _window(a.shape[2], kernel[0], g.stride[0], g.dilation[0], output[0]).to(x.device)
-        self.columns = _window(a.shape[3], kernel[1], g.stride[1], g.dilation[1], output[1]).to(x.device)
+        self.rows = _window(self.a.shape[3], kernel[0], g.stride[0], g.dilation[0], output[0]).to(x.device)
+        self.columns = _window(self.a.shape[4], kernel[1], g.stride[1], g.dilation[1], output[1]).to(x.device)
         self._kept: dict[tuple[str, Mark], Tensor] = {}
 
     def by_partners(self, activation: Mark, weight: Mark) -> list[int]:

@@ -7,9 +7,12 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import torch
 
+from bnrecal.nbsmt.engines import choose_engine
 from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
 from bnrecal.nbsmt.engines.cpu.onednn import Exactness, onednn_exactness, onednn_trial
-from bnrecal.nbsmt.engines.gpu.choose import choose_cuda
+from bnrecal.nbsmt.engines.engine import ConvLayer
+from bnrecal.nbsmt.engines.torch_engine import TorchEngine
+from bnrecal.nbsmt.geometry import pointwise
 from bnrecal.nbsmt.policies.custom import is_custom
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
@@ -50,8 +53,10 @@ def describe_backend(device: torch.device, spec: SmtSpec | None = None) -> str:
         reason = "a policy given as tables" if is_custom(spec.policy) else "without saturation operands leave 8 bits"
         return f"{layer.backend} (slow: {reason})"
     if device.type == "cuda":
-        usual = torch.ones(4, 4, 3, 3, dtype=torch.int8)
-        return choose_cuda(usual, spec, 1, device) or "float32 (slow: no exact 8-bit convolution on this device)"
+        usual = ConvLayer(torch.ones(4, 4, 3, 3, dtype=torch.int8), spec, pointwise(1), device)
+        engine = choose_engine(usual)
+        slow = " (slow: no exact 8-bit convolution on this device)"
+        return engine.names[0] + (slow if engine is TorchEngine else "")
     if not kernels_compile():
         return "float32 (slow: numba is switched off or cannot compile here)"
     exactness = onednn_exactness()

@@ -18,13 +18,13 @@ class IntegerConv(Protocol):
     """An exact convolution with weights packed once."""
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """int32 sums of integer activations (N, C, H, W), exact."""
+        """Return int32 sums of integer activations (N, C, H, W), exact."""
 
     def sums(self, x: Tensor) -> Tensor:
-        """The sums as the hardware gives them, channels-last if x is: int32, or float32, exact below 2^24."""
+        """Return the sums as the hardware gives them, channels-last if x is: int32, or float32, exact below 2^24."""
 
     def convolve(self, x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        """scale[o] * sums + bias[o] in float32, each within rounding of the exact sums."""
+        """Return scale[o] * sums + bias[o] in float32, each within rounding of the exact sums."""
 
 
 class FloatConv:
@@ -34,14 +34,14 @@ class FloatConv:
     """
 
     def __init__(self, w: Tensor, geometry: Geometry, largest: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Of integer weights (O, C / groups, kh, kw) and activations of magnitude up to `largest`."""
+        """Divide integer weights (O, C / groups, kh, kw) for activations of magnitude up to `largest`."""
         self.geometry, self.dtype = geometry, dtype
         self.chunks = chunks_within(w, largest, EXACT_BELOW[dtype])
         self.weights = [w[:, low:high].to(device, dtype) for low, high in self.chunks]
 
     @staticmethod
     def fits(w: Tensor, largest: int, dtype: torch.dtype = torch.float32) -> bool:
-        """Whether even a single channel's sums are exact in this format."""
+        """Return whether even a single channel's sums are exact in this format."""
         worst = w.to(torch.int16).abs().sum((2, 3), dtype=torch.int64).max()
         return int(worst) * largest < EXACT_BELOW[dtype]
 
@@ -72,7 +72,7 @@ class FloatConv:
 
 
 def images_at_a_time(sent: int, kernel: Pair, device: torch.device) -> int:
-    """Images to expand and convolve at a time, at least 1.
+    """Return how many images to expand and convolve at a time, at least 1.
 
     Args:
         sent: bytes that are sent for one image. A GPU holds them as float32 once for every tap of the kernel.
@@ -90,7 +90,7 @@ def _conv_by_product(x: Tensor, w: Tensor, g: Geometry) -> Tensor:
 
 
 def channel_range(x: Tensor, groups: int, chunk: tuple[int, int]) -> Tensor:
-    """Channels low..high-1 of each group."""
+    """Return channels low..high-1 of each group."""
     images, channels, height, width = x.shape
     low, high = chunk
     if high - low == channels // groups:
@@ -99,7 +99,7 @@ def channel_range(x: Tensor, groups: int, chunk: tuple[int, int]) -> Tensor:
 
 
 def chunks_within(w: Tensor, largest: int, limit: int, together: int = 1) -> list[tuple[int, int]]:
-    """Consecutive ranges of input channels, each of which can only sum to less than `limit` in magnitude.
+    """Return consecutive ranges of input channels, each of which can only sum to less than `limit` in magnitude.
 
     Args:
         w: integer (O, C, kh, kw), none of them 0.
@@ -115,7 +115,8 @@ def chunks_within(w: Tensor, largest: int, limit: int, together: int = 1) -> lis
         raise ValueError(f"a kernel of {tuple(w.shape[2:])} can sum to {int(worst.max())}, not below {limit}")
     if int(worst.sum(1).max()) < limit:
         return [(0, w.shape[1])]
-    starts, total = [0], torch.zeros_like(worst[:, 0])
+    starts = [0]
+    total = torch.zeros_like(worst[:, 0])
     for at in range(worst.shape[1]):
         total = total + worst[:, at]
         if int(total.max()) >= limit:

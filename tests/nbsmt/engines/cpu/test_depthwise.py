@@ -10,9 +10,10 @@ from torch import Tensor
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.engines.cpu import depthwise
-from bnrecal.nbsmt.engines.cpu.depthwise import DepthwiseConv
+from bnrecal.nbsmt.engines.cpu.depthwise import DepthwiseEngine
 from bnrecal.nbsmt.engines.cpu.kernels import depthwise as depthwise_kernel
-from bnrecal.nbsmt.geometry import Geometry, Pair
+from bnrecal.nbsmt.engines.engine import ConvLayer
+from bnrecal.nbsmt.geometry import Geometry, Pair, pointwise
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
@@ -110,10 +111,13 @@ def test_extremes_of_the_largest_kernels(kernel: int) -> None:
 
 def test_only_depthwise_layers_on_one_thread() -> None:
     w = torch.ones(8, 1, 3, 3, dtype=torch.int8)
-    assert DepthwiseConv.fits(w, SmtSpec(1))
-    assert not DepthwiseConv.fits(w, SmtSpec(2))
-    assert not DepthwiseConv.fits(torch.ones(8, 2, 3, 3, dtype=torch.int8), SmtSpec(1))
-    assert not DepthwiseConv.fits(torch.full((8, 1, 23, 23), -128, dtype=torch.int8), SmtSpec(1))  # beyond 2^24
-    assert PreparedConv2d(w, SmtSpec(1), groups=8).layout == DepthwiseConv.layout
+    assert isinstance(PreparedConv2d(w, SmtSpec(1), groups=8).engine, DepthwiseEngine)
+    for weight, threads in (
+        (w, 2),
+        (torch.ones(8, 2, 3, 3, dtype=torch.int8), 1),
+        (torch.full((8, 1, 23, 23), -128, dtype=torch.int8), 1),  # beyond 2^24
+    ):
+        layer = ConvLayer(weight, SmtSpec(threads), pointwise(8), torch.device("cpu"))
+        assert DepthwiseEngine.can_run(layer)
     with pytest.raises(ValueError, match="'depthwise'"):
         PreparedConv2d(w, SmtSpec(2), groups=8, backend="depthwise")

@@ -14,7 +14,7 @@ from bnrecal.nbsmt.decompose.operands import Operand
 from bnrecal.nbsmt.engines.cpu import channel_sums, sparse_layout
 from bnrecal.nbsmt.engines.cpu.channel_planes import Planes, plan_layout
 from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
-from bnrecal.nbsmt.engines.cpu.depthwise import DepthwiseConv
+from bnrecal.nbsmt.engines.cpu.depthwise import DepthwiseEngine
 from bnrecal.nbsmt.engines.cpu.kernels.channel_planes import channel_planes_ref
 from bnrecal.nbsmt.engines.cpu.kernels.depthwise import depthwise_ref
 from bnrecal.nbsmt.engines.cpu.kernels.quantize import expand_ref, quantize_ref
@@ -24,6 +24,7 @@ from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer
 from bnrecal.nbsmt.engines.cpu.sparse import SparseSums
 from bnrecal.nbsmt.engines.cpu.sparse_layout import Layer
 from bnrecal.nbsmt.engines.cpu.table_lookup import Lookup
+from bnrecal.nbsmt.engines.engine import ConvLayer
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.policies.builtin import Value
 from bnrecal.nbsmt.spec import SmtSpec
@@ -124,7 +125,8 @@ def test_depthwise(g: Geometry, signed: bool) -> None:
     w = torch.randint(-128, 128, (20, 1, 3, 2), generator=generator).to(torch.int8)
     scale = torch.rand(20, generator=generator)
     bias = torch.randn(20, generator=generator)
-    found = DepthwiseConv(w, g).convolve(x, 0.05, scale, bias, signed)
+    layer = ConvLayer(w, SmtSpec(), g, torch.device("cpu"))
+    found = DepthwiseEngine(layer).convolve(x, 0.05, scale, bias, signed=signed)
     weights = w[:, 0].numpy()
     expected = depthwise_ref(x[0].numpy(), inverse_scale(0.05), signed, weights, g, scale.numpy(), bias.numpy())
     assert (found[0].numpy() == expected).all()

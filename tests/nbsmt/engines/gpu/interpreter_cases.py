@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.engines.gpu import triton_engine
+from bnrecal.nbsmt.engines.gpu.choose import TritonEngine
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import POLICIES
@@ -49,9 +50,9 @@ def test_equals_golden_model_where_channels_are_picked(policy: str, channels: in
     w = integers((2 * groups, channels, 1, 2), -128, 128, 0.03, 0.3, 9).to(torch.int8)
     layer = (x, w, {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 1)}, groups)
     prepared = prepare(layer, SmtSpec(4, policy))
-    assert isinstance(prepared._whole, triton_engine.TritonConv)
-    assert len(prepared._whole.layout.sources)
-    assert prepared._whole.layout.count
+    assert isinstance(prepared.engine, TritonEngine)
+    assert len(prepared.engine.conv.layout.sources)
+    assert prepared.engine.conv.layout.count
     assert torch.equal(prepared.accumulate(x), expected(layer, SmtSpec(4, policy)))
 
 
@@ -61,8 +62,8 @@ def test_small_groups_share_a_bundle(threads: int) -> None:
     w = integers((18, 4, 3, 3), -128, 128, 0.1, 0.3, 2).to(torch.int8)
     layer = (x, w, ONE, 6)
     prepared = prepare(layer, SmtSpec(threads))
-    assert isinstance(prepared._whole, triton_engine.TritonConv)
-    assert prepared._whole.layout.bundle > 1
+    assert isinstance(prepared.engine, TritonEngine)
+    assert prepared.engine.conv.layout.bundle > 1
     assert torch.equal(prepared.accumulate(x), expected(layer, SmtSpec(threads)))
 
 

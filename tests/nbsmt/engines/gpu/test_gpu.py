@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.nbsmt_backends import check_on_backend
+from helpers.nbsmt_backends import check_on_backend, check_on_every_backend
 from helpers.smt_cases import Layer, expected, layers, specs
 from hypothesis import given, settings
 
 from bnrecal.data.prefetch import copied_ahead
 from bnrecal.nbsmt.analysis.self_check import check_exact
-from bnrecal.nbsmt.engines.gpu import choose
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
@@ -28,11 +27,8 @@ def test_the_check_at_the_start_passes() -> None:
 @settings(max_examples=200)
 @given(layers(), specs())
 def test_equals_golden_model(layer: Layer, spec: SmtSpec) -> None:
-    _, w, _, groups = layer
-    for backend in (None, *choose.CUDA_BACKENDS):
-        if backend and not choose.can_run(backend, w, spec, groups, CUDA):
-            continue
-        check_on_backend(layer, spec, "cuda", backend)
+    check_on_backend(layer, spec, "cuda", None)
+    check_on_every_backend(layer, spec)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

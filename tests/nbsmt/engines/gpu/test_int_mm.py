@@ -8,7 +8,11 @@ from helpers.smt_cases import Layer, expected, layers, specs
 from hypothesis import given, settings
 
 from bnrecal.nbsmt.arithmetic import quantize_activation
+from bnrecal.nbsmt.engines import choose_engine
+from bnrecal.nbsmt.engines.engine import ConvLayer, Engine
 from bnrecal.nbsmt.engines.gpu import choose, int_mm
+from bnrecal.nbsmt.engines.torch_engine import TorchEngine
+from bnrecal.nbsmt.geometry import pointwise
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
@@ -53,25 +57,29 @@ def test_filters_that_could_leave_int32_are_refused() -> None:
         PreparedConv2d(w, SmtSpec(1), backend="int-mm")
 
 
+def engine(w: torch.Tensor, spec: SmtSpec, groups: int, device: torch.device) -> type[Engine]:
+    return choose_engine(ConvLayer(w, spec, pointwise(groups), device))
+
+
 def test_layers_that_leave_bytes_or_have_groups_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     w = torch.ones(4, 2, 3, 3, dtype=torch.int8)
-    for backend in choose.CUDA_BACKENDS:
+    for backend in ("triton-int8", "int-mm"):
         with pytest.raises(ValueError, match="saturate=False"):
             PreparedConv2d(w, SmtSpec(2, saturate=False), backend=backend)
     with pytest.raises(ValueError, match="int-mm"):
         PreparedConv2d(w, SmtSpec(2), groups=2, backend="int-mm")
-    monkeypatch.setattr(choose, "int_mm_is_exact", lambda _: True)
+    monkeypatch.setattr(int_mm, "int_mm_is_exact", lambda _: True)
     monkeypatch.setattr(choose, "triton_trouble", lambda _: "")
     for capability, groups, chosen in (
         ((9, 0), 2, "triton-int8"),
         ((8, 0), 1, "triton-int8"),
         ((7, 5), 1, "int-mm"),
-        ((7, 5), 2, None),
+        ((7, 5), 2, "float32"),
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
         monkeypatch.setattr(choose, "find_spec", lambda _: object())
-        assert choose.choose_cuda(w, SmtSpec(4), groups, CUDA) == chosen
+        assert chosen in engine(w, SmtSpec(4), groups, CUDA).names
     monkeypatch.setattr(choose, "find_spec", lambda _: None)
-    assert choose.choose_cuda(w, SmtSpec(4), 1, CUDA) == "int-mm"
-    assert choose.choose_cuda(w, SmtSpec(4, saturate=False), 1, CUDA) is None
-    assert choose.choose_cuda(w, SmtSpec(4), 1, CPU) is None
+    assert engine(w, SmtSpec(4), 1, CUDA) is int_mm.IntMMEngine
+    assert engine(w, SmtSpec(4, saturate=False), 1, CUDA) is TorchEngine
+    assert "int-mm" not in engine(w, SmtSpec(4), 1, CPU).names

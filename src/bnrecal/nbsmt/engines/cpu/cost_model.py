@@ -1,4 +1,4 @@
-"""Which weights are worth dense channels: a model of what a layer costs.
+"""The weights that are worth dense channels, by a model of what a layer costs.
 
 Nothing is timed at run time, so that the choice, which `layers.csv` reports, is the same in every run. The unit is what
 one listed weight costs an output: the list kernel is the same everywhere, 32 bytes an instruction at most.
@@ -27,7 +27,11 @@ EXCESS = 0.02  # of the weights: what pairs of channels usually leave
 
 
 def cheapest(weight: Tensor, spec: SmtSpec, geometry: Geometry, exactness: Exactness) -> DenseShare:
-    """For int8 weights (O, C / groups, kh, kw), and a dense part of this exactness; NONE: its sums are float32."""
+    """Return the share of int8 weights (O, C / groups, kh, kw) to make dense, at the least cost.
+
+    Args:
+        exactness: of the dense part; NONE: its sums are float32.
+    """
     costs = {
         dense: cost(dense, weight, spec, geometry, exactness)
         for dense in (DenseShare.FULL, DenseShare.ALL, DenseShare.NONE)
@@ -36,17 +40,21 @@ def cheapest(weight: Tensor, spec: SmtSpec, geometry: Geometry, exactness: Exact
 
 
 def cost(dense: DenseShare, weight: Tensor, spec: SmtSpec, geometry: Geometry, exactness: Exactness) -> float:
-    """Of one output."""
-    size, kept = weight[0].numel(), 1 - float((weight == 0).float().mean())
+    """Return the cost of one output."""
+    size = weight[0].numel()
+    kept = 1 - float((weight == 0).float().mean())
     full = full_pattern(spec.threads)
-    patterns = {
-        DenseShare.NONE: [],
-        DenseShare.FULL: [full],
-        DenseShare.ALL: list(range(full + 1)) if spec.sparsity else [full],
-    }[dense]
-    operands = {operand for pattern in patterns for operand in operands_of(pattern, spec)}
     in_full = kept ** (spec.threads - 1) if spec.sparsity else 1.0
-    sparse = {DenseShare.NONE: kept, DenseShare.FULL: kept * (1 - in_full), DenseShare.ALL: 0.0}[dense]
+    if dense is DenseShare.NONE:
+        patterns = []
+        sparse = kept
+    elif dense is DenseShare.FULL:
+        patterns = [full]
+        sparse = kept * (1 - in_full)
+    else:
+        patterns = list(range(full + 1)) if spec.sparsity else [full]
+        sparse = 0.0
+    operands = {operand for pattern in patterns for operand in operands_of(pattern, spec)}
     width = len(operands)
     if width % 2 and exactness is Exactness.PAIRED and weight.shape[1] > 1:
         if dense is DenseShare.ALL:

@@ -10,43 +10,44 @@ from bnrecal.nbsmt.engines.cpu.kernels.depthwise import ARGS, POSITIONS, VECTOR,
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, new_args, run_kernel, scratch, set_args
 from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import LANES
 from bnrecal.nbsmt.engines.cpu.kernels.simd_i32 import I32X64_BYTES
+from bnrecal.nbsmt.engines.engine import NO_NUMBA, ConvLayer, Engine
 from bnrecal.nbsmt.engines.integer_conv import FloatConv
-from bnrecal.nbsmt.geometry import Geometry
-from bnrecal.nbsmt.spec import SmtSpec
 
 RING_BYTES = 384 * 1024  # of levels that a worker holds: they are to stay in its second-level cache
 UNITS = 4  # for each worker, so that none waits long for the last
 
 
-class DepthwiseConv:
-    """One layer with fixed weights, each filter with one input channel.
+class DepthwiseEngine(Engine):
+    """One layer with fixed weights, each filter with one input channel."""
 
-    Attributes:
-        backend: "depthwise".
-        layout: for reports.
-    """
-
-    backend = "depthwise"
+    names = ("depthwise",)
+    name = "depthwise"
     layout = "quantized and summed in one pass"
 
-    @staticmethod
-    def fits(weight: Tensor, spec: SmtSpec) -> bool:
-        """Return whether a layer is one, and its sums are exact in float32."""
-        return weight.shape[1] == 1 and spec.threads == 1 and FloatConv.fits(weight, 255)
+    @classmethod
+    def can_run(cls, layer: ConvLayer) -> str:
+        """Return why the kernel does not run this layer, or "" where it does."""
+        if layer.device.type != "cpu":
+            return "made for processors"
+        if layer.weight.shape[1] > 1 or layer.spec.threads > 1:
+            return "it takes one channel a group on one thread"
+        if not FloatConv.fits(layer.weight, 255):
+            return f"float32 cannot hold the sums of a kernel of {layer.kernel}"
+        return "" if kernel() is not None else NO_NUMBA
 
-    def __init__(self, weight: Tensor, geometry: Geometry) -> None:
-        """Prepare for int8 weights (O, 1, kh, kw), O a multiple of the groups."""
-        self.geometry = geometry
-        self.kernel = (weight.shape[2], weight.shape[3])
-        self.filters = len(weight)
+    def __init__(self, layer: ConvLayer) -> None:
+        self.layer = layer
+        self.geometry = layer.geometry
+        self.kernel = layer.kernel
+        self.filters = len(layer.weight)
         self.channels = max(self.filters, LANES)
         starts = torch.arange(0, self.channels, LANES).clamp(max=self.channels - LANES)
         lanes = starts[:, None] + torch.arange(LANES)  # (blocks, 16), the channels of each block
-        rows = self._wide(weight.detach().cpu().float().flatten(1))
+        rows = self._wide(layer.weight.detach().cpu().float().flatten(1))
         self.weights = rows[lanes].transpose(1, 2).contiguous()  # (blocks, taps, 16)
         self.zeros = torch.zeros(self.filters)
-        down = np.arange(self.kernel[0], dtype=np.uint64) * np.uint64(geometry.dilation[0])
-        right = np.arange(self.kernel[1], dtype=np.uint64) * np.uint64(geometry.dilation[1])
+        down = np.arange(self.kernel[0], dtype=np.uint64) * np.uint64(self.geometry.dilation[0])
+        right = np.arange(self.kernel[1], dtype=np.uint64) * np.uint64(self.geometry.dilation[1])
         self.tap_rows = np.repeat(down, self.kernel[1])
         self.tap_bytes = np.tile(right * np.uint64(VECTOR), self.kernel[0])
         self.span = int(down[-1]) + 1
@@ -76,10 +77,12 @@ class DepthwiseConv:
 
     def accumulate(self, x: Tensor) -> Tensor:
         """Return int32 sums (N, O, H', W') of uint8 or int8 levels."""
-        sums = self.convolve(x.float(), 1.0, torch.ones(self.filters), None, x.dtype == torch.int8)
+        sums = self.convolve(x.float(), 1.0, torch.ones(self.filters), None, signed=x.dtype == torch.int8)
         return sums.to(torch.int32)
 
-    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
+    def convolve(
+        self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, *, signed: bool = False
+    ) -> Tensor:
         """Return sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
         each = self.filters // self.geometry.groups
         if each > 1:  # the kernel knows one filter a channel

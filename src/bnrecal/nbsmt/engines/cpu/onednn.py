@@ -31,7 +31,7 @@ TRIAL_GEOMETRY = Geometry((1, 1), (1, 1), (1, 1), 1)
 
 
 class Exactness(Enum):
-    """What oneDNN's sums of unsigned times signed bytes are worth."""
+    """The worth of oneDNN's sums of unsigned times signed bytes."""
 
     NONE = "none"
     PAIRED = "paired"  # exact while |b| + |b'| <= 128 for channels 2i and 2i + 1: pairs are added in 16 bits
@@ -39,7 +39,7 @@ class Exactness(Enum):
 
 
 def can_trust(weight_shape: tuple[int, ...]) -> bool:
-    """Whether a trial tells what oneDNN's sums are worth for weights (O, C / groups, kh, kw)."""
+    """Return whether a trial tells what oneDNN's sums are worth for weights (O, C / groups, kh, kw)."""
     return weight_shape[1] > 1
 
 
@@ -47,7 +47,7 @@ class OneDnnConv:
     """oneDNN's uint8 x int8 convolution: int32 sums inside, float32 out, channels-last."""
 
     def __init__(self, weights: Callable[[], Tensor], geometry: Geometry, zero_point: int = 0) -> None:
-        """Of int8 weights (O, C / groups, kh, kw), asked for when packed; activations count from `zero_point`."""
+        """Ask for int8 weights (O, C / groups, kh, kw) when they are packed; activations count from `zero_point`."""
         self.weights, self.geometry, self.zero_point = weights, geometry, zero_point
         self._packed: OrderedDict[torch.Size, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
 
@@ -60,7 +60,8 @@ class OneDnnConv:
         sums = self.sums(x)
         if float(sums.abs().max()) < EXACT_BELOW[torch.float32]:
             return sums.to(torch.int32)  # no sum was rounded on its way out of int32
-        w, total = self.weights(), torch.zeros_like(sums, dtype=torch.int32)
+        w = self.weights()
+        total = torch.zeros_like(sums, dtype=torch.int32)
         if not FloatConv.fits(w, 2 * 255):  # a kernel so large that no two channels would do
             exact = FloatConv(w, self.geometry, 255, torch.float64, x.device)
             return exact.accumulate(x.to(torch.int16) - self.zero_point)
@@ -82,7 +83,7 @@ class OneDnnConv:
         return self._run(x, geometry, packed, scale, zero_points, bias)
 
     def _bordered(self, x: Tensor) -> tuple[Tensor, Geometry]:
-        """The input and the geometry that oneDNN sees: where its own border fails, one that is part of the input."""
+        """Return what oneDNN sees: where its own border fails, an input that has one, and the geometry without."""
         g = self.geometry
         if not _is_narrow((x.shape[2], x.shape[3]), self.kernel, g):
             return x, g
@@ -120,7 +121,7 @@ class OneDnnConv:
 
 
 def _is_narrow(size: Pair, kernel: Pair, g: Geometry) -> bool:
-    """Whether an output sees the border on both sides of the image, or nothing but border, in rows or in columns."""
+    """Return whether an output sees the border on both sides of the image, or nothing else, in rows or in columns."""
     for d in range(2):
         reach = (kernel[d] - 1) * g.dilation[d]
         if g.padding[d] > 0 and (size[d] <= reach or g.padding[d] > reach):
@@ -129,13 +130,13 @@ def _is_narrow(size: Pair, kernel: Pair, g: Geometry) -> bool:
 
 
 def onednn_exactness() -> Exactness:
-    """What oneDNN is good for in this process; NONE too where it is slower than float32."""
+    """Return what oneDNN is good for in this process; NONE too where it is slower than float32."""
     return onednn_trial()[0]
 
 
 @cache
 def onednn_trial() -> tuple[Exactness, str]:
-    """What oneDNN is good for, tried once, and where it is NONE, why."""
+    """Return what oneDNN is good for, tried once, and where it is NONE, why."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return Exactness.NONE, "this torch has no oneDNN"
     for level in (Exactness.FULL, Exactness.PAIRED):
@@ -148,7 +149,7 @@ def onednn_trial() -> tuple[Exactness, str]:
 def sums_are_exact(
     level: Exactness, shape: tuple[int, ...], weight: tuple[int, ...], geometry: Geometry, zero_point: int = 0
 ) -> bool:
-    """Whether a convolution of these shapes keeps what `level` promises, tried once with the worst operands.
+    """Return whether a convolution of these shapes keeps what `level` promises, tried once with the worst operands.
 
     Args:
         shape: of the activations (N, C, H, W); all of them will be 255.
@@ -183,17 +184,21 @@ def _extreme_weights(level: Exactness, shape: tuple[int, ...]) -> Tensor:
 
 
 def _is_quick() -> bool:
-    """Whether 8 bits are worth it: without instructions for them some builds of oneDNN run plain loops."""
+    """Return whether 8 bits are worth it: without instructions for them some builds of oneDNN run plain loops."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randint(-64, 64, TRIAL_WEIGHT, generator=generator).to(torch.int8)
     x = torch.randint(0, 256, TRIAL_SHAPE, generator=generator).to(torch.uint8)
     x = x.contiguous(memory_format=torch.channels_last)
-    conv, x_float = OneDnnConv(lambda: w, TRIAL_GEOMETRY), x.float()
+    conv = OneDnnConv(lambda: w, TRIAL_GEOMETRY)
+    x_float = x.float()
     w_float = w.float().contiguous(memory_format=torch.channels_last)
     # In turns, so that a busy moment hits both: what is chosen here stands in `layers.csv`.
-    calls = (lambda: conv.sums(x), lambda: F.conv2d(x_float, w_float, padding=1))
-    times = [[_seconds(call) for call in calls] for _ in range(6)]
-    return min(eight_bit for eight_bit, _ in times[1:]) < min(plain for _, plain in times[1:])
+    eight_bit = []
+    plain = []
+    for _ in range(6):
+        eight_bit.append(_seconds(lambda: conv.sums(x)))
+        plain.append(_seconds(lambda: F.conv2d(x_float, w_float, padding=1)))
+    return min(eight_bit[1:]) < min(plain[1:])  # the first call packs
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -1,45 +1,53 @@
-"""Which exact 8-bit convolution a CUDA device runs."""
+"""The engine that imports Triton only where it runs, and the trial of whether it does."""
 
 from functools import cache
 from importlib.util import find_spec
 from subprocess import SubprocessError
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bnrecal.errors import first_line
-from bnrecal.nbsmt.engines.gpu.int_mm import MOST_WEIGHTS, IntMMConv, int_mm_is_exact
-from bnrecal.nbsmt.geometry import Geometry
-from bnrecal.nbsmt.policies.custom import is_custom
-from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.engines.engine import ConvLayer, Engine
 
-TRITON, INT_MM = "triton-int8", "int-mm"
-CUDA_BACKENDS = (TRITON, INT_MM)
 OLDEST = (8, 0)  # compute capability with the tensor-core instructions that Triton multiplies bytes by
 
 
-class WholeConv(Protocol):
-    """A convolution that quantizes, expands and multiplies whole batches itself."""
+class TritonEngine(Engine):
+    """Int8 products and int32 sums on tensor cores; see `triton_engine`."""
+
+    names = ("triton-int8",)
+    folds = True
+    name = "triton-int8"
+    layout = "expanded"
+
+    def __init__(self, layer: ConvLayer) -> None:
+        from bnrecal.nbsmt.engines.gpu.triton_engine import TritonConv  # (imports Triton)
+
+        self.conv = TritonConv(layer)
+
+    @classmethod
+    def can_run(cls, layer: ConvLayer) -> str:
+        """Return why Triton does not run this layer, or "" where it does."""
+        if layer.device.type != "cuda" and layer.backend is None:  # its interpreter is for tests
+            return "made for GPUs"
+        if layer.beyond_bytes:
+            return layer.beyond_bytes
+        return "" if triton_runs(layer.device) else triton_trouble(layer.device) or "Triton has no kernels for it"
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """int32 sums (N, O, H', W') of uint8 activations, or int8 ones at one thread; exact."""
+        """Return int32 sums (N, O, H', W') of uint8 levels, or of int8 ones with one thread."""
+        return self.conv.accumulate(x)
 
-    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
-        """scale[o] * sums + bias[o] in float32, of float32 activations quantized in steps of x_scale."""
-
-
-def can_run(name: str, weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) -> bool:
-    """Whether a backend runs this layer on this device, exactly. Rounding up to 256 and 128 leaves bytes."""
-    if (not spec.saturate and spec.threads > 1) or is_custom(spec.policy):
-        return False
-    if name == TRITON:
-        return triton_runs(device)
-    return groups == 1 and weight[0].numel() <= MOST_WEIGHTS and int_mm_is_exact(device)
+    def convolve(
+        self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, *, signed: bool = False
+    ) -> Tensor:
+        """Return sums * scale + bias of float32 activations."""
+        return self.conv.convolve(x, x_scale, scale, bias, signed)
 
 
 def triton_runs(device: torch.device) -> bool:
-    """Whether the Triton kernels run on this device: a recent enough NVIDIA GPU, or Triton's interpreter."""
+    """Return whether the Triton kernels run on this device: a recent enough NVIDIA GPU, or Triton's interpreter."""
     if device.type == "cuda":
         return _made_for(device) and not triton_trouble(device)
     if find_spec("triton") is None:
@@ -51,9 +59,9 @@ def triton_runs(device: torch.device) -> bool:
 
 @cache
 def triton_trouble(device: torch.device) -> str:
-    """Why Triton starts no kernel on a GPU that its kernels are made for (tried once), in one line; "" where it does.
+    """Return why Triton starts no kernel on a GPU that its kernels are made for, in one line; "" where it does.
 
-    Triton builds a small C module at its first launch, so it wants a C compiler and Python's headers.
+    It is tried once. Triton builds a small C module at its first launch, so it wants a C compiler and Python's headers.
     """
     if not _made_for(device):
         return ""
@@ -67,23 +75,7 @@ def triton_trouble(device: torch.device) -> str:
 
 
 def _made_for(device: torch.device) -> bool:
-    """Whether the Triton kernels are made for this device: a recent enough NVIDIA GPU."""
+    """Return whether the Triton kernels are made for this device: a recent enough NVIDIA GPU."""
     if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability(device) >= OLDEST
-
-
-def choose_cuda(weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) -> str | None:
-    """The fastest backend that runs this layer on a CUDA device; None: leave it to float32."""
-    if device.type != "cuda":
-        return None
-    return next((name for name in CUDA_BACKENDS if can_run(name, weight, spec, groups, device)), None)
-
-
-def make(name: str, weight: Tensor, spec: SmtSpec, geometry: Geometry, device: torch.device) -> WholeConv:
-    """The backend of this name for int8 weights (O, C / groups, kh, kw)."""
-    if name == TRITON:
-        from bnrecal.nbsmt.engines.gpu.triton_engine import TritonConv
-
-        return TritonConv(weight, spec, geometry, device)
-    return IntMMConv(weight, spec, geometry, device)

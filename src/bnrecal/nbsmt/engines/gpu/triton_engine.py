@@ -8,11 +8,11 @@ import triton
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import inverse_scale
+from bnrecal.nbsmt.engines.engine import ConvLayer
 from bnrecal.nbsmt.engines.gpu import kernels
 from bnrecal.nbsmt.engines.gpu.layout import lay_out
 from bnrecal.nbsmt.engines.gpu.tuning import INTERPRETED, current, launch, multiply
 from bnrecal.nbsmt.geometry import Geometry, Pair, pointwise
-from bnrecal.nbsmt.spec import SmtSpec
 
 log = logging.getLogger("bnrecal")
 
@@ -27,7 +27,7 @@ DEPTHWISE_TILE = (128, 64) if INTERPRETED else (64, 32)
 
 @dataclass(frozen=True)
 class Source:
-    """How written pixels see the input: pixel (i, j) sees `taps` from (i, j) * stride - padding on."""
+    """The input as written pixels see it: pixel (i, j) sees `taps` from (i, j) * stride - padding on."""
 
     taps: Pair
     stride: Pair
@@ -38,15 +38,17 @@ class Source:
 class TritonConv:
     """Int8 products and int32 sums on tensor cores; exact. Weights are expanded and packed when it is made."""
 
-    def __init__(self, weight: Tensor, spec: SmtSpec, geometry: Geometry, device: torch.device) -> None:
-        """Of int8 weights (O, C / groups, kh, kw), with spec.saturate on."""
-        self.spec, self.geometry, self.kernel = spec, geometry, (weight.shape[2], weight.shape[3])
-        self.filters, self.per_group = weight.shape[0], weight.shape[1]
-        self.depthwise = weight.shape[1] == 1 and spec.threads == 1
+    def __init__(self, layer: ConvLayer) -> None:
+        self.layer = layer
+        self.spec = layer.spec
+        self.geometry = layer.geometry
+        self.kernel = layer.kernel
+        self.filters, self.per_group = layer.weight.shape[:2]
+        self.depthwise = self.per_group == 1 and layer.spec.threads == 1
         if self.depthwise:
-            self.weight = weight.to(device).flatten(1).T.contiguous()  # (taps, O)
+            self.weight = layer.weight.to(layer.device).flatten(1).T.contiguous()  # (taps, O)
             return
-        self.layout, self.weight = lay_out(weight, spec, geometry.groups, device)
+        self.layout, self.weight = lay_out(layer.weight, layer.spec, layer.geometry.groups, layer.device)
         totals = self.weight.flatten(1).to(torch.int32)
         self.offset = (128 * totals.sum(1)).to(torch.int32)
         self.no_offset = torch.zeros_like(self.offset)
@@ -54,30 +56,32 @@ class TritonConv:
         self._choose_views()
 
     def _choose_views(self) -> None:
-        """What the first kernel writes and the second reads: the bordered input, the pixels seen, or im2col's rows."""
+        """Choose what the first kernel writes and the second reads: bordered input, pixels seen, or im2col's rows."""
         g, one, none = self.geometry, (1, 1), (0, 0)
-        by_columns = self.per_group % self.spec.threads != 0
-        self.bordered = not by_columns and (self.kernel != one or any(g.padding))
+        self.bordered = not self.layer.folds_taps and (self.kernel != one or any(g.padding))
         if self.bordered:
             self.source = Source(one, one, g.padding, one)
-            self.seen, self.inner = self.kernel, Geometry(g.stride, none, g.dilation, g.groups)
+            self.seen = self.kernel
+            self.inner = Geometry(g.stride, none, g.dilation, g.groups)
         else:
             self.source = Source(self.kernel, g.stride, g.padding, g.dilation)
-            self.seen, self.inner = one, pointwise(g.groups)
+            self.seen = one
+            self.inner = pointwise(g.groups)
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """int32 sums (N, O, H', W') of uint8 activations (N, C, H, W), or int8 ones at one thread."""
+        """Return int32 sums (N, O, H', W') of uint8 activations (N, C, H, W), or int8 ones at one thread."""
         with current(x.device):
             return self._run(x, None, x.dtype == torch.int8, None, None)
 
     def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
-        """scale[o] * sums + bias[o], float32, of float32 activations quantized in steps of x_scale."""
+        """Return scale[o] * sums + bias[o], float32, of float32 activations quantized in steps of x_scale."""
         with current(x.device):
             return self._run(x, inverse_scale(x_scale), signed, scale, bias)
 
     def _run(self, x: Tensor, inverse: float | None, signed: bool, scale: Tensor | None, bias: Tensor | None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        images, size = x.shape[0], (x.shape[2], x.shape[3])
+        images = x.shape[0]
+        size = (x.shape[2], x.shape[3])
         output = self.geometry.output_size(size, self.kernel)
         dtype = torch.int32 if scale is None else torch.float32
         y = torch.empty(images, *output, self.filters, dtype=dtype, device=x.device)
@@ -85,7 +89,8 @@ class TritonConv:
             self._depthwise(x, y, inverse, signed, scale, bias)
             return y.permute(0, 3, 1, 2)
         written = self._written(size, output)
-        piece, first = max(1, min(images, LARGEST_INDEX // (written[0] * written[1]))), 0
+        piece = max(1, min(images, LARGEST_INDEX // (written[0] * written[1])))
+        first = 0
         while first < images:
             some = slice(first, first + piece)
             try:
@@ -102,13 +107,15 @@ class TritonConv:
         return y.permute(0, 3, 1, 2)
 
     def _written(self, size: Pair, output: Pair) -> Pair:
-        """(H, W) of the expanded activations."""
+        """Return (H, W) of the expanded activations."""
         (height, width), (top, left) = size, self.geometry.padding
         return (height + 2 * top, width + 2 * left) if self.bordered else output
 
     def _expand(self, x: Tensor, expanded: Tensor, inverse: float | None, signed: bool) -> None:
         lay, s = self.layout, self.source
-        pixels, (height, width), (bp, bc) = expanded[..., 0].numel(), expanded.shape[1:3], EXPAND_TILE
+        bp, bc = EXPAND_TILE
+        height, width = expanded.shape[1:3]
+        pixels = expanded[..., 0].numel()
         gathered = len(lay.sources)
         whole_blocks = triton.cdiv(lay.groups * lay.columns // lay.threads, bc) if lay.count else 0
         grid = (triton.cdiv(pixels, bp), whole_blocks + triton.cdiv(gathered, bc))
@@ -124,7 +131,8 @@ class TritonConv:
 
     def _multiply(self, expanded: Tensor, y: Tensor, signed: bool, scale: Tensor | None, bias: Tensor | None) -> None:
         lay, g = self.layout, self.inner
-        rows, taps = y[..., 0].numel(), self.seen[0] * self.seen[1]
+        rows = y[..., 0].numel()
+        taps = self.seen[0] * self.seen[1]
         shape = (rows.bit_length(), lay.depth, taps, lay.bundles, self.filters, g.stride, g.dilation)
         multiply(
             shape, x=expanded, w=self.weight, y=y,
@@ -138,7 +146,9 @@ class TritonConv:
     def _depthwise(
         self, x: Tensor, y: Tensor, inverse: float | None, signed: bool, scale: Tensor | None, bias: Tensor | None
     ) -> None:
-        g, rows, (bp, bc) = self.geometry, y[..., 0].numel(), DEPTHWISE_TILE
+        g = self.geometry
+        bp, bc = DEPTHWISE_TILE
+        rows = y[..., 0].numel()
         launch(
             kernels.depthwise, (triton.cdiv(rows, bp), triton.cdiv(self.filters, bc)),
             x, self.weight, y, y if scale is None else scale, y if bias is None else bias, inverse or 1.0,
