@@ -21,7 +21,7 @@ from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.networks import prepare_variants
-from bnrecal.experiment.setup import prepare
+from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.variant import Variant
 from bnrecal.nbsmt import reference
 from bnrecal.quantization.convert import threaded_copy
@@ -116,7 +116,7 @@ def main() -> None:
     config = parse(compose_config("config", sys.argv[2:]))
     if config.smt.policy != "A" or not config.smt.sparsity or config.smt.rounding != "half_even":
         raise BnrecalError("only the default policy, sparsity and rounding are checked here")
-    setup = prepare(config)
+    setup = prepare(load(config))
     images = next(iter(setup.loader.images(setup.validation, count)))
     variants = [Variant(threads, recal) for threads in (2, 4) for recal in (False, True)]
     for variant, prepared in prepare_variants(setup, variants).items():

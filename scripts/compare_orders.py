@@ -27,7 +27,7 @@ from bnrecal.experiment import baselines
 from bnrecal.experiment.layer_report import gather_statistics
 from bnrecal.experiment.networks import ThreadedNetwork, prepare_variants
 from bnrecal.experiment.run import measure
-from bnrecal.experiment.setup import Experiment, prepare
+from bnrecal.experiment.setup import Experiment, load, prepare
 from bnrecal.experiment.variant import Variant
 
 FOUND = ("none", "activity", "bits")
@@ -48,7 +48,7 @@ def main() -> None:
     counts = []
     print(_line([*HEADER, *DIFFERENCES]), _line(["---"] * (len(HEADER) + len(DIFFERENCES))), sep="\n", flush=True)
     for model in models:
-        setup = prepare(parse(compose_config("config", [*overrides, f"model={model}", "recal=true"])))
+        setup = prepare(load(parse(compose_config("config", [*overrides, f"model={model}", "recal=true"]))))
         variants = {how: [Variant(4, False, reorder=one) for one in given] for how, given in orders.items()}
         prepared = prepare_variants(setup, [v for vs in variants.values() for w in vs for v in (w, _recal(w))])
         outcomes = measure(setup, prepared, baselines.load(setup))

@@ -95,7 +95,7 @@ def test_settings_that_a_command_decides_itself_are_refused(override: str) -> No
 )
 def test_a_skipped_convolution_must_be_one_that_would_be_quantized(override: str, message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
-        prepare(config(override))
+        prepare(load(config(override)))
 
 
 def test_without_recalibration_no_images_for_it_are_asked_for() -> None:

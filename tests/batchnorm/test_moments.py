@@ -60,14 +60,18 @@ LOGITS = """
 import sys, torch
 from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
+<<<<<<< HEAD
 from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.setup import prepare
 from bnrecal.experiment.variant import Variant
+=======
+from bnrecal.experiment.setup import Variant, load, prepare, prepare_variants
+>>>>>>> r2-exp
 
 assert torch.get_num_threads() == int(sys.argv[2])
 overrides = ["model=mobilenet_v1", "device=cpu", "data.val_images=50", "calibration.images=50"]
 overrides += ["recalibration.images=256"]
-setup = prepare(parse(compose_config("config", overrides)))
+setup = prepare(load(parse(compose_config("config", overrides))))
 cell = Variant(4, True)
 network = prepare_variants(setup, [cell])[cell].network
 with torch.no_grad():

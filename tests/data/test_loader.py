@@ -1,16 +1,21 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+import bnrecal.data.loader
 from bnrecal.data.base import ImageSource, Split
 from bnrecal.data.loader import ImageLoader, check_batch, joined, part_of
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.data.selection import choose
 from bnrecal.errors import BnrecalError
 from bnrecal.seeds import derive_seed
+
+T = TypeVar("T")
 
 
 class Items(Dataset[tuple[Tensor, int]]):
@@ -53,6 +58,24 @@ class Source(ImageSource):
 
 
 CPU = torch.device("cpu")
+
+
+def test_a_label_is_the_text_of_the_bar_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+
+    def bar(batches: Iterable[T], *, desc: str, **_: object) -> Iterable[T]:
+        texts.append(desc)
+        return batches
+
+    monkeypatch.setattr(bnrecal.data.loader, "tqdm", bar)
+    chosen = choose(Source(), "val", "validation", 4, 0)
+    named = replace(chosen, label="six cells")
+    loader = ImageLoader(Source(), Preprocessing(), CPU, workers=0)
+    for selection in (chosen, named):
+        list(loader.batches(selection, 2))
+    assert texts == ["validation", "six cells"]
+    assert named.role == "validation"
+    assert named.provenance(Source()) == chosen.provenance(Source())
 
 
 def test_choices_repeat_with_the_seed_and_differ_by_role() -> None:

@@ -39,12 +39,12 @@ def test_a_finished_experiment_is_found_and_a_changed_one_measured_again(
     checkpoint = tmp_path / "weights.pth"
     experiment = config(GAIN, f"model.checkpoint={checkpoint}")
     save_gain_weights(checkpoint, 1.0)
-    first = run_into(experiment, tmp_path / "cell")
+    first = run_into(experiment, tmp_path / "cell").result
     assert finished(experiment, tmp_path / "cell") == first
     save_gain_weights(checkpoint, -1.0)
     assert finished(experiment, tmp_path / "cell") is None
     assert "cell is measured again: what the float network answers, the weights changed" in caplog.text
-    second = run_into(experiment, tmp_path / "cell")
+    second = run_into(experiment, tmp_path / "cell").result
     assert second["provenance"]["weights_hash"] != first["provenance"]["weights_hash"]
     monkeypatch.setattr(bnrecal.experiment.run, "evaluate", no_evaluation)
     assert finished(experiment, tmp_path / "cell") == second
@@ -93,7 +93,7 @@ def test_accuracies_outlive_the_per_layer_statistics(tmp_path: Path, monkeypatch
     kept = json.loads((tmp_path / "result.json").read_text())
     assert finished(experiment, tmp_path) is None
     monkeypatch.setattr(bnrecal.experiment.run, "evaluate", no_evaluation)
-    assert run_into(experiment, tmp_path) == kept
+    assert run_into(experiment, tmp_path).result == kept
     assert finished(experiment, tmp_path) == kept
     assert {path.name for path in tmp_path.iterdir()} == {"result.json", "layers.csv", "batchnorm.csv"}
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import bnrecal.experiment.cell
 import bnrecal.experiment.run
-from bnrecal.config import Config
 from bnrecal.evaluation.accuracy import Correctness, evaluate
 from bnrecal.experiment.cell import run_into
 from bnrecal.experiment.results import RESULT_FILE, Details
+from bnrecal.experiment.setup import Experiment
 from bnrecal.experiment.variant import Variant
 from bnrecal.models.mini import CHECKPOINT_FOLDER, CHECKPOINTS
 
@@ -65,7 +65,7 @@ def answers(settings: Sequence[str], files: dict[str, Path], folder: Path) -> Te
     def without_tables(*_: object) -> dict[str, None]:
         return {"layers": None, "batchnorm": None}
 
-    def no_details(_: Config) -> Details:
+    def no_details(_: Experiment) -> Details:
         return Details(None, None, None)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -18,7 +18,7 @@ import bnrecal.experiment.identity
 import bnrecal.models.mini
 from bnrecal.experiment.identity import PROBE_TOLERANCE, differences, identity_key
 from bnrecal.experiment.provenance import cell_key
-from bnrecal.experiment.setup import Experiment, identify, prepare
+from bnrecal.experiment.setup import Experiment, identify, load, prepare
 from bnrecal.models.weights import file_hash
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.local_search import Choice, Search
@@ -189,7 +189,7 @@ class Found:
 
 
 def plan_path(out: Path, *changes: str) -> Path:
-    setup = prepare(config(*BASE, *changes))
+    setup = prepare(load(config(*BASE, *changes)))
     choice = Choice({"network.conv2": 2, "network.dilated": 4}, 3.0, 0.0, 0.0, "swaps")
     return save_plan(cast(Search, Found(setup)), 3.0, choice, None, pd.DataFrame(), 1, out)
 

@@ -25,7 +25,7 @@ from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.provenance import versions
 from bnrecal.experiment.results import Result, read_result, summary, write_result
 from bnrecal.experiment.run import describe, run, run_variants
-from bnrecal.experiment.setup import identify, prepare
+from bnrecal.experiment.setup import identify, load, prepare
 from bnrecal.experiment.variant import A8W8, Variant
 from bnrecal.nbsmt.analysis.machine import describe_backend
 from bnrecal.quantization.layer_plan import plan_speedup
@@ -63,7 +63,7 @@ def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) 
 
 
 def test_a_result_carries_all_that_its_experiment_was(recalibrated: Result) -> None:
-    setup = prepare(config("recal=true", "save_checkpoint=true"))
+    setup = prepare(load(config("recal=true", "save_checkpoint=true")))
     variant = Variant(4, True)
     plans = prepare_variants(setup, [variant])[variant].plans
     images = {
@@ -95,7 +95,7 @@ def test_a_result_carries_all_that_its_experiment_was(recalibrated: Result) -> N
 
 
 def test_tables_and_weights_can_be_made_later(recalibrated: Result) -> None:
-    later = describe(config("recal=true"))
+    later = describe(load(config("recal=true")))
     assert later.layers is not None
     assert later.layers.equals(recalibrated.layers)
     assert later.batchnorm is not None
@@ -150,7 +150,7 @@ def test_same_seed_same_result_and_another_seed_another_choice(recalibrated: Res
 
 
 def test_variants_in_one_pass_equal_runs_of_their_own(recalibrated: Result) -> None:
-    setup = prepare(config())
+    setup = prepare(load(config()))
     variants = [Variant(4, True), Variant(2, False), A8W8, Variant(4, False, (("dilated", 1),))]
     together = run_variants(setup, variants)
     assert together[0].outcome is not None
@@ -201,7 +201,7 @@ def test_the_validation_images_are_shared_out_where_there_are_several_processes(
 
 
 def test_recalibration_is_the_plain_library_call_on_the_threaded_network() -> None:
-    setup = prepare(config("recalibration.augment=false"))
+    setup = prepare(load(config("recalibration.augment=false")))
     prepared = prepare_variants(setup, [Variant(4, False), Variant(4, True)])
     by_hand = prepared[Variant(4, False)].network
     seed = derive_seed(0, "recalibration")

@@ -29,14 +29,14 @@ def test_a_variant_has_the_threads_it_says_and_no_plan_besides(tmp_path: Path) -
 def test_a_convolution_that_is_no_module_is_left_in_float32_by_the_name_of_its_weight() -> None:
     free = ("model.factory=helpers.nets:free_net", "smt.threads=2")
     with pytest.raises(BnrecalError, match=re.escape("or leave it in float32 with quant.skip=[3]")):
-        prepare(config(*free))
-    assert [conv.name for conv in prepare(config(*free, "quant.skip=['3']")).convs] == ["0", "2"]
+        prepare(load(config(*free)))
+    assert [conv.name for conv in prepare(load(config(*free, "quant.skip=['3']"))).convs] == ["0", "2"]
     with pytest.raises(BnrecalError, match=r"^quant\.skip names nothere"):
-        prepare(config(*free, "quant.skip=['3',nothere]"))
+        prepare(load(config(*free, "quant.skip=['3',nothere]")))
 
 
 def test_equal_threads_by_layer_are_the_whole_network_setting() -> None:
-    setup = prepare(config())
+    setup = prepare(load(config()))
     images = torch.cat(list(setup.loader.images(setup.validation, 30)))
     whole, by_layer = Variant(4, False), Variant(1, False, (("*", 4),))
     prepared = prepare_variants(setup, [whole, by_layer])
@@ -45,12 +45,12 @@ def test_equal_threads_by_layer_are_the_whole_network_setting() -> None:
 
 
 def test_a_variant_with_an_order_of_its_own_is_the_network_that_the_setting_gives() -> None:
-    setup = prepare(config())
+    setup = prepare(load(config()))
     images = torch.cat(list(setup.loader.images(setup.validation, 30)))
     plain = Variant(4, False)
     answers = [prepare_variants(setup, [plain])[plain].network(images)]
     for how in ("activity", "bits", "random:0", "random:1"):
-        own, by_setting = Variant(4, False, reorder=how), prepare(config(f"smt.reorder={how}"))
+        own, by_setting = Variant(4, False, reorder=how), prepare(load(config(f"smt.reorder={how}")))
         answers.append(prepare_variants(setup, [own])[own].network(images))
         assert torch.equal(answers[-1], prepare_variants(by_setting, [plain])[plain].network(images))
         assert own.apply(setup.config).smt.reorder == how
@@ -59,7 +59,7 @@ def test_a_variant_with_an_order_of_its_own_is_the_network_that_the_setting_give
 
 
 def test_threaded_networks_share_parameters_and_leave_the_original_alone() -> None:
-    setup = prepare(config())
+    setup = prepare(load(config()))
     before = {name: tensor.clone() for name, tensor in setup.model.network.state_dict().items()}
     prepared = prepare_variants(setup, [Variant(4, True)])
     twin = prepared[Variant(4, True)].network
@@ -69,7 +69,7 @@ def test_threaded_networks_share_parameters_and_leave_the_original_alone() -> No
 
 def test_channels_are_reordered_where_that_decides_about_partners() -> None:
     variant = Variant(4, False)
-    layers = prepare_variants(prepare(config("smt.reorder=bits")), [variant])[variant].layers
+    layers = prepare_variants(prepare(load(config("smt.reorder=bits"))), [variant])[variant].layers
     assert {name: layer.order is not None for name, layer in layers.items()} == {
         "conv2": True,
         "depthwise": False,
@@ -83,7 +83,8 @@ def test_channels_are_reordered_where_that_decides_about_partners() -> None:
 def test_channels_are_ordered_by_levels_of_the_range_that_is_set() -> None:
     variant = Variant(4, False)
     found = [
-        prepare_variants(prepare(config("smt.reorder=bits", f"quant.act_range={r}")), [variant]) for r in ACT_RANGES
+        prepare_variants(prepare(load(config("smt.reorder=bits", f"quant.act_range={r}"))), [variant])
+        for r in ACT_RANGES
     ]
     orders = [prepared[variant].layers["dilated"].order for prepared in found]
     assert orders[0] is not None

@@ -18,7 +18,7 @@ from bnrecal.config import parse
 from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.networks import prepare_variants
-from bnrecal.experiment.setup import prepare
+from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.variant import Variant
 from bnrecal.export import bundle
 from bnrecal.export.agreement import Agreement, check_agreement, compare
@@ -47,7 +47,7 @@ def test_an_export_holds_the_layers_of_the_experiment_folded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = exported(tmp_path / "out")
-    setup = prepare(parse(compose_config("config", SMALL)))
+    setup = prepare(load(parse(compose_config("config", SMALL))))
     prepared = prepare_variants(setup, [Variant(4, True)])[Variant(4, True)]
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     for name, norm in (("conv2", "bn2"), ("depthwise", "bn3"), ("dilated", "bn4")):

@@ -10,7 +10,7 @@ import bnrecal.experiment.setup
 from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
 from bnrecal.data.glyphs.source import GlyphSource
-from bnrecal.experiment.setup import Experiment, prepare
+from bnrecal.experiment.setup import Experiment, load, prepare
 from bnrecal.search.config import SearchConfig
 from bnrecal.search.local_search import Search
 from helpers.small import TINY
@@ -22,7 +22,7 @@ def small_setup() -> Experiment:
     """On 100 training and 20 validation images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
-        return prepare(parse(compose_config("config", TINY)))
+        return prepare(load(parse(compose_config("config", TINY))))
 
 
 class Known:

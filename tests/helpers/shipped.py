@@ -8,7 +8,7 @@ from torch import Tensor
 from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import Config, parse
 from bnrecal.experiment.networks import prepare_variants
-from bnrecal.experiment.setup import Experiment, prepare
+from bnrecal.experiment.setup import Experiment, load, prepare
 from bnrecal.experiment.variant import Variant
 
 MODEL = "mobilenet_v1"
@@ -28,7 +28,7 @@ def config(*overrides: str) -> Config:
 
 @cache
 def setup(*overrides: str) -> Experiment:
-    return prepare(config(*overrides))
+    return prepare(load(config(*overrides)))
 
 
 @cache

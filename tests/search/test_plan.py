@@ -20,7 +20,7 @@ from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.networks import planned_layers
 from bnrecal.experiment.run import run_variants
-from bnrecal.experiment.setup import Experiment, prepare
+from bnrecal.experiment.setup import Experiment, load, prepare
 from bnrecal.experiment.variant import Variant
 from bnrecal.quantization.layer_plan import load_plan, plan_speedup
 from bnrecal.search.config import SearchConfig, check_search
@@ -214,7 +214,7 @@ def test_the_command_saves_a_plan_that_an_experiment_takes(tmp_path: Path, capsy
     assert plan["heldout_loss"] != plan["loss"]
     assert plan["evaluations"] >= 5  # four sensitivities and the integer program's choice
     assert load_plan(path) == plan["layers"]
-    setup = prepare(parse(compose_config("config", [*TINY, f"smt.plan={path}", "recal=true"])))
+    setup = prepare(load(parse(compose_config("config", [*TINY, f"smt.plan={path}", "recal=true"]))))
     result = run_variants(setup, [Variant.of(setup.config)])[0]
     assert result.speedup == pytest.approx(plan["speedup"])
     front = pd.read_csv(next(tmp_path.glob("*-front.csv")))

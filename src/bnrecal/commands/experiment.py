@@ -77,11 +77,9 @@ def _run_into(config: Config, folder: Path) -> Done:
     from bnrecal.experiment import cell
     from bnrecal.experiment.results import RESULT_FILE, summary
 
-    found = finished_earlier(config, folder)
-    if found is not None:
-        return found
-    result = cell.run_into(config, folder)
-    return Done(float(result["top1"]), summary(result, folder / RESULT_FILE))
+    done = cell.run_into(config, folder)
+    text = summary(done.result, folder / RESULT_FILE)
+    return Done(float(done.result["top1"]), f"{text} (finished earlier)" if done.found else text)
 
 
 def finished_earlier(config: Config, folder: Path) -> Done | None:

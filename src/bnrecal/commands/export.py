@@ -6,17 +6,17 @@ from pathlib import Path
 from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.config import experiment_part
 from bnrecal.experiment.networks import prepare_variants
-from bnrecal.experiment.setup import prepare
+from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.variant import Variant
 from bnrecal.export.bundle import Export, export
 
 
 def make_export(config: ExportConfig, overrides: Sequence[str]) -> Export:  # noqa: ARG001
     """Write, compare and print."""
-    setup = prepare(experiment_part(config))
-    variant = Variant.of(setup.config)
-    made = export(setup, prepare_variants(setup, [variant])[variant], config.vectors, Path(config.out))
-    print(f"{setup.model.name} on {setup.source.name}, {variant}")
+    experiment = prepare(load(experiment_part(config)))
+    variant = Variant.of(experiment.config)
+    made = export(experiment, prepare_variants(experiment, [variant])[variant], config.vectors, Path(config.out))
+    print(f"{experiment.model.name} on {experiment.source.name}, {variant}")
     print(describe_export(made))
     return made
 

@@ -12,7 +12,7 @@ from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_s
 from bnrecal.config import experiment_part
 from bnrecal.device import describe_device
 from bnrecal.experiment.provenance import cell_key, content_hash
-from bnrecal.experiment.setup import identify, prepare
+from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.store import Store
 from bnrecal.models.paper_networks import PRUNED
 from bnrecal.reports.figure1.page import write_figure1_page
@@ -80,20 +80,21 @@ def _own(figure: Figure1Config, network: Network) -> Figure1Config:
 
 def measure_network(config: Figure1Config, network: Network, folder: Path) -> list[FigurePoint]:
     """The points of one network's curves: measured, or read if they were finished earlier."""
-    experiment = replace(experiment_part(config), recal=True)  # some of the cells are, so the images must suffice
+    wanted = replace(experiment_part(config), recal=True)  # some of the cells are, so the images must suffice
+    experiment = load(wanted)
     own = {"network": asdict(network), "points": config.points, "search": asdict(config.search)}
-    name = f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
+    name = f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(wanted), own])}"
 
     def measure() -> dict[str, list[FigurePoint]]:
         started = time.perf_counter()
-        setup = prepare(experiment)
+        prepared = prepare(experiment)
         search = config.search if network.plan else None
-        records = measure_curves(setup, config.points, network.slow, search, folder)
+        records = measure_curves(prepared, config.points, network.slow, search, folder)
         seconds = round(time.perf_counter() - started, 2)
-        device = describe_device(setup.device)
+        device = describe_device(prepared.device)
         return {"points": [_point(network, record, seconds, device) for record in records]}
 
-    kept = Store(folder).get(name, {**identify(experiment), **own}, measure, resume=experiment.resume)
+    kept = Store(folder).get(name, {**experiment.identity, **own}, measure, resume=config.resume)
     return cast(list[FigurePoint], kept["points"])
 
 

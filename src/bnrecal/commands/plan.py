@@ -9,7 +9,7 @@ import pandas as pd
 from bnrecal.commands.cli.compose import refuse
 from bnrecal.commands.cli.schemas import PlanConfig
 from bnrecal.config import experiment_part
-from bnrecal.experiment.setup import prepare
+from bnrecal.experiment.setup import load, prepare
 from bnrecal.search.error_order import at_four_threads
 from bnrecal.search.knapsack import Item, check_speedup
 from bnrecal.search.local_search import Choice, Search
@@ -26,11 +26,12 @@ def make_plan(config: PlanConfig, overrides: Sequence[str]) -> Path:
         "searches for threads, with recalibration",
     )
     out = Path(config.out)
-    setup = prepare(replace(experiment_part(config), recal=True))  # what the search measures, and compares with
-    free = [Item(layer.name, layer.macs, dict.fromkeys(config.search.threads, 0.0)) for layer in threadable(setup)]
-    check_speedup(free, config.speedup, fixed_macs(setup))
-    search = prepare_search(setup, config.search, out / "cells", resume=config.resume)
-    order = at_four_threads(setup).order
+    wanted = replace(experiment_part(config), recal=True)  # what the search measures, and compares with
+    experiment = prepare(load(wanted))
+    free = [Item(layer.name, layer.macs, dict.fromkeys(config.search.threads, 0.0)) for layer in threadable(experiment)]
+    check_speedup(free, config.speedup, fixed_macs(experiment))
+    search = prepare_search(experiment, config.search, out / "cells", resume=config.resume)
+    order = at_four_threads(experiment).order
     baseline = baseline_choice(search, order, config.slow, config.speedup)
     found = search.best(config.speedup, baseline)
     tried = search.evaluations
@@ -39,7 +40,7 @@ def make_plan(config: PlanConfig, overrides: Sequence[str]) -> Path:
     front = pareto_front(search, order, config.slow, found)
     path = save_plan(search, config.speedup, found, baseline, front, tried, out)
     print(describe_plan(search, tried, found, baseline, front))
-    print(f"written to {path}; use it with: python -m bnrecal model={setup.model.name} smt.plan={path} recal=true")
+    print(f"written to {path}; use it with: python -m bnrecal model={experiment.model.name} smt.plan={path} recal=true")
     return path
 
 

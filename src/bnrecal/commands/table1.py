@@ -8,13 +8,13 @@ from typing import Any, cast
 from bnrecal.commands.cli.compose import read_config, refuse, refuse_other_model
 from bnrecal.commands.cli.schemas import Table1Config
 from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_side
-from bnrecal.config import Config, experiment_part
+from bnrecal.config import experiment_part
 from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.identity import Identity
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
-from bnrecal.experiment.setup import Experiment, identify, prepare
+from bnrecal.experiment.setup import Experiment, load, prepare
 from bnrecal.experiment.store import Store
 from bnrecal.experiment.variant import Variant
 from bnrecal.reports.common.terminal import print_document
@@ -82,15 +82,15 @@ def write_report(cells: Sequence[CellRecord], rows: Sequence[Row], out: Path) ->
 
 def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> list[CellRecord]:
     """The cells of all rows of one model: rows that were finished earlier are read, the others measured in one pass."""
-    experiment = replace(experiment_part(config), recal=True)  # half of the cells are, so the images must suffice
+    wanted = replace(experiment_part(config), recal=True)  # half of the cells are, so the images must suffice
     store = Store(folder)
-    identity = identify(experiment)
+    experiment = load(wanted)
 
     def piece(row: Row) -> tuple[str, Identity]:
         """Name and identity of what is kept of a row, whatever it is called."""
         own = {"spare_worst": row.spare_worst}
-        name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(experiment), own])}"
-        return name, {**identity, **own}
+        name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(wanted), own])}"
+        return name, {**experiment.identity, **own}
 
     pieces = [piece(row) for row in rows]
     found = [store.find(*one) if config.resume else None for one in pieces]
@@ -106,15 +106,15 @@ def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> li
     return cells
 
 
-def _measure(config: Config, rows: Sequence[Row]) -> list[list[MeasuredCell]]:
+def _measure(experiment: Experiment, rows: Sequence[Row]) -> list[list[MeasuredCell]]:
     """The cells of each row; all are of one model."""
     if not rows:
         return []
-    setup = prepare(config)
-    wanted = [row_variants(setup, row) for row in rows]
+    prepared = prepare(experiment)
+    wanted = [row_variants(prepared, row) for row in rows]
     variants = [variant for of_row in wanted for variant in of_row.values()]
     described = {plain_variants()[fastest_pair().recalibrated]} & set(variants)
-    found = run_variants(setup, variants, describe=described, layer_images=LAYER_IMAGES)
+    found = run_variants(prepared, variants, describe=described, layer_images=LAYER_IMAGES)
     results = dict(zip(variants, found, strict=True))
     cells = []
     for of_row in wanted:
@@ -127,12 +127,12 @@ def plain_variants() -> dict[Column, Variant]:
     return {column: Variant(column.threads, column.recal, column.layers) for column in measured()}
 
 
-def row_variants(setup: Experiment, row: Row) -> dict[Column, Variant]:
+def row_variants(experiment: Experiment, row: Row) -> dict[Column, Variant]:
     """The cells of a row by their column; a row that spares the layer of highest error gives it one thread."""
     variants = plain_variants()
     if not row.spare_worst:
         return variants
-    worst = (at_four_threads(setup).order[0], 1)
+    worst = (at_four_threads(experiment).order[0], 1)
     spared = {}
     for column, variant in variants.items():
         layers = (*variant.layers, worst) if variant.threads > 1 else variant.layers

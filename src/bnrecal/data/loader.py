@@ -81,7 +81,7 @@ class ImageLoader:
             generator=generator,
             multiprocessing_context=_start_method() if workers else None,
         )
-        bar = tqdm(loader, desc=selection.role, unit="batch", leave=False, delay=1, disable=None)
+        bar = tqdm(loader, desc=selection.label or selection.role, unit="batch", leave=False, delay=1, disable=None)
         parts: Iterable[tuple[Tensor, Tensor]] = _unwrapped(bar)
         if pinned:
             parts = copied_ahead(parts, self.device)

@@ -15,15 +15,17 @@ class Selection:
     """Some images of a split.
 
     Attributes:
-        role: what they are for: "calibration", "recalibration", "validation".
+        role: what they are for: "calibration", "recalibration", "validation". Part of an experiment's identity.
         indices: in the order they are taken.
         seed: of the random choice, None where the whole split is taken in order.
+        label: text of the progress bar, in place of `role`; nothing depends on it.
     """
 
     role: str
     split: Split
     indices: tuple[int, ...]
     seed: int | None
+    label: str = ""
 
     def provenance(self, source: ImageSource) -> dict[str, Any]:
         """How to find the same images again."""

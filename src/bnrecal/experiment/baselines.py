@@ -17,15 +17,15 @@ from bnrecal.files import cache_path
 Baseline = Variant | None  # None: float32
 
 
-def load(setup: Experiment) -> dict[Baseline, Correctness]:
-    """The outcomes that are known for just this setup."""
-    found = {key: _store().find(identity_key(identity), identity) for key, identity in _identities(setup).items()}
+def load(experiment: Experiment) -> dict[Baseline, Correctness]:
+    """The outcomes that are known for just this experiment."""
+    found = {key: _store().find(identity_key(identity), identity) for key, identity in _identities(experiment).items()}
     return {key: _correctness(content) for key, content in found.items() if content is not None}
 
 
-def save(setup: Experiment, outcomes: dict[Baseline, Correctness]) -> None:
+def save(experiment: Experiment, outcomes: dict[Baseline, Correctness]) -> None:
     """Keep the baselines among these outcomes."""
-    for key, identity in _identities(setup).items():
+    for key, identity in _identities(experiment).items():
         if key in outcomes:
             _store().keep(identity_key(identity), identity, _content(outcomes[key]))
 
@@ -34,15 +34,15 @@ def _store() -> Store:
     return Store(cache_path("baselines"), best_effort=True)
 
 
-def _identities(setup: Experiment) -> dict[Baseline, Identity]:
-    whole = setup.identity
+def _identities(experiment: Experiment) -> dict[Baseline, Identity]:
+    whole = experiment.identity
     float32 = {
         "network": whole["network"],
         "images": {"validation": whole["images"]["validation"]},
         "settings": {
             **{key: whole["settings"][key] for key in ("data", "tf32") if key in whole["settings"]},
-            "batch_size": setup.batch_size,
-            "device": describe_kind(setup.device),
+            "batch_size": experiment.batch_size,
+            "device": describe_kind(experiment.device),
         },
         **{key: whole[key] for key in ("code", "versions")},
     }
@@ -52,7 +52,7 @@ def _identities(setup: Experiment) -> dict[Baseline, Identity]:
         "images": {**float32["images"], "calibration": images["calibration"]},
         "settings": {**float32["settings"], "quant": quant},
     }
-    if not setup.config.recal:  # then nothing says what the control would be recalibrated on
+    if not experiment.config.recal:  # then nothing says what the control would be recalibrated on
         return {None: float32, A8W8: a8w8}
     control = {
         **a8w8,

@@ -1,13 +1,16 @@
 """One experiment in one folder: measured, completed, or found finished."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from bnrecal.config import Config
 from bnrecal.device import device_kind, find_device
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.identity import differences
+from bnrecal.experiment.identity import Identity, differences
 from bnrecal.experiment.results import (
     RESULT_FILE,
     Details,
@@ -17,41 +20,58 @@ from bnrecal.experiment.results import (
     write_details,
     write_result,
 )
-from bnrecal.experiment.run import describe, run
-from bnrecal.experiment.setup import identify
+from bnrecal.experiment.run import describe, run_loaded
+from bnrecal.experiment.setup import Experiment, identify, load
 from bnrecal.files import warn_once
 from bnrecal.nbsmt.engines.gpu.choose import triton_trouble
 
 log = logging.getLogger("bnrecal")
 
 
-def run_into(config: Config, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class CellResult:
+    """The content of a folder's `result.json`, and whether everything asked for was there already."""
+
+    result: dict[str, Any]
+    found: bool
+
+
+def run_into(config: Config, folder: Path) -> CellResult:
     """Run an experiment and write its files into `folder`: the accuracies first, then per-layer tables, then weights.
 
-    A run that ended after the accuracies were written is completed, and nothing is evaluated again.
-
-    Returns:
-        The content of `result.json`.
+    A finished experiment is left alone. One that ended after the accuracies were written is completed, and nothing is
+    evaluated again.
 
     Raises:
         BnrecalError: for anything the user can mend.
     """
-    if earlier(config, folder) is None:
-        details: Result | Details = run(config, measured=lambda result: write_result(result, folder))
+
+    @cache
+    def loaded() -> Experiment:  # once, and only if there is something to compare or to do
+        return load(config)
+
+    kept = earlier(config, folder, lambda: loaded().identity)
+    if kept is not None and not missing_details(folder, checkpoint=config.save_checkpoint):
+        return CellResult(kept, found=True)
+    if kept is None:
+        details: Result | Details = run_loaded(loaded(), measured=lambda result: write_result(result, folder))
     else:
-        details = describe(config)
+        details = describe(loaded())
     write_details(details, folder, checkpoint=config.save_checkpoint)
-    return read_result(folder / RESULT_FILE)
+    return CellResult(read_result(folder / RESULT_FILE), found=False)
 
 
 def finished(config: Config, folder: Path) -> dict[str, Any] | None:
     """The result that `folder` holds, if it is of just this experiment and everything asked for is beside it."""
-    found = earlier(config, folder)
+    found = earlier(config, folder, partial(identify, config))
     return None if found is None or missing_details(folder, checkpoint=config.save_checkpoint) else found
 
 
-def earlier(config: Config, folder: Path) -> dict[str, Any] | None:
+def earlier(config: Config, folder: Path, identity_now: Callable[[], Identity]) -> dict[str, Any] | None:
     """The result that `folder` holds, if it is of just this experiment; a line in the log says why it is not.
+
+    Args:
+        identity_now: called where there is a result to compare with.
 
     Raises:
         BnrecalError: if the experiment's network or images cannot be had.
@@ -65,7 +85,7 @@ def earlier(config: Config, folder: Path) -> dict[str, Any] | None:
     except (BnrecalError, KeyError, TypeError):
         log.warning("%s is damaged or of an earlier version: measured again", path)
         return None
-    changed = differences(identity, identify(config))
+    changed = differences(identity, identity_now())
     if changed:
         log.warning("%s is measured again: %s changed", folder.name, ", ".join(changed))
         return None

@@ -31,7 +31,7 @@ def _by_accident(correct: int, images: int, classes: int) -> float:
     return float(binom.sf(correct - 1, images, classes**-0.75))
 
 
-def refuse_chance(setup: Experiment, known: Correctness | None) -> None:
+def refuse_chance(experiment: Experiment, known: Correctness | None) -> None:
     """Stop an experiment whose float32 network answers by chance, before anything long is computed.
 
     Args:
@@ -40,11 +40,11 @@ def refuse_chance(setup: Experiment, known: Correctness | None) -> None:
     Raises:
         BnrecalError: with the likely causes, unless `data.allow_chance` is set.
     """
-    if setup.config.data.allow_chance:
+    if experiment.config.data.allow_chance:
         return
-    outcome = known or _probe(setup, 0)
-    classes = setup.source.num_classes
-    hint = _counted_from_1(setup, outcome)
+    outcome = known or _probe(experiment, 0)
+    classes = experiment.source.num_classes
+    hint = _counted_from_1(experiment, outcome)
     if not hint and not at_chance(int(outcome.top1.sum()), outcome.images, classes):
         return
     raise BnrecalError(
@@ -54,28 +54,28 @@ def refuse_chance(setup: Experiment, known: Correctness | None) -> None:
     )
 
 
-def _counted_from_1(setup: Experiment, outcome: Correctness) -> str:
+def _counted_from_1(experiment: Experiment, outcome: Correctness) -> str:
     """In words, that labels lower by 1 fit; empty where they do not, or where the labels as they are do."""
     share = float(outcome.top1.mean())
     if share >= _LOW:
         return ""
-    lower = _probe(setup, -1)
-    accident = _by_accident(int(lower.top1.sum()), lower.images, setup.source.num_classes)
+    lower = _probe(experiment, -1)
+    accident = _by_accident(int(lower.top1.sum()), lower.images, experiment.source.num_classes)
     if accident > 0.001 or float(lower.top1.mean()) < 2 * share:
         return ""
     return f"; with every label lower by 1 it is {percent(lower.top1):.1f} %, so labels are counted from 1"
 
 
-def _probe(setup: Experiment, shift: int) -> Correctness:
+def _probe(experiment: Experiment, shift: int) -> Correctness:
     """Float32's outcome on a few validation images spread over all, with every label moved by `shift`."""
-    every = setup.validation.indices
+    every = experiment.validation.indices
     count = min(PROBE_IMAGES, len(every))
     spread = tuple(every[place * len(every) // count] for place in range(count))
-    selection = replace(setup.validation, role="float32", indices=spread)
-    offset = setup.model.label_offset + shift
+    selection = replace(experiment.validation, label="float32", indices=spread)
+    offset = experiment.model.label_offset + shift
 
     def on_batches(size: int) -> dict[str, Correctness]:
-        batches = setup.loader.batches(selection, size)
-        return evaluate({"float32": setup.model.network}, batches, label_offset=offset)
+        batches = experiment.loader.batches(selection, size)
+        return evaluate({"float32": experiment.model.network}, batches, label_offset=offset)
 
-    return with_fitting_batches("evaluation", setup.batch_size, on_batches)["float32"]
+    return with_fitting_batches("evaluation", experiment.batch_size, on_batches)["float32"]

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,10 @@ _WORDS = {
 }
 
 
-def experiment_identity(config: Config, source: ImageSource, model: LoadedModel, *selections: Selection) -> Identity:
-    """What the numbers of one experiment depend on.
+def experiment_identity(
+    config: Config, source: ImageSource, model: LoadedModel, selections: Sequence[Selection]
+) -> Identity:
+    """Everything that the numbers of one experiment depend on.
 
     Args:
         model: its network on the CPU.
@@ -53,14 +55,20 @@ def experiment_identity(config: Config, source: ImageSource, model: LoadedModel,
     """
     return {
         "network": network_identity(config, source, model),
-        **images_and_settings(config, source, *selections),
+        "images": {selection.role: version_of(source, selection) for selection in selections},
+        "settings": settings_identity(config),
         "code": source_hash(),
         "versions": {name: version for name, version in versions().items() if name != "source"},
     }
 
 
-def images_and_settings(config: Config, source: ImageSource, *selections: Selection) -> Identity:
-    """The parts in which the cells of one network differ.
+def version_of(source: ImageSource, selection: Selection) -> str:
+    """A short hash of the images themselves. Each is looked at on its disk, so it is made once an experiment."""
+    return source.version(selection.split, selection.indices)
+
+
+def settings_identity(config: Config) -> dict[str, Any]:
+    """Settings that can change the numbers, with the contents of the files that they name.
 
     Paths are no settings here: what lies there is in the other parts.
     """
@@ -70,8 +78,7 @@ def images_and_settings(config: Config, source: ImageSource, *selections: Select
         settled["smt"]["rule"] = fingerprint(config.smt.policy)
     # in their order, for a later glob wins
     settled["smt"]["layers"] = [list(pair) for pair in threads_by_layer(config.smt.plan, config.smt.layers).items()]
-    images = {selection.role: source.version(selection.split, selection.indices) for selection in selections}
-    return {"images": images, "settings": settled}
+    return settled
 
 
 def network_identity(config: Config, source: ImageSource, model: LoadedModel) -> Identity:

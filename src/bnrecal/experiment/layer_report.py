@@ -22,7 +22,7 @@ IMAGES = 128  # calibration images behind the measured columns, unless the calle
 
 
 def describe_layers(
-    setup: Experiment, without: ThreadedNetwork, own: ThreadedNetwork, images: int = IMAGES
+    experiment: Experiment, without: ThreadedNetwork, own: ThreadedNetwork, images: int = IMAGES
 ) -> pd.DataFrame:
     """One row per convolution, in calling order; measured columns come from the first `images` calibration images.
 
@@ -35,11 +35,11 @@ def describe_layers(
     input, as calibration measures the range), before (`_wo`) and after recalibration. All columns but those in `_wo`
     are those of the cell itself.
     """
-    ranges_wo = input_ranges(setup, without, images)
-    ranges = input_ranges(setup, own, images) if own.variant.recal else ranges_wo
-    before = gather_statistics(setup, without, images)
-    after = gather_statistics(setup, own, images) if own.variant.recal else before
-    array = setup.config.smt.array
+    ranges_wo = input_ranges(experiment, without, images)
+    ranges = input_ranges(experiment, own, images) if own.variant.recal else ranges_wo
+    before = gather_statistics(experiment, without, images)
+    after = gather_statistics(experiment, own, images) if own.variant.recal else before
+    array = experiment.config.smt.array
     rows = []
     for plan in own.plans:
         info, layer = plan.conv, own.layers.get(plan.name)
@@ -67,19 +67,19 @@ def describe_layers(
 
 @torch.no_grad()
 def gather_statistics(
-    setup: Experiment, prepared: ThreadedNetwork, images: int = IMAGES
+    experiment: Experiment, prepared: ThreadedNetwork, images: int = IMAGES
 ) -> dict[str, CollisionStatistics]:
     """Exact NB-SMT statistics of each unsigned layer over the first `images` calibration images."""
-    batches = setup.loader.images(_few(setup, images), min(setup.batch_size, images))
+    batches = experiment.loader.images(_few(experiment, images), min(experiment.batch_size, images))
     return collect_statistics(prepared.network, batches)
 
 
-def _few(setup: Experiment, images: int) -> Selection:
-    return replace(setup.calibration, indices=setup.calibration.indices[:images], role="layer statistics")
+def _few(experiment: Experiment, images: int) -> Selection:
+    return replace(experiment.calibration, indices=experiment.calibration.indices[:images], label="layer statistics")
 
 
 @torch.no_grad()
-def input_ranges(setup: Experiment, prepared: ThreadedNetwork, images: int = IMAGES) -> dict[str, float]:
+def input_ranges(experiment: Experiment, prepared: ThreadedNetwork, images: int = IMAGES) -> dict[str, float]:
     """Mean over images of each quantized layer's largest input, in magnitude, on the images of `gather_statistics`."""
     largest: dict[str, list[Tensor]] = {name: [] for name in prepared.layers}
 
@@ -92,7 +92,7 @@ def input_ranges(setup: Experiment, prepared: ThreadedNetwork, images: int = IMA
 
     try:
         attach(prepared.network, {name: watched(name, layer) for name, layer in prepared.layers.items()})
-        for batch in setup.loader.images(_few(setup, images), min(setup.batch_size, images)):
+        for batch in experiment.loader.images(_few(experiment, images), min(experiment.batch_size, images)):
             prepared.network(batch)
     finally:
         attach(prepared.network, dict(prepared.layers))

@@ -29,30 +29,30 @@ class ThreadedNetwork:
     layers: dict[str, NBSMTConv2d]
 
 
-def prepare_variants(setup: Experiment, variants: Sequence[Variant]) -> dict[Variant, ThreadedNetwork]:
+def prepare_variants(experiment: Experiment, variants: Sequence[Variant]) -> dict[Variant, ThreadedNetwork]:
     """The networks of A8W8 and all variants; those that differ in recalibration alone share their layers."""
     prepared: dict[Variant, ThreadedNetwork] = {}
     for variant in [A8W8, *variants]:
         if variant not in prepared:
             sibling = prepared.get(variant.without_recal)
-            plans, layers = (sibling.plans, sibling.layers) if sibling else planned_layers(setup, variant)
-            network = threaded_copy(setup.model.network, layers)
+            plans, layers = (sibling.plans, sibling.layers) if sibling else planned_layers(experiment, variant)
+            network = threaded_copy(experiment.model.network, layers)
             if variant.recal:
-                recalibrate_network(setup, network, f"recalibration, {variant.threads}T")
+                recalibrate_network(experiment, network, f"recalibration, {variant.threads}T")
             prepared[variant] = ThreadedNetwork(variant, network, plans, layers)
     return prepared
 
 
-def planned_layers(setup: Experiment, variant: Variant) -> tuple[list[LayerPlan], dict[str, NBSMTConv2d]]:
+def planned_layers(experiment: Experiment, variant: Variant) -> tuple[list[LayerPlan], dict[str, NBSMTConv2d]]:
     """The thread plan of a variant and its quantized convolutions."""
-    smt, quant = setup.config.smt, setup.config.quant
-    plans = plan_threads(setup.convs, variant.threads, dict(variant.layers), quant.skip)
+    smt, quant = experiment.config.smt, experiment.config.quant
+    plans = plan_threads(experiment.convs, variant.threads, dict(variant.layers), quant.skip)
     how = variant.reorder or smt.reorder
-    orders = partial(channel_orders, setup, how)
-    return plans, setup.layer_cache.layers(plans, machine(smt), quant.act_range, how, orders)
+    orders = partial(channel_orders, experiment, how)
+    return plans, experiment.layer_cache.layers(plans, machine(smt), quant.act_range, how, orders)
 
 
-def channel_orders(setup: Experiment, how: str, plans: Sequence[LayerPlan]) -> dict[str, Tensor]:
+def channel_orders(experiment: Experiment, how: str, plans: Sequence[LayerPlan]) -> dict[str, Tensor]:
     """Orders of the input channels, found on calibration images or drawn from a number; by convolution.
 
     Args:
@@ -61,20 +61,20 @@ def channel_orders(setup: Experiment, how: str, plans: Sequence[LayerPlan]) -> d
     chosen = [] if how == "none" else [plan for plan in plans if can_reorder(plan)]
     if not chosen or how.startswith("random"):
         return {p.name: random_order(p.conv.weight.shape[1], derive_seed(0, how, p.name)) for p in chosen}
-    few = replace(setup.calibration, indices=setup.calibration.indices[:REORDER_IMAGES], role="reordering")
-    images = setup.loader.images(few, min(setup.batch_size, REORDER_IMAGES))
-    act_range = setup.config.quant.act_range
-    activity = gather_activity(setup.model.network, [plan.conv for plan in chosen], images, act_range)
+    few = replace(experiment.calibration, indices=experiment.calibration.indices[:REORDER_IMAGES], label="reordering")
+    images = experiment.loader.images(few, min(experiment.batch_size, REORDER_IMAGES))
+    act_range = experiment.config.quant.act_range
+    activity = gather_activity(experiment.model.network, [plan.conv for plan in chosen], images, act_range)
     bar = tqdm(chosen, desc="reordering", unit="layer", leave=False, delay=1, disable=None)
     return {plan.name: channel_order(activity[plan.name], plan.threads, how) for plan in bar}
 
 
-def recalibrate_network(setup: Experiment, network: nn.Module, progress: str = "recalibration") -> None:
+def recalibrate_network(experiment: Experiment, network: nn.Module, progress: str = "recalibration") -> None:
     """Re-estimate the network's BatchNorm statistics on training images, behind a progress bar of that name."""
-    how = setup.config.recalibration
-    seed = derive_seed(setup.config.seed, "recalibration")
-    selection = replace(setup.recalibration, role=progress)
-    images = setup.loader.images(selection, how.batch_size, augment=how.augment, seed=seed)
+    how = experiment.config.recalibration
+    seed = derive_seed(experiment.config.seed, "recalibration")
+    selection = replace(experiment.recalibration, label=progress)
+    images = experiment.loader.images(selection, how.batch_size, augment=how.augment, seed=seed)
     try:
         recalibrate_(network, images, method=how.method, momentum=how.momentum)
     except torch.cuda.OutOfMemoryError as error:  # a smaller batch would be another estimate

@@ -21,7 +21,7 @@ from bnrecal.experiment.layer_report import IMAGES, describe_batchnorms, describ
 from bnrecal.experiment.networks import ThreadedNetwork, prepare_variants
 from bnrecal.experiment.provenance import resolved, versions
 from bnrecal.experiment.results import Details, Result, accuracies
-from bnrecal.experiment.setup import Experiment, machine, prepare, variant_identity
+from bnrecal.experiment.setup import Experiment, load, machine, prepare, variant_identity, variant_images
 from bnrecal.experiment.variant import A8W8, CONTROL, Variant
 from bnrecal.nbsmt.analysis.machine import describe_backend
 from bnrecal.quantization.layer_plan import plan_speedup
@@ -38,12 +38,17 @@ def run(config: Config, *, measured: Callable[[Result], object] | None = None) -
     Raises:
         BnrecalError: for anything the user can mend.
     """
-    variant = Variant.of(config)
-    return run_variants(prepare(config), [variant], describe=[variant], measured=measured)[0]
+    return run_loaded(load(config), measured=measured)
+
+
+def run_loaded(experiment: Experiment, *, measured: Callable[[Result], object] | None = None) -> Result:
+    """`run`, of an experiment that is loaded already."""
+    variant = Variant.of(experiment.config)
+    return run_variants(prepare(experiment), [variant], describe=[variant], measured=measured)[0]
 
 
 def run_variants(
-    setup: Experiment,
+    experiment: Experiment,
     variants: Sequence[Variant],
     *,
     describe: Collection[Variant] = (),
@@ -61,79 +66,80 @@ def run_variants(
         A result for each variant, in their order.
     """
     started = time.perf_counter()
-    known = baselines.load(setup)
-    refuse_chance(setup, known.get(None))
+    known = baselines.load(experiment)
+    refuse_chance(experiment, known.get(None))
     controls = [CONTROL] if any(variant.recal for variant in variants) and CONTROL not in known else []
-    prepared = prepare_variants(setup, [*(v.without_recal for v in variants), *variants, *controls])
-    outcomes = measure(setup, prepared, known)
+    prepared = prepare_variants(experiment, [*(v.without_recal for v in variants), *variants, *controls])
+    outcomes = measure(experiment, prepared, known)
     seconds = round(time.perf_counter() - started, 2)
-    results = {variant: make_result(setup, prepared, outcomes, variant, seconds) for variant in variants}
+    results = {variant: make_result(experiment, prepared, outcomes, variant, seconds) for variant in variants}
     if measured is not None:
         for result in results.values():
             measured(result)
     for variant in describe:
-        results[variant] = replace(results[variant], **details(setup, prepared, variant, layer_images))
+        results[variant] = replace(results[variant], **details(experiment, prepared, variant, layer_images))
     return [results[variant] for variant in variants]
 
 
-def describe(config: Config) -> Details:
-    """What `run` tells of the network besides its accuracies: per-layer tables and weights."""
-    setup, variant = prepare(config), Variant.of(config)
-    prepared = prepare_variants(setup, [variant.without_recal, variant])
-    tables = details(setup, prepared, variant)
-    return Details(**tables, state_dict=float_state_dict(setup.model.network, prepared[variant].network))
+def describe(experiment: Experiment) -> Details:
+    """Per-layer tables and weights of a loaded experiment: all that `run` returns besides accuracies."""
+    variant = Variant.of(experiment.config)
+    experiment = prepare(experiment)
+    prepared = prepare_variants(experiment, [variant.without_recal, variant])
+    tables = details(experiment, prepared, variant)
+    return Details(**tables, state_dict=float_state_dict(experiment.model.network, prepared[variant].network))
 
 
 def details(
-    setup: Experiment, prepared: dict[Variant, ThreadedNetwork], variant: Variant, images: int = IMAGES
+    experiment: Experiment, prepared: dict[Variant, ThreadedNetwork], variant: Variant, images: int = IMAGES
 ) -> dict[str, pd.DataFrame]:
     """The per-layer tables of a `Result`."""
     own, without = prepared[variant], prepared[variant.without_recal]
     return {
-        "layers": describe_layers(setup, without, own, images),
-        "batchnorm": describe_batchnorms(setup.model.network, own.network),
+        "layers": describe_layers(experiment, without, own, images),
+        "batchnorm": describe_batchnorms(experiment.model.network, own.network),
     }
 
 
 def measure(
-    setup: Experiment, prepared: dict[Variant, ThreadedNetwork], known: dict[Variant | None, Correctness]
+    experiment: Experiment, prepared: dict[Variant, ThreadedNetwork], known: dict[Variant | None, Correctness]
 ) -> dict[Variant | None, Correctness]:
     """Which validation images float32 (None) and every variant get right; those not known are measured in one pass."""
-    networks: dict[Variant | None, nn.Module] = {None: setup.model.network}
+    networks: dict[Variant | None, nn.Module] = {None: experiment.model.network}
     networks |= {variant: p.network for variant, p in prepared.items()}
     unknown = {key: network for key, network in networks.items() if key not in known}
     judging: dict[str, Any] = {
-        "label_offset": setup.model.label_offset,
-        "restricted_classes": setup.source.restricted_classes,
+        "label_offset": experiment.model.label_offset,
+        "restricted_classes": experiment.source.restricted_classes,
     }
-    if unknown and (setup.config.gpus > 1 or process_group.world() > 1):
+    if unknown and (experiment.config.gpus > 1 or process_group.world() > 1):
         measured = evaluate_on_ranks(
-            unknown, setup.loader, setup.validation, setup.batch_size, setup.config.gpus, **judging
+            unknown, experiment.loader, experiment.validation, experiment.batch_size, experiment.config.gpus, **judging
         )
     else:
-        selection = replace(setup.validation, role=f"validation, {len(unknown)} cells")
+        selection = replace(experiment.validation, label=f"validation, {len(unknown)} cells")
         measured = with_fitting_batches(
             "evaluation",
-            setup.batch_size,
-            lambda size: evaluate(unknown, setup.loader.batches(selection, size), **judging),
+            experiment.batch_size,
+            lambda size: evaluate(unknown, experiment.loader.batches(selection, size), **judging),
         )
-    baselines.save(setup, measured)
+    baselines.save(experiment, measured)
     return {**known, **measured}
 
 
 def make_result(
-    setup: Experiment,
+    experiment: Experiment,
     prepared: dict[Variant, ThreadedNetwork],
     outcomes: dict[Variant | None, Correctness],
     variant: Variant,
     seconds: float,
 ) -> Result:
     """Everything about one cell."""
-    config, own, array = variant.apply(setup.config), prepared[variant], setup.config.smt.array
+    config, own, array = variant.apply(experiment.config), prepared[variant], experiment.config.smt.array
     outcome, without = outcomes[variant], outcomes[variant.without_recal]
     return Result(
-        model=setup.model.name,
-        data=setup.source.name,
+        model=experiment.model.name,
+        data=experiment.source.name,
         threads=variant.threads,
         policy=config.smt.policy,
         recal=variant.recal,
@@ -145,30 +151,29 @@ def make_result(
         layer_exceptions={
             plan.name: {"kind": plan.exception.value, "threads": plan.threads} for plan in own.plans if plan.exception
         },
-        provenance=result_provenance(setup, variant),
+        provenance=result_provenance(experiment, variant),
         seconds=seconds,
         outcome=outcome,
         fp32_outcome=outcomes[None],
-        state_dict=float_state_dict(setup.model.network, own.network) if config.save_checkpoint else None,
+        state_dict=float_state_dict(experiment.model.network, own.network) if config.save_checkpoint else None,
     )
 
 
-def result_provenance(setup: Experiment, variant: Variant) -> dict[str, Any]:
+def result_provenance(experiment: Experiment, variant: Variant) -> dict[str, Any]:
     """What produced the numbers."""
-    identity = variant_identity(setup, variant)
-    config = variant.apply(setup.config)
-    selections = [setup.calibration, setup.validation, *([setup.recalibration] if variant.recal else [])]
+    identity = variant_identity(experiment, variant)
+    config = variant.apply(experiment.config)
     return {
         "cell": identity_key(identity),
         "identity": identity,
         "config": resolved(config),
         "versions": versions(),
-        "device": describe_device(setup.device),
-        "device_kind": device_kind(setup.device),
-        "backend": describe_backend(setup.device, machine(config.smt)),
-        "weights": setup.model.weights,
-        "weights_hash": setup.model.weights_hash,
-        "images": {selection.role: selection.provenance(setup.source) for selection in selections},
+        "device": describe_device(experiment.device),
+        "device_kind": device_kind(experiment.device),
+        "backend": describe_backend(experiment.device, machine(config.smt)),
+        "weights": experiment.model.weights,
+        "weights_hash": experiment.model.weights_hash,
+        "images": variant_images(experiment, variant),
     }
 
 

@@ -1,6 +1,8 @@
-"""What comes before a number: images, network, calibration, and the networks of the variants."""
+"""What comes before a number: images, network, calibration."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -11,7 +13,7 @@ from bnrecal.data.base import ImageSource
 from bnrecal.data.loader import ImageLoader, check_batch
 from bnrecal.data.selection import Selection, choose
 from bnrecal.device import DEFAULT_BATCH, choose_device, with_fitting_batches
-from bnrecal.experiment.identity import Identity, experiment_identity, images_and_settings
+from bnrecal.experiment.identity import Identity, experiment_identity, settings_identity, version_of
 from bnrecal.experiment.layer_cache import LayerCache
 from bnrecal.experiment.variant import Variant
 from bnrecal.files import warn_once
@@ -25,73 +27,68 @@ from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.calibrate import ConvInfo, calibrate
 from bnrecal.quantization.layer_plan import check_skipped, matches_any
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that the variants of one model have in common.
+    """Everything that the variants of one model have in common: made by `load`, made ready to measure by `prepare`.
 
     Attributes:
         identity: what the numbers of `config` depend on, by content.
-        convs: what calibration saw of every convolution, in calling order.
+        device: where the network is.
+        convs: what calibration saw of every convolution, in calling order; empty before `prepare`.
     """
 
     config: Config
     source: ImageSource
     model: LoadedModel
-    device: torch.device
     calibration: Selection
     validation: Selection
-    batch_size: int
     identity: Identity = field(repr=False)
+    device: torch.device = CPU
     convs: tuple[ConvInfo, ...] = ()
     layer_cache: LayerCache = field(default_factory=LayerCache, repr=False, compare=False)
 
     @property
+    def batch_size(self) -> int:
+        """Images in a forward pass: as configured, else as many as suit the device."""
+        return self.config.batch_size or min(DEFAULT_BATCH[self.device.type], len(self.validation.indices))
+
+    @cached_property
     def recalibration(self) -> Selection:
         """The images that BatchNorm statistics are re-estimated on; BnrecalError if there are not so many."""
         return recalibration_images(self.config, self.source)
+
+    @cached_property
+    def image_provenance(self) -> dict[str, dict[str, Any]]:
+        """How to find the calibration and validation images again, by their role."""
+        selections = (self.calibration, self.validation)
+        return {selection.role: selection.provenance(self.source) for selection in selections}
+
+    @cached_property
+    def recalibration_provenance(self) -> dict[str, Any]:
+        """How to find the recalibration images again."""
+        return self.recalibration.provenance(self.source)
+
+    @cached_property
+    def recalibration_version(self) -> str:
+        """The identity of the recalibration images, also where `config` itself does not recalibrate."""
+        known = self.identity["images"].get(self.recalibration.role)
+        return version_of(self.source, self.recalibration) if known is None else str(known)
 
     @property
     def loader(self) -> ImageLoader:
         return ImageLoader(self.source, self.model.preprocessing, self.device, self.config.workers)
 
 
-def prepare(config: Config) -> Experiment:
-    """Load images and network, calibrate.
-
-    Raises:
-        BnrecalError: for anything the user can mend.
-    """
-    setup = load(config)
-    warn_of_others(setup.model.network)
-    return replace(setup, convs=tuple(conv_infos(setup)))
-
-
 def load(config: Config) -> Experiment:
-    """The images, the float network and the device."""
-    check_policy(machine(config.smt).policy)
-    device = choose_device(config.device, tf32=config.tf32, engine_trouble=triton_trouble)
-    check_exact_once(device)
-    source, model, selections = inputs(config)
-    calibration, validation = selections[:2]
-    identity = experiment_identity(config, source, model, *selections)
-    model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch_size = config.batch_size or min(DEFAULT_BATCH[device.type], len(validation.indices))
-    return Experiment(config, source, model, device, calibration, validation, batch_size, identity)
-
-
-def identify(config: Config) -> Identity:
-    """The identity that a setup of this configuration would have, on whatever device.
+    """Load images and float32 network, on the CPU, and tell by their content what the numbers depend on.
 
     Raises:
         BnrecalError: for anything the user can mend.
     """
-    source, model, selections = inputs(config)
-    return experiment_identity(config, source, model, *selections)
-
-
-def inputs(config: Config) -> tuple[ImageSource, LoadedModel, list[Selection]]:
-    """The images and the float network; calibration, validation and (with `recal`) recalibration images."""
+    check_policy(machine(config.smt).policy)
     source = build_source(config.data)
     model = load_model(config.model, source)
     # validation images do not follow the seed: seeds are to differ in what they calibrate on, not in the exam
@@ -99,8 +96,40 @@ def inputs(config: Config) -> tuple[ImageSource, LoadedModel, list[Selection]]:
     if config.batch_size is not None:
         check_batch("batch_size", config.batch_size, validation)
     calibration = choose(source, "train", "calibration", config.calibration.images, config.seed)
-    recalibration = [recalibration_images(config, source)] if config.recal else []
-    return source, model, [calibration, validation, *recalibration]
+    selections = [calibration, validation]
+    if config.recal:
+        selections.append(recalibration_images(config, source))
+    identity = experiment_identity(config, source, model, selections)
+    return Experiment(config, source, model, calibration, validation, identity)
+
+
+def identify(config: Config) -> Identity:
+    """Identity of the experiment that a configuration asks for, on whatever device.
+
+    Raises:
+        BnrecalError: for anything the user can mend.
+    """
+    return load(config).identity
+
+
+def prepare(experiment: Experiment) -> Experiment:
+    """Bring a loaded experiment to its device and calibrate it.
+
+    Raises:
+        BnrecalError: for a device that is not there or computes wrongly, and for anything else the user can mend.
+    """
+    experiment = on_device(experiment)
+    warn_of_others(experiment.model.network)
+    return replace(experiment, convs=tuple(conv_infos(experiment)))
+
+
+def on_device(experiment: Experiment) -> Experiment:
+    """Choose the device that the configuration asks for, check it, and move the network there."""
+    config = experiment.config
+    device = choose_device(config.device, tf32=config.tf32, engine_trouble=triton_trouble)
+    check_exact_once(device)
+    experiment.model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return replace(experiment, device=device)
 
 
 def recalibration_images(config: Config, source: ImageSource) -> Selection:
@@ -118,27 +147,38 @@ def recalibration_images(config: Config, source: ImageSource) -> Selection:
     return replace(chosen, indices=chosen.indices[:-rest])
 
 
-def variant_identity(setup: Experiment, variant: Variant) -> Identity:
-    """What the numbers of one variant depend on."""
-    config = variant.apply(setup.config)
-    recalibration = [setup.recalibration] if variant.recal else []
-    own = images_and_settings(config, setup.source, setup.calibration, setup.validation, *recalibration)
-    return {**setup.identity, **own}
+def variant_identity(experiment: Experiment, variant: Variant) -> Identity:
+    """Identity of one variant's numbers; the images, which may be on a slow disk, are not looked at again."""
+    images = dict(experiment.identity["images"])
+    if variant.recal:
+        images[experiment.recalibration.role] = experiment.recalibration_version
+    else:
+        images.pop("recalibration", None)
+    settings = settings_identity(variant.apply(experiment.config))
+    return {**experiment.identity, "images": images, "settings": settings}
 
 
-def conv_infos(setup: Experiment) -> list[ConvInfo]:
+def variant_images(experiment: Experiment, variant: Variant) -> dict[str, dict[str, Any]]:
+    """How to find the images again that take part in one variant, by their role."""
+    images = dict(experiment.image_provenance)
+    if variant.recal:
+        images[experiment.recalibration.role] = experiment.recalibration_provenance
+    return images
+
+
+def conv_infos(experiment: Experiment) -> list[ConvInfo]:
     """Activation ranges, on training images through the float32 network."""
-    skip = setup.config.quant.skip
+    skip = experiment.config.quant.skip
 
     def on_batches(size: int) -> list[ConvInfo]:
-        images = setup.loader.images(setup.calibration, size)
-        return calibrate(setup.model.network, images, keep_float=lambda name: matches_any(name, skip))
+        images = experiment.loader.images(experiment.calibration, size)
+        return calibrate(experiment.model.network, images, keep_float=lambda name: matches_any(name, skip))
 
-    convs = with_fitting_batches("calibration", setup.batch_size, on_batches)
-    check_skipped("quant.skip", skip, setup.model.network, convs)
+    convs = with_fitting_batches("calibration", experiment.batch_size, on_batches)
+    check_skipped("quant.skip", skip, experiment.model.network, convs)
     return convs
 
 
 def machine(smt: SmtConfig) -> SmtSpec:
-    """What the settings emulate; each layer runs the threads of its plan."""
+    """The NB-SMT machine that the settings emulate; each layer runs the threads of its plan."""
     return SmtSpec(smt.threads, named(smt.policy, smt.bits), smt.sparsity, smt.rounding, smt.saturate)

@@ -42,19 +42,19 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
     return keep.view(weight.shape)
 
 
-def prunable(setup: Experiment) -> dict[str, nn.Parameter]:
+def prunable(experiment: Experiment) -> dict[str, nn.Parameter]:
     """The weights of the convolutions that an experiment quantizes, by layer."""
-    few = replace(setup.calibration, indices=setup.calibration.indices[:OBSERVED])
-    infos = conv_infos(replace(setup, calibration=few, batch_size=min(setup.batch_size, OBSERVED)))
-    plans = plan_threads(infos, 1, {}, setup.config.quant.skip)
+    few = replace(experiment.calibration, indices=experiment.calibration.indices[:OBSERVED])
+    infos = conv_infos(replace(experiment, calibration=few))
+    plans = plan_threads(infos, 1, {}, experiment.config.quant.skip)
     names = [plan.name for plan in plans if plan.threads != FLOAT]
     if not names:
-        raise BnrecalError(f"{setup.model.name} has no convolution to prune besides the first")
-    parameters = dict(setup.model.network.named_parameters(remove_duplicate=False))
+        raise BnrecalError(f"{experiment.model.name} has no convolution to prune besides the first")
+    parameters = dict(experiment.model.network.named_parameters(remove_duplicate=False))
     return {name: parameters[f"{name}.weight"] for name in names}
 
 
-def prune_(setup: Experiment, how: Pruning, progress: Path) -> dict[str, Tensor]:
+def prune_(experiment: Experiment, how: Pruning, progress: Path) -> dict[str, Tensor]:
     """Prune and retrain the network in place; `progress` is written after each epoch, and read first if it exists.
 
     Every epoch's order, augmentation and dropout follow from (seed, step, epoch) alone, so that nothing but weights,
@@ -63,15 +63,15 @@ def prune_(setup: Experiment, how: Pruning, progress: Path) -> dict[str, Tensor]
     Returns:
         Which weights stayed, by layer.
     """
-    weights = prunable(setup)
+    weights = prunable(experiment)
     masks: dict[str, Tensor] = {}
     done, kept_optimizer = (0, 0), None
     if progress.exists():
-        done, masks, kept_optimizer = _read_progress(setup.model.network, progress)
+        done, masks, kept_optimizer = _read_progress(experiment.model.network, progress)
     for step, level in enumerate(levels(how.sparsity, how.step)):
         if step < done[0]:
             continue
-        optimizer = _optimizer(setup.model.network, how)
+        optimizer = _optimizer(experiment.model.network, how)
         if step == done[0] and done[1] > 0:
             assert kept_optimizer is not None
             optimizer.load_state_dict(kept_optimizer)
@@ -79,9 +79,9 @@ def prune_(setup: Experiment, how: Pruning, progress: Path) -> dict[str, Tensor]
             masks = {name: magnitude_mask(weight, level) for name, weight in weights.items()}
             _apply(weights, masks)
         for epoch in range(done[1] if step == done[0] else 0, how.epochs):
-            loss = _train_epoch(setup, how, optimizer, weights, masks, (step, epoch))
+            loss = _train_epoch(experiment, how, optimizer, weights, masks, (step, epoch))
             tqdm.write(f"sparsity {level:.0%}, epoch {epoch + 1} of {how.epochs}: training loss {loss:.4f}")
-            _write_progress(setup.model.network, progress, (step, epoch + 1), masks, optimizer)
+            _write_progress(experiment.model.network, progress, (step, epoch + 1), masks, optimizer)
     return masks
 
 
@@ -98,7 +98,7 @@ def _apply(weights: dict[str, nn.Parameter], masks: dict[str, Tensor]) -> None:
 
 
 def _train_epoch(
-    setup: Experiment,
+    experiment: Experiment,
     how: Pruning,
     optimizer: torch.optim.Optimizer,
     weights: dict[str, nn.Parameter],
@@ -106,13 +106,13 @@ def _train_epoch(
     place: tuple[int, int],
 ) -> float:
     """One pass over the training images; returns the mean loss. A last, incomplete batch is left out."""
-    network, offset = setup.model.network.train(), setup.model.label_offset
-    images = _order(setup, how, place)
-    seed = derive_seed(setup.config.seed, "pruning", *place)
+    network, offset = experiment.model.network.train(), experiment.model.label_offset
+    images = _order(experiment, how, place)
+    seed = derive_seed(experiment.config.seed, "pruning", *place)
     total, batches = 0.0, 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for x, labels in setup.loader.batches(images, how.batch_size, augment=True, seed=seed):
+        for x, labels in experiment.loader.batches(images, how.batch_size, augment=True, seed=seed):
             loss = F.cross_entropy(network(x), labels + offset, ignore_index=offset - 1)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -123,11 +123,11 @@ def _train_epoch(
     return total / batches
 
 
-def _order(setup: Experiment, how: Pruning, place: tuple[int, int]) -> Selection:
-    size = setup.source.size("train")
-    shuffled = choose(setup.source, "train", f"pruning {place}", size, setup.config.seed)
+def _order(experiment: Experiment, how: Pruning, place: tuple[int, int]) -> Selection:
+    size = experiment.source.size("train")
+    shuffled = choose(experiment.source, "train", f"pruning {place}", size, experiment.config.seed)
     check_batch("prune.batch_size", how.batch_size, shuffled)
-    return replace(shuffled, role="retraining", indices=shuffled.indices[: size // how.batch_size * how.batch_size])
+    return replace(shuffled, label="retraining", indices=shuffled.indices[: size // how.batch_size * how.batch_size])
 
 
 def _write_progress(

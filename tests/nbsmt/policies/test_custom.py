@@ -6,13 +6,12 @@ import pytest
 import torch
 from helpers import policies
 from helpers.smt_cases import Layer, expected, layers
-from helpers.stand_ins import Blank
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnrecal.config import Config, DataConfig, ModelConfig, SmtConfig
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.identity import differences, images_and_settings
+from bnrecal.experiment.identity import differences, settings_identity
 from bnrecal.nbsmt.analysis.collisions import collision_statistics
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.policies.builtin import POLICIES
@@ -154,7 +153,7 @@ def test_another_rule_under_the_same_name_is_another_experiment(monkeypatch: pyt
     config = Config(
         ModelConfig(name="resnet18"), DataConfig(name="glyphs"), smt=SmtConfig(policy=named("DROP"), layers={})
     )
-    before = images_and_settings(config, Blank())
-    assert not differences(before, images_and_settings(config, Blank()))
+    before = settings_identity(config)
+    assert not differences(before, settings_identity(config))
     monkeypatch.setattr(policies, "DROP", replace(policies.DROP, product=policies.Plain.product))
-    assert differences(before, images_and_settings(config, Blank())) == ["the rule of smt.policy"]
+    assert differences({"settings": before}, {"settings": settings_identity(config)}) == ["the rule of smt.policy"]
