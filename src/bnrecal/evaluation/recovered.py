@@ -30,10 +30,10 @@ def recovered_share(
     """The gain by recalibration net of the control's, as a share of the loss to A8W8 without recalibration.
 
     The network without recalibration is in both. Where it does badly by chance, the loss is large and much of it seems
-    to come back; so a share that is told wherever the loss is significant is too large. It is told only where the loss,
-    the gain and the net gain are significant and the interval reaches, in the mean of its two sides, no farther than
-    half of the share (`KNOWN_TO`). Then chance hardly chooses which shares are told, and of networks that recover
-    nothing next to none is told (scripts/simulate_significance.py).
+    to come back; so a share that is told wherever the loss is significant is too large. It is told only where the gain
+    and the net gain are significant and the interval reaches, in the mean of its two sides, no farther than half of the
+    share (`KNOWN_TO`), which takes a significant loss too. Then chance hardly chooses which shares are told, and of
+    networks that recover nothing next to none is told (scripts/simulate_significance.py).
 
     Args:
         plain, control: A8W8 without and with recalibration, for each seed bool (images,), which images were right; the
@@ -43,15 +43,15 @@ def recovered_share(
     Returns:
         The share with the interval of `share_interval`; None where it is not known well enough.
     """
-    loss, gain = change(without, plain), change(without, with_recal)
-    lost = _differences(without, plain)
+    loss = _differences(without, plain)
     net = _differences(without, with_recal) - _differences(plain, control)
-    interval = share_interval(net, lost)
-    if interval is None or loss.points < 0 or not (loss.significant and gain.significant):
+    interval = share_interval(net, loss)
+    if interval is None or loss.mean() < 0:
         return None
-    share = float(net.mean() / lost.mean())
+    share = float(net.mean() / loss.mean())
     known = interval[1] - interval[0] <= 2 * KNOWN_TO * abs(share)
-    return Recovered(share, *interval) if known and over_seeds(net).significant else None
+    gained = change(without, with_recal).significant and over_seeds(net).significant
+    return Recovered(share, *interval) if known and gained else None
 
 
 def share_interval(part: Differences, whole: Differences) -> tuple[float, float] | None:
