@@ -60,13 +60,9 @@ LOGITS = """
 import sys, torch
 from bnrecal.commands.cli.compose import compose_config
 from bnrecal.config import parse
-<<<<<<< HEAD
 from bnrecal.experiment.networks import prepare_variants
-from bnrecal.experiment.setup import prepare
+from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.variant import Variant
-=======
-from bnrecal.experiment.setup import Variant, load, prepare, prepare_variants
->>>>>>> r2-exp
 
 assert torch.get_num_threads() == int(sys.argv[2])
 overrides = ["model=mobilenet_v1", "device=cpu", "data.val_images=50", "calibration.images=50"]

@@ -24,7 +24,10 @@ from bnrecal.export import bundle
 from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.bundle import Export
 from bnrecal.export.fold import affine
+from bnrecal.export.network import folded_network
+from bnrecal.export.plan_file import plan_content, read_plan
 from bnrecal.export.tensors import exported_tensors
+from bnrecal.nbsmt.spec import SmtSpec
 
 SMALL = [
     *TINY,
@@ -84,6 +87,9 @@ def test_the_plan_tells_tiles_steps_and_cycles(tmp_path: Path) -> None:
     assert depthwise["cycles"] == 16 * 32 * 1 * (2 * 8 + 4 + 9 - 2)
     assert depthwise["batchnorm"] == "bn3"
     assert plan["cycles"] == sum(layer["cycles"] for layer in plan["layers"][1:])
+    assert [(layer["threads"], layer["calls"]) for layer in plan["layers"]] == [(0, 1), (4, 1), (1, 1), (4, 1)]
+    assert plan["speedup"] == pytest.approx((72 + 9 + 144) / (72 / 4 + 9 + 144 / 4))  # the same outputs everywhere
+    assert plan["machine"]["array"] == {"rows": 8, "columns": 4}
     folders = sorted(path.name for path in (tmp_path / "out" / "vectors").iterdir())
     assert folders == ["corners-1T", "corners-4T", "depthwise", "dilated"]
     with np.load(tmp_path / "out" / "vectors" / "dilated" / "vectors.npz") as arrays:
@@ -147,6 +153,59 @@ def test_nothing_appears_when_the_folded_network_answers_otherwise(
     real = exported_tensors
     monkeypatch.setattr(bundle, "exported_tensors", wrong)
     with pytest.raises(BnrecalError, match=r"the folded quantized network puts \d+ of 20 images into another class"):
+        exported(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "field", "value"),
+    [
+        ("dilated", "dilation", [1, 1]),
+        ("conv2", "stride", [1, 1]),
+        ("depthwise", "batchnorm", None),
+        ("conv2", "arithmetic", "float32"),
+    ],
+)
+def test_nothing_appears_when_the_plan_that_was_written_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str, field: str, value: object
+) -> None:
+    def wrong(*args: Any) -> Any:
+        content = real(*args)
+        next(one for one in content["layers"] if one["name"] == layer)[field] = value
+        return content
+
+    real = plan_content
+    monkeypatch.setattr(bundle, "plan_content", wrong)
+    # a network of other answers, a layer whose output does not fit the next, or one without its numbers
+    with pytest.raises((BnrecalError, RuntimeError)):
+        exported(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_network_that_is_checked_runs_the_threads_of_the_file(tmp_path: Path) -> None:
+    made = exported(tmp_path / "out", "smt.policy=W", "smt.rounding=floor")
+    path = tmp_path / "out" / "plan.json"
+    content = json.loads(path.read_text())
+    assert content == json.loads(json.dumps(made.plan))
+    content["layers"][1]["threads"] = 2
+    path.write_text(json.dumps(content))
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    _, quantized = folded_network(load(parse(compose_config("config", SMALL))).model.network, tensors, read_plan(path))
+    assert {name: layer.spec for name, layer in quantized.items()} == {
+        "conv2": SmtSpec(2, "W", rounding="floor"),
+        "depthwise": SmtSpec(1, "W", rounding="floor"),
+        "dilated": SmtSpec(4, "W", rounding="floor"),
+    }
+
+
+def test_the_machine_in_the_plan_is_the_one_that_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*args: Any) -> Any:
+        content = real(*args)
+        return {**content, "machine": {**content["machine"], "sparsity": False}}
+
+    real = plan_content
+    monkeypatch.setattr(bundle, "plan_content", wrong)
+    with pytest.raises(BnrecalError, match="into another class than the unfolded one"):
         exported(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -20,6 +20,7 @@ from bnrecal.search.curves import Point, chosen_points, measure_curves, record, 
 from bnrecal.search.error_order import at_four_threads, paired_error
 from bnrecal.search.local_search import HIGHEST_ERROR, Choice, Search
 from bnrecal.search.plans import prepare_search
+from bnrecal.search.random_order import fair_choices
 from bnrecal.search.sensitivity import Probe
 
 LAYERS = ("conv2", "dilated")
@@ -68,7 +69,7 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
     monkeypatch.setattr(bnrecal.search.curves, "prepare_search", prepared)
     config = SearchConfig(rounds=3)
     usual = usual_points(setup, ["dilated", "conv2"], 9, 2)
-    points = chosen_points(setup, usual[::-1], 2, config, tmp_path)
+    points = chosen_points(setup, usual[::-1], config, tmp_path)
     assert asked == [setup, config, tmp_path, True]
     targets = [point.target for point in usual]  # from the highest down
     assert [(point.method, point.target) for point in points] == [
@@ -91,7 +92,8 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
     assert {point.choice.origin for point in random if point.choice} == {"random order"}
     assert len({(point.evaluations, point.evaluated_images) for point in random}) == 1
     assert random[0].evaluated_images == random[0].evaluations * search.config.images
-    assert 3 <= random[0].evaluations <= 4  # at the ends one choice each, between them one or two
+    assert random[0].evaluations == 5 < fair_choices(search)  # all that there are
+    assert [cost_of(point.threads) for point in random] == pytest.approx([cost_of(point.threads) for point in planned])
 
 
 def test_each_search_starts_from_the_usual_choice_and_from_what_was_found_at_higher_speedups(
@@ -109,7 +111,7 @@ def test_each_search_starts_from_the_usual_choice_and_from_what_was_found_at_hig
 
     monkeypatch.setattr(search, "best", noted)
     usual = usual_points(setup, ["dilated", "conv2"], 9, 2)
-    chosen_points(setup, usual, 2, SearchConfig(), tmp_path)
+    chosen_points(setup, usual, SearchConfig(), tmp_path)
     assert [(first.threads, first.origin, others) for first, others in started if first] == [
         (point.threads, HIGHEST_ERROR, count) for count, point in enumerate(usual)
     ]

@@ -10,7 +10,6 @@ from helpers.known_search import Known, known_search, small_setup
 from bnrecal.experiment.setup import Experiment
 from bnrecal.search.local_search import HIGHEST_ERROR, Search
 from bnrecal.search.plans import FRONT_POINTS, baseline_choice, pareto_front
-from bnrecal.search.random_order import RandomOrders, fair_tries
 
 
 @pytest.fixture(scope="module")
@@ -75,31 +74,6 @@ def test_what_was_tried_is_counted_once(setup: Experiment) -> None:
         search.measure({"conv2": 2, "dilated": 4}, "x")
     assert search.evaluations == 5
     assert search.evaluated_images == 4 * search.config.sensitivity_images + search.config.images
-
-
-def test_random_orders_slow_as_many_layers_as_fit_and_the_best_is_kept(setup: Experiment) -> None:
-    cost = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
-    search = known_search(setup, cost, cost)
-    random = RandomOrders(search, 2)
-    target = min(search.speedup({"conv2": 2, "dilated": 4}), search.speedup({"conv2": 4, "dilated": 2}))
-    found = random.best(target, 20)
-    assert found.origin == "random order"
-    assert found.loss == pytest.approx(3.0)  # conv2 slowed; with dilated slowed it is 9
-    assert found.threads == {"conv2": 2, "dilated": 4}
-    assert found.speedup >= target * (1 - 1e-9)
-    assert random.evaluations == 2  # twenty orders of two layers are two different ones
-    assert random.best(target, 20) == found
-    assert search.evaluations == 4  # the search's own count is left alone
-
-
-def test_random_orders_see_as_many_images_as_the_search(setup: Experiment) -> None:
-    cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
-    search = known_search(setup, cost, cost)  # four sensitivities of 512 images; whole choices of 2,048
-    assert fair_tries(search, 9) == 1
-    for threads in itertools.product((1, 2, 4), repeat=2):
-        search.measure(dict(zip(("conv2", "dilated"), threads, strict=True)), "x")
-    assert search.evaluated_images == 4 * 512 + 9 * 2048
-    assert fair_tries(search, 3) == 4  # 3 * 4 * 2,048 are no fewer
 
 
 def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_threads(setup: Experiment) -> None:

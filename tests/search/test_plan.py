@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.known_search import known_search, small_setup
+from helpers.known_search import small_setup
 from helpers.small import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +26,6 @@ from bnrecal.quantization.layer_plan import load_plan, plan_speedup
 from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.search.error_order import _apart, slowed, slowest_prefix, spread
 from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
-from bnrecal.search.random_order import RandomOrders
 from bnrecal.search.sensitivity import Probe, fixed_macs, items_of, sensitivities, threadable, variant_of
 
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.rounds=1", "search.tries=2"]
@@ -154,15 +153,11 @@ def test_the_images_that_a_search_is_judged_on_are_others_than_it_chose_on(setup
     assert set(Probe(setup, 64).selection.indices) > set(chosen_on.selection.indices)
 
 
-def test_what_runs_one_thread_anyway_counts_where_layers_are_slowed(setup: Experiment) -> None:
+def test_what_runs_one_thread_anyway_counts_where_layers_are_slowed() -> None:
     items = [Item("a", 100, {1: 0.0, 2: 1.0, 4: 2.0}), Item("b", 300, {1: 0.0, 2: 1.0, 4: 2.0})]
     exactly = 400 / (300 / 4 + 100 / 2)
     assert slowest_prefix(items, ["a", "b"], 2, exactly) == {"a": 2, "b": 4}
     assert slowest_prefix(items, ["a", "b"], 2, exactly, 1) == {"a": 4, "b": 4}
-    cost = {(name, threads): float(threads) for name, threads in itertools.product(("conv2", "dilated"), (2, 4))}
-    search = known_search(setup, cost, cost)
-    fastest = max(search.speedup({"conv2": 2, "dilated": 4}), search.speedup({"conv2": 4, "dilated": 2}))
-    assert RandomOrders(search, 2).best(fastest * 1.001, 4).threads == {"conv2": 4, "dilated": 4}
 
 
 @given(values=st.lists(st.integers(0, 60), min_size=2, max_size=9, unique=True), points=st.integers(2, 6))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import bisect
-from scipy.special import bdtr
-from scipy.stats import t as student
+from scipy.special import stdtrit
+from scipy.stats import binom
 
 from bnrecal.evaluation.accuracy import Bools
 
@@ -46,22 +46,39 @@ def mcnemar(before: Bools, after: Bools) -> float:
         The probability, were the two equally good, of a split of the changed images at least this uneven; 1 if
         none changed.
     """
-    gained = int((after & ~before).sum())
-    lost = int((before & ~after).sum())
-    # the binomial with p = 1/2 is symmetric: both tails together are twice the smaller one
-    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
+    return sign_flips(after.astype(np.float64) - before)
+
+
+def sign_flips(differences: Differences) -> float:
+    """Two-sided exact test of paired differences: the p-value of each being as likely with the other sign.
+
+    Of differences -1, 0 and 1 it is McNemar's test.
+
+    Args:
+        differences: whole numbers (images,).
+
+    Returns:
+        The share of all 2^images choices of signs whose sum is at least as far from zero; 1 if all are zero.
+    """
+    counts = np.bincount(np.rint(np.abs(differences)).astype(np.int64))
+    chances = np.ones(1)  # of the sums -most, -most + 2, ..., most of the sizes so far
+    for size, count in enumerate(counts):
+        if size > 0 and count > 0:
+            own = np.zeros(size * count + 1)
+            own[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+            chances = np.convolve(chances, own)
+    most = len(chances) - 1
+    sums = np.arange(-most, most + 1, 2)
+    return min(1.0, float(chances[np.abs(sums) >= abs(np.rint(differences.sum()))].sum()))
 
 
 def change(before: Sequence[Bools], after: Sequence[Bools]) -> Difference:
-    """Return by how much the second network is better than the first, over one seed or several.
-
-    With one seed the p-value is that of `mcnemar`, which is exact; with several it is that of `over_seeds`.
+    """Return by how much the second network is better than the first, over one seed or several, tested by `over_seeds`.
 
     Args:
         before, after: for each seed bool (images,); the images are the same for all seeds.
     """
-    found = over_seeds(np.array(after, dtype=np.float64) - np.array(before, dtype=np.float64))
-    return found if len(before) > 1 else Difference(found.points, found.stderr, mcnemar(before[0], after[0]))
+    return over_seeds(np.array(after, dtype=np.float64) - np.array(before, dtype=np.float64))
 
 
 def over_seeds(differences: Differences) -> Difference:
@@ -80,38 +97,67 @@ def over_seeds(differences: Differences) -> Difference:
     together from those of the parts (Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702), which errs on the
     safe side: p is where  mean^2 = t(seeds - 1, p)^2 A + t(images - 1, p)^2 B.
 
-    With one seed it is Student's t-test over the images, with `standard_error.of_mean(ddof=1)`, and says nothing of
-    other seeds.
+    Where few images change, seeds agree by chance, and A or both parts come out as none at all. So p is never less than
+    that of the images alone, the exact test `sign_flips` of each image's sum over the seeds, which knows nothing of
+    seeds that differ. With one seed it is that test, and says nothing of other seeds.
+
+    The standard error counts MS(seed) as no less than MS(rest), of which it is made where seeds do not differ. It is 0
+    only where all images of all seeds changed alike.
 
     Args:
-        differences: float64 (seeds, images), each in -1..1, or -2..2 for a difference of differences.
+        differences: float64 (seeds, images), whole numbers: -1..1, or -2..2 for a difference of differences.
     """
-    seeds, images = differences.shape
+    parts = mean_squares(differences)
+    count = differences.size
     mean = float(differences.mean())
-    of_image = differences.mean(axis=0) - mean
-    among_images = float(seeds * np.square(of_image).sum() / max(images - 1, 1))
-    if seeds == 1:
-        return _judged(mean, [(among_images / images, images - 1)])
+    shared = max(parts.image - parts.rest, 0.0)
+    error = np.sqrt((max(parts.seed, parts.rest) + shared) / count)
+    p = sign_flips(differences.sum(axis=0))
+    if len(differences) > 1:
+        p = max(p, _p_value(mean, [(parts.seed / count, parts.seed_freedom), (shared / count, parts.image_freedom)]))
+    return Difference(100 * mean, 100 * float(error), p)
+
+
+@dataclass(frozen=True)
+class MeanSquares:
+    """The mean squares of a table (seeds, images) about its mean: between seeds, between images, and the rest.
+
+    With one seed, `seed` and `rest` are 0.
+    """
+
+    seed: float
+    image: float
+    rest: float
+    seed_freedom: int
+    image_freedom: int
+
+
+def mean_squares(differences: Differences) -> MeanSquares:
+    """The analysis of variance of differences (seeds, images), one value a cell."""
+    seeds, images = differences.shape
+    mean = differences.mean()
     of_seed = differences.mean(axis=1, keepdims=True) - mean
-    among_seeds = float(images * np.square(of_seed).sum() / (seeds - 1))
-    residual = float(np.square(differences - mean - of_seed - of_image).sum() / ((seeds - 1) * max(images - 1, 1)))
-    of_images = max(among_images - residual, 0.0)
-    count = seeds * images
-    return _judged(mean, [(among_seeds / count, seeds - 1), (of_images / count, images - 1)])
+    of_image = differences.mean(axis=0) - mean
+    rest = np.square(differences - mean - of_seed - of_image).sum()
+    by_seed, by_image = max(seeds - 1, 1), max(images - 1, 1)  # of one alone there is nothing to divide
+    return MeanSquares(
+        float(images * np.square(of_seed).sum() / by_seed),
+        float(seeds * np.square(of_image).sum() / by_image),
+        float(rest / (by_seed * by_image)) if seeds > 1 else 0.0,
+        seeds - 1,
+        images - 1,
+    )
 
 
-def _judged(mean: float, parts: Sequence[tuple[float, int]]) -> Difference:
-    """The two-sided test of a mean whose variance is the sum of parts, each with its degrees of freedom."""
-    error = float(np.sqrt(sum(variance for variance, _ in parts)))
+def _p_value(mean: float, parts: Sequence[tuple[float, int]]) -> float:
+    """The two-sided p-value of a mean whose variance is the sum of parts, each with its degrees of freedom."""
     known = [(np.sqrt(variance), freedom) for variance, freedom in parts if variance > 0 and freedom > 0]
 
     def beyond(log_p: float) -> float:
-        return float(np.hypot.reduce([e * student.isf(np.exp(log_p) / 2, f) for e, f in known]) - abs(mean))
+        return float(np.hypot.reduce([e * stdtrit(f, np.exp(log_p) / 2) for e, f in known]) - abs(mean))
 
     if mean == 0 or any(freedom == 0 for _, freedom in parts):
-        p = 1.0
-    elif not known or beyond(LEAST_LOG_P) < 0:
-        p = 0.0
-    else:
-        p = float(np.exp(bisect(beyond, LEAST_LOG_P, 0.0)))
-    return Difference(100 * mean, 100 * error, p)
+        return 1.0
+    if not known or beyond(LEAST_LOG_P) < 0:
+        return 0.0
+    return float(np.exp(bisect(beyond, LEAST_LOG_P, 0.0)))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness, percent, standard_error
-from bnrecal.evaluation.significance import LEVEL, mcnemar
+from bnrecal.evaluation.recovered import Recovered, recovered_share
+from bnrecal.evaluation.significance import mcnemar
 from bnrecal.files import atomic_path
 
 RESULT_FILE = "result.json"
@@ -56,8 +57,9 @@ class Result:
         control_gain: what recalibration gains the plain A8W8 network, without NB-SMT; None without recalibration.
         loss_p: two-sided exact McNemar p-value of the loss to A8W8 without recalibration.
         recovered: share of the loss to A8W8 that recalibration takes back, net of the control:
-            (gain - control_gain) / (a8w8_top1 - top1_wo_recal). None without recalibration, and where that loss is
-            not significant (`evaluation.significance.LEVEL`): a share of nothing says nothing.
+            (gain - control_gain) / (a8w8_top1 - top1_wo_recal); recovered_low and recovered_high are the ends of its
+            95 % confidence interval. None without recalibration, and where it is not known well enough
+            (`evaluation.recovered.recovered_share`).
         restricted_top1: top-1 among only the classes that the data set has, where those are fewer.
         skipped: unreadable images, in none of the figures.
         speedup: sum(MACs) / sum(MACs / threads), all convolutions but the first.
@@ -87,6 +89,8 @@ class Result:
     control_gain: float | None
     loss_p: float
     recovered: float | None
+    recovered_low: float | None
+    recovered_high: float | None
     restricted_top1: float | None
     skipped: int
     speedup: float
@@ -118,8 +122,7 @@ def accuracies(
     """
     top1, top1_wo, fp32_top1 = percent(outcome.top1), percent(without.top1), percent(fp32.top1)
     control_gain = percent(control.top1) - percent(a8w8.top1) if control else None
-    loss, loss_p = percent(a8w8.top1) - top1_wo, mcnemar(a8w8.top1, without.top1)
-    lost = loss > 0 and loss_p < LEVEL
+    recovered = _recovered(outcome, without, a8w8, control) if control else None
     return {
         "images": outcome.images,
         "top1": top1,
@@ -134,11 +137,17 @@ def accuracies(
         "gain": top1 - top1_wo,
         "gain_p": mcnemar(without.top1, outcome.top1) if control else None,
         "control_gain": control_gain,
-        "loss_p": loss_p,
-        "recovered": (top1 - top1_wo - control_gain) / loss if control_gain is not None and lost else None,
+        "loss_p": mcnemar(a8w8.top1, without.top1),
+        "recovered": recovered.share if recovered else None,
+        "recovered_low": recovered.low if recovered else None,
+        "recovered_high": recovered.high if recovered else None,
         "restricted_top1": percent(outcome.restricted) if outcome.restricted is not None else None,
         "skipped": outcome.skipped,
     }
+
+
+def _recovered(outcome: Correctness, without: Correctness, a8w8: Correctness, control: Correctness) -> Recovered | None:
+    return recovered_share([a8w8.top1], [control.top1], [without.top1], [outcome.top1])
 
 
 def write_result(result: Result, folder: Path, *, checkpoint: bool = False) -> Path:
@@ -221,7 +230,11 @@ def summary(result: dict[str, Any], where: Path) -> str:
             f"(McNemar p = {result['gain_p']:.2g}); A8W8 itself gains {result['control_gain']:+.2f}"
         )
         if result["recovered"] is not None:
-            lines.append(f"  net of that, {100 * result['recovered']:.0f} % of the loss to A8W8 is recovered")
+            low, high = 100 * result["recovered_low"], 100 * result["recovered_high"]
+            lines.append(
+                f"  net of that, {100 * result['recovered']:.0f} % of the loss to A8W8 is recovered "
+                f"(95 % confidence: {low:.0f} to {high:.0f} %)"
+            )
     if result["restricted_top1"] is not None:
         lines.append(f"  top-1 among the data set's own classes: {result['restricted_top1']:.2f} %")
     if result["skipped"]:

@@ -22,7 +22,7 @@ from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.config import VectorsConfig
 from bnrecal.export.fold import Folding, find_folds, see_convolutions
 from bnrecal.export.network import FoldedConv2d, folded_network, load_folded_
-from bnrecal.export.plan_file import plan_content
+from bnrecal.export.plan_file import plan_content, read_plan
 from bnrecal.export.tensors import exported_tensors, folded_state
 from bnrecal.export.vector_files import check_against_golden_model, corner_vectors, read_hex, write_hex, write_layer
 from bnrecal.export.vectors import layer_vectors
@@ -63,29 +63,27 @@ def export(setup: Experiment, prepared: ThreadedNetwork, wanted: VectorsConfig, 
         tensors = exported_tensors(prepared.network, prepared.plans, prepared.layers, folding, seen)
         save_file(tensors, folder / MODEL, metadata={"made_by": "bnrecal export"})
         torch.save(folded_state(prepared.network, folding, seen), folder / FLOAT_STATE)
-        folded, quantized = _read_back(setup, prepared, folding, folder)
+        plan = _plan(setup, prepared, folding, wanted)
+        (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
+        folded, quantized = _read_back(setup, folder)
         vectors = _write_vectors(setup, folded, quantized, wanted, image, folder)
         pairs = {"quantized": (prepared.network, folded), "float32": _float_pair(setup, prepared, folder)}
         agreements = compare(pairs, setup.loader.batches(setup.validation, setup.batch_size), setup.model.label_offset)
         for name, agreement in agreements.items():
             check_agreement(name, agreement)
-        smt = setup.config.smt
-        plan = plan_content(prepared.plans, folding, machine(smt), smt.array, _folders(vectors))
-        plan = {"made_by": "bnrecal export", "model": setup.model.name, "data": setup.source.name, **plan}
-        (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
     return Export(out, folding, agreements, vectors, plan)
 
 
-def _folders(vectors: dict[str, int]) -> dict[str, str]:
-    return {name: f"{VECTORS}/{name}" for name in vectors}
+def _plan(setup: Experiment, prepared: ThreadedNetwork, folding: Folding, wanted: VectorsConfig) -> dict[str, Any]:
+    smt = setup.config.smt
+    folders = {name: f"{VECTORS}/{name}" for name in prepared.layers if matches_any(name, wanted.layers)}
+    content = plan_content(prepared.plans, folding, machine(smt), smt.array, folders)
+    return {"made_by": "bnrecal export", "model": setup.model.name, "data": setup.source.name, **content}
 
 
-def _read_back(
-    setup: Experiment, prepared: ThreadedNetwork, folding: Folding, folder: Path
-) -> tuple[nn.Module, dict[str, FoldedConv2d]]:
-    """The folded quantized network from the file that was written."""
-    tensors = load_file(folder / MODEL)
-    return folded_network(setup.model.network, tensors, prepared.plans, folding, machine(setup.config.smt))
+def _read_back(setup: Experiment, folder: Path) -> tuple[nn.Module, dict[str, FoldedConv2d]]:
+    """Return the folded quantized network from the two files that were written."""
+    return folded_network(setup.model.network, load_file(folder / MODEL), read_plan(folder / PLAN))
 
 
 def _float_pair(setup: Experiment, prepared: ThreadedNetwork, folder: Path) -> tuple[nn.Module, nn.Module]:

@@ -1,7 +1,7 @@
 """The folded networks again, from exported tensors: how the export is compared with what it was made from."""
 
 import copy
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import BnrecalError, one_line
-from bnrecal.export.fold import Folding
+from bnrecal.export.plan_file import PlanFile, PlannedConv
 from bnrecal.export.tensors import Tensors, entry
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
-from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
 from bnrecal.quantization.nbsmt_conv import PackedWeight
 
 
@@ -43,20 +42,22 @@ class FoldedConv2d:
     """scale[o] * NB-SMT(q(x), weight) + bias[o], as hardware computes it: integers, then one scale and one bias.
 
     Attributes:
+        conv: its threads, machine, arithmetic, stride, padding, dilation and groups.
         weight: int8 (O, C/groups, kh, kw), its channels in the order of the products.
         input_scale: step of the activation levels.
         order: int64 (C,), the input channel that takes each position; None: as they come.
-        signed: whether the levels are -128..127 instead of 0..255.
     """
 
-    def __init__(self, tensors: Tensors, name: str, spec: SmtSpec, *, signed: bool) -> None:
+    def __init__(self, tensors: Tensors, conv: PlannedConv) -> None:
+        name, spec = conv.name, conv.spec
+        assert spec is not None, f"{name} is a float32 convolution"
         self.weight = tensors[entry(name, "weight")]
         self.scale, self.bias = tensors[entry(name, "scale")], tensors[entry(name, "bias")]
         self.input_scale = float(tensors[entry(name, "input_scale")])
         self.order = tensors.get(entry(name, "channel_order"))
         if self.order is not None:
             self.weight = self.weight.index_select(1, self.order)
-        self.spec, self.signed = spec, signed
+        self.conv, self.spec = conv, spec
         self.packed = PackedWeight(name, self.weight, spec)
 
     def __call__(self, call: ConvCall) -> Tensor:
@@ -66,22 +67,27 @@ class FoldedConv2d:
 
     def levels(self, x: Tensor) -> Tensor:
         """The quantized input in the order of the products: uint8, or int8 where `signed`."""
-        levels = quantize_activation(x, self.input_scale, self.signed)
+        levels = quantize_activation(x, self.input_scale, self.conv.signed)
         return levels if self.order is None else levels.index_select(1, self.order.to(levels.device))
 
     def accumulate(self, call: ConvCall, levels: Tensor) -> Tensor:
         """int32 (N, O, H', W')."""
-        return self.packed.for_call(call).accumulate(levels)
+        return self.packed.for_call(as_planned(call, self.conv)).accumulate(levels)
+
+
+def as_planned(call: ConvCall, conv: PlannedConv) -> ConvCall:
+    """The call with the plan's stride, padding, dilation and groups in the place of the module's."""
+    geometry = Geometry(conv.stride, conv.padding, conv.dilation, conv.groups)
+    return replace(call, geometry=geometry)
 
 
 def folded_network(
-    architecture: nn.Module, tensors: Tensors, plans: Sequence[LayerPlan], folding: Folding, spec: SmtSpec
+    architecture: nn.Module, tensors: Tensors, plan: PlanFile
 ) -> tuple[nn.Module, dict[str, FoldedConv2d]]:
-    """The integer network, from exported tensors alone.
+    """The integer network, from exported files alone.
 
     Args:
         architecture: gives the modules and where they are called; its numbers are replaced. Unchanged.
-        spec: the machine; each layer runs the threads of its plan.
 
     Returns:
         The network, and its quantized convolutions by name.
@@ -89,19 +95,18 @@ def folded_network(
     network = copy.deepcopy(architecture)
     device = next(architecture.parameters()).device
     moved = {key: value.to(device) for key, value in tensors.items()}
-    for name in folding.into.values():
+    for name in (conv.batchnorm for conv in plan.convs if conv.batchnorm is not None):
         _replace(network, name, nn.Identity())
-    for name in folding.kept:
+    for name in plan.batchnorm_kept:
         _replace(network, name, Affine(moved[entry(name, "scale")], moved[entry(name, "bias")]))
     handlers: dict[str, Handler] = {}
     quantized: dict[str, FoldedConv2d] = {}
-    for plan in plans:
-        if plan.threads != FLOAT:
-            layer_spec = SmtSpec(plan.threads, spec.policy, spec.sparsity, spec.rounding, spec.saturate)
-            quantized[plan.name] = FoldedConv2d(tensors, plan.name, layer_spec, signed=plan.signed)
-            handlers[plan.name] = quantized[plan.name]
-        elif plan.name in folding.into:
-            handlers[plan.name] = _float_conv(moved[entry(plan.name, "weight")], moved[entry(plan.name, "bias")])
+    for conv in plan.convs:
+        if conv.spec is not None:
+            quantized[conv.name] = FoldedConv2d(tensors, conv)
+            handlers[conv.name] = quantized[conv.name]
+        elif conv.batchnorm is not None:
+            handlers[conv.name] = _float_conv(moved[entry(conv.name, "weight")], moved[entry(conv.name, "bias")], conv)
     state = network.state_dict()
     network.load_state_dict({**state, **{key: moved[key] for key in state.keys() & _plain_keys(tensors, handlers)}})
     attach(network, handlers)
@@ -114,9 +119,9 @@ def _plain_keys(tensors: Tensors, handlers: dict[str, Handler]) -> set[str]:
     return tensors.keys() - answered
 
 
-def _float_conv(weight: Tensor, bias: Tensor) -> Handler:
+def _float_conv(weight: Tensor, bias: Tensor, conv: PlannedConv) -> Handler:
     def answer(call: ConvCall) -> Tensor:
-        return F.conv2d(call.x, weight, bias, **vars(call.geometry))
+        return F.conv2d(call.x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
     return answer
 

@@ -1,15 +1,66 @@
-"""`plan.json`: how every convolution runs, and how long it takes on the array."""
+"""`plan.json`: how every convolution runs, and how long it takes on the array; written, and read back."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from bnrecal.config import ArrayConfig
 from bnrecal.export.fold import Folding
+from bnrecal.nbsmt.geometry import Pair
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, plan_speedup
 from bnrecal.quantization.systolic import layer_cycles, network_cycles
+
+
+@dataclass(frozen=True)
+class PlannedConv:
+    """One convolution as `plan.json` describes it.
+
+    Attributes:
+        spec: the machine with the threads of this layer; None for a float32 convolution.
+        signed: whether its input levels are int8.
+        batchnorm: the BatchNorm that was folded into it.
+    """
+
+    name: str
+    spec: SmtSpec | None
+    signed: bool
+    batchnorm: str | None
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """What the folded network needs of a `plan.json`: its convolutions, and the BatchNorm layers that stay."""
+
+    convs: list[PlannedConv]
+    batchnorm_kept: list[str]
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Read a file that `plan_content` filled."""
+    content = json.loads(path.read_text())
+    machine = {key: value for key, value in content["machine"].items() if key != "array"}
+    return PlanFile([_read_conv(layer, machine) for layer in content["layers"]], list(content["batchnorm_kept"]))
+
+
+def _read_conv(layer: dict[str, Any], machine: dict[str, Any]) -> PlannedConv:
+    return PlannedConv(
+        layer["name"],
+        None if layer["arithmetic"] == "float32" else SmtSpec(threads=layer["threads"], **machine),
+        layer["arithmetic"] == "int8",
+        layer["batchnorm"],
+        tuple(layer["stride"]),
+        tuple(layer["padding"]),
+        tuple(layer["dilation"]),
+        layer["groups"],
+    )
 
 
 def plan_content(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bnrecal.export.network import FoldedConv2d
+from bnrecal.export.network import FoldedConv2d, as_planned
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.seeds import derive_seed
@@ -83,7 +83,7 @@ def layer_vectors(
         def answer(call: ConvCall) -> Tensor:
             if name not in seen:
                 levels = layer.levels(call.x)
-                seen[name] = _Seen(call, levels, layer.accumulate(call, levels))
+                seen[name] = _Seen(as_planned(call, layer.conv), levels, layer.accumulate(call, levels))
             return layer(call)
 
         return answer

@@ -13,7 +13,7 @@ from bnrecal.search.error_order import Threads, at_four_threads, paired_error, s
 from bnrecal.search.knapsack import mixed_speedup
 from bnrecal.search.local_search import HIGHEST_ERROR, Choice, Search
 from bnrecal.search.plans import prepare_search
-from bnrecal.search.random_order import RandomOrders, fair_tries
+from bnrecal.search.random_order import RandomOrders, fair_choices
 from bnrecal.search.records import CurveRecord, Method
 from bnrecal.search.sensitivity import FASTEST, fixed_macs, threadable, variant_of
 
@@ -24,7 +24,7 @@ class Point:
 
     Attributes:
         method: "highest_error" (the k layers of highest error slowed), "plan" (the search's choice) or "random"
-            (the best of as many random orders as the search has measured).
+            (the best of random orders, measured on as many images as the search).
         target: the speedup it was chosen for.
         slowed: layers below four threads.
         choice: what was measured on training images; None for the highest-error order, which measures nothing.
@@ -54,7 +54,7 @@ def measure_curves(
     """
     four = at_four_threads(setup)
     usual = usual_points(setup, four.order, points, slow)
-    chosen = chosen_points(setup, usual, slow, search, folder) if search else []
+    chosen = chosen_points(setup, usual, search, folder) if search else []
     cells = [(point, recal) for point in usual for recal in (False, True)] + [(point, True) for point in chosen]
     variants = [variant_of(setup, point.threads, recal=recal) for point, recal in cells]
     distinct = list(dict.fromkeys(variants))
@@ -77,18 +77,18 @@ def usual_points(setup: Experiment, order: Sequence[str], points: int, slow: int
     return [Point("highest_error", speedups[count], choices[count], count) for count in spread(speedups, points)]
 
 
-def chosen_points(
-    setup: Experiment, usual: Sequence[Point], slow: int, config: SearchConfig, folder: Path
-) -> list[Point]:
+def chosen_points(setup: Experiment, usual: Sequence[Point], config: SearchConfig, folder: Path) -> list[Point]:
     """Points of the search and of random orders, at the speedup of each of the usual points.
 
-    Both see the same training images, and about as many of them; both are then judged on others.
+    Both choose from the same thread counts and measure on the same training images, as many of them to the nearest
+    choice (`fair_choices`); both are then judged on others.
     """
     search = prepare_search(setup, config, folder, resume=setup.config.resume)
     targets = sorted((point.target for point in usual), reverse=True)
     planned = _planned(search, sorted(usual, key=lambda point: -point.target))
-    random = RandomOrders(search, slow)
-    drawn = [random.best(target, fair_tries(search, len(targets))) for target in targets]
+    random = RandomOrders(search)
+    random.measure(targets, fair_choices(search))
+    drawn = [random.best(target) for target in targets]
     return [
         *_points("plan", targets, search, planned, search.evaluations, search.evaluated_images),
         *_points("random", targets, search, drawn, random.evaluations, random.evaluated_images),

@@ -1,0 +1,162 @@
+"""Try the tests of `bnrecal.evaluation` on made-up networks whose true differences are known.
+
+    python scripts/simulate_significance.py [TRIALS]
+
+prints two Markdown tables. The first: of networks that are equally good, how many `over_seeds` calls different at 5 %.
+The second: of networks that recover a known share of a loss, for how many `recovered_share` tells a share, how many
+of the told intervals hold the true one, how many do in all, and how far the told shares lie off in the mean.
+"""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from bnrecal.evaluation.accuracy import Bools
+from bnrecal.evaluation.recovered import recovered_share, share_interval
+from bnrecal.evaluation.significance import Differences, over_seeds
+
+TRIALS = 1000
+IMAGES = 500
+TOP1 = 0.86  # of A8W8 in the second table
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Changes that are none on average, by how many images a seed they touch.
+
+    Attributes:
+        own: images that change for one seed only. shared: images that change alike for all seeds.
+        lean: how far the chance to gain, instead of to lose, strays from a half, seed by seed.
+    """
+
+    seeds: int
+    own: float
+    shared: float
+    lean: float = 0.0
+
+
+NONE = [Flips(seeds, own, 0) for seeds in (2, 3, 5) for own in (2, 4, 6, 10, 20)]
+NONE += [Flips(seeds, own, shared) for seeds in (2, 3, 5) for own, shared in ((0, 6), (2, 2), (10, 1), (20, 5))]
+NONE += [Flips(seeds, 60, 60, 0.1) for seeds in (2, 3, 5)]
+NONE += [Flips(1, 0, shared) for shared in (4, 10, 60)]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Networks that lose `loss` of the images and recover a `share` of that; `spread` between seeds."""
+
+    seeds: int
+    images: int
+    loss: float
+    share: float
+    spread: float = 0.0
+
+
+LOSSES = [Loss(1, 5000, loss, share) for loss in (0.01, 0.03, 0.1) for share in (0.0, 0.3, 0.5, 0.8)]
+LOSSES += [Loss(1, 500, loss, share) for loss in (0.05, 0.2) for share in (0.0, 0.5, 0.8)]
+LOSSES += [Loss(3, 2000, loss, share, 0.01) for loss in (0.04, 0.15) for share in (0.0, 0.5, 0.8)]
+
+
+def main() -> None:
+    """Print both tables."""
+    trials = int(sys.argv[1]) if len(sys.argv) > 1 else TRIALS
+    print(line("seeds", "own flips a seed", "shared flips", "lean", "called different"), line(*["---"] * 5), sep="\n")
+    for flips in NONE:
+        share = called_different(flips, trials)
+        print(line(flips.seeds, flips.own, flips.shared, flips.lean, f"{100 * share:.1f} %"), flush=True)
+    header = ("seeds", "images", "loss", "share", "told", "told intervals that hold it", "all that do", "mean error")
+    print("", line(*header), line(*["---"] * len(header)), sep="\n")
+    for loss in LOSSES:
+        told = shares(loss, trials // 2)
+        own = (loss.seeds, loss.images, f"{100 * loss.loss:.0f} %", f"{100 * loss.share:.0f} %")
+        print(line(*own, *described(told)), flush=True)
+
+
+def line(*cells: object) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def called_different(flips: Flips, trials: int) -> float:
+    """The share of trials in which `over_seeds` is significant; it should be 0.05 at most."""
+    generator = np.random.default_rng(0)
+    return sum(over_seeds(drawn(generator, flips)).significant for _ in range(trials)) / trials
+
+
+def drawn(generator: np.random.Generator, flips: Flips) -> Differences:
+    """Differences (seeds, IMAGES) that are none on average."""
+    table = (flips.seeds, IMAGES)
+    gains = 0.5 + flips.lean * generator.uniform(-1, 1, (flips.seeds, 1))
+    own = (generator.random(table) < flips.own / IMAGES) * np.where(generator.random(table) < gains, 1.0, -1.0)
+    shared = (generator.random(IMAGES) < flips.shared / IMAGES) * generator.choice([-1.0, 1.0], IMAGES)
+    return np.where(shared != 0, shared, own)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of trials.
+
+    Attributes:
+        told: how many told a share, out of `trials`; `holding`: how many of their intervals hold the true one.
+        all_holding: how many of all intervals hold it, those without an end included.
+        error: mean of told minus true shares, NaN where none is told.
+    """
+
+    trials: int
+    told: int
+    holding: int
+    all_holding: int
+    error: float
+
+
+def shares(loss: Loss, trials: int) -> Told:
+    """Draw networks and look what is told of them."""
+    generator = np.random.default_rng(0)
+    errors, holding, all_holding = [], 0, 0
+    for _ in range(trials):
+        plain, control, without, recal = networks(generator, loss)
+        whole = plain.astype(np.float64) - without
+        part = recal.astype(np.float64) - without - control + plain
+        ends = share_interval(part, whole)
+        all_holding += ends is None or ends[0] <= loss.share <= ends[1]
+        found = recovered_share(list(plain), list(control), list(without), list(recal))
+        if found is not None:
+            errors.append(found.share - loss.share)
+            holding += found.low <= loss.share <= found.high
+    return Told(trials, len(errors), holding, all_holding, float(np.mean(errors)) if errors else np.nan)
+
+
+def networks(generator: np.random.Generator, loss: Loss) -> list[Bools]:
+    """Which images A8W8, the control, and NB-SMT without and with recalibration get right; each bool (seeds, images).
+
+    An image is right where its margin, which all networks share, outweighs the network's own noise.
+    """
+    margin = generator.standard_normal(loss.images, dtype=np.float32)
+    below = TOP1 - loss.loss
+    made = []
+    for top1, noise in ((TOP1, 0.0), (TOP1, 0.03), (below, 0.25), (below + loss.share * loss.loss, 0.15)):
+        own = _normal(generator, 1, loss.images, noise) + _normal(generator, loss.seeds, loss.images, 0.1)
+        own += _normal(generator, loss.seeds, 1, loss.spread)
+        deviation = np.sqrt(1 + noise**2 + 0.1**2 + loss.spread**2)
+        made.append(margin + own > -ndtri(top1) * deviation)
+    return made
+
+
+def _normal(generator: np.random.Generator, seeds: int, images: int, deviation: float) -> npt.NDArray[np.float32]:
+    noise = generator.standard_normal((seeds, images), dtype=np.float32)
+    noise *= deviation
+    return noise
+
+
+def described(told: Told) -> list[str]:
+    """The last four cells of a row."""
+    held = f"{100 * told.holding / told.told:.1f} %" if told.told else ""
+    error = f"{100 * told.error:+.0f} points" if told.told else ""
+    return [f"{100 * told.told / told.trials:.1f} %", held, f"{100 * told.all_holding / told.trials:.1f} %", error]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""A few cells of scripts/simulate_significance.py: tests and intervals keep what they promise."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate_significance.py"
+
+
+@pytest.fixture(scope="module")
+def simulate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("simulate_significance", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("seeds", "own", "shared"), [(2, 2, 0), (2, 6, 0), (2, 10, 1), (3, 4, 0), (5, 2, 2)])
+def test_a_few_flips_are_seldom_called_a_difference(simulate: ModuleType, seeds: int, own: int, shared: int) -> None:
+    assert simulate.called_different(simulate.Flips(seeds, own, shared), 200) <= 0.055
+
+
+def test_the_table_of_flips_is_none_on_average_and_shared_flips_are_shared(simulate: ModuleType) -> None:
+    generator = np.random.default_rng(0)
+    drawn = np.array([simulate.drawn(generator, simulate.Flips(2, 6, 20)) for _ in range(200)])
+    assert abs(drawn.sum(axis=(1, 2)).mean()) < 3
+    assert np.abs(drawn).sum(axis=(1, 2)).mean() == pytest.approx(2 * 26, rel=0.05)
+    assert (drawn[:, 0] * drawn[:, 1]).sum(axis=1).mean() == pytest.approx(20, rel=0.1)
+
+
+def test_networks_that_recover_nothing_are_told_no_share(simulate: ModuleType) -> None:
+    told = simulate.shares(simulate.Loss(1, 2000, 0.06, 0.0), 100)  # a loss of some ten standard errors
+    assert told.told == 0
+    assert told.all_holding >= 88
+
+
+@pytest.mark.parametrize("loss", [(1, 1000, 0.2, 0.5), (2, 500, 0.3, 0.8, 0.005)])
+def test_the_true_share_lies_in_the_interval_that_is_told(simulate: ModuleType, loss: tuple[float, ...]) -> None:
+    told = simulate.shares(simulate.Loss(*loss), 100)
+    assert told.told > 30
+    assert told.holding >= 0.88 * told.told  # 95 % less three standard errors
+    assert abs(told.error) < 0.05
