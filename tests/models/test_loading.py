@@ -16,7 +16,6 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models import load_model
-from bnrecal.models.torchvision_models import build
 
 FACTORIES = """
 import torch
@@ -202,14 +201,18 @@ def test_an_unknown_argument_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("auxiliary", [True, False])
-def test_googlenet_loses_its_auxiliary_classifiers_and_takes_the_normalisation_back(auxiliary: bool) -> None:
+def test_googlenet_loses_its_auxiliary_classifiers_and_takes_the_normalisation_back(
+    auxiliary: bool, tmp_path: Path
+) -> None:
     theirs = models.googlenet(weights=None, aux_logits=auxiliary, init_weights=False, num_classes=5)
-    ours = build("googlenet", 5, theirs.state_dict(), "test", {})
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    config = _torchvision("googlenet", checkpoint=str(tmp_path / "w.pth"))
+    ours = load_model(config, Blank("imagefolder", 5)).network
     assert isinstance(ours, models.GoogLeNet)
     assert ours.transform_input
     assert (ours.aux_logits, ours.aux1, ours.aux2) == (False, None, None)
     assert not any(key.startswith("aux") for key in ours.state_dict())
-    plain = build("googlenet", 5, theirs.state_dict(), "test", {"transform_input": False})
+    plain = load_model(replace(config, kwargs={"transform_input": False}), Blank("imagefolder", 5)).network
     assert isinstance(plain, models.GoogLeNet)
     assert not plain.transform_input
 

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.stand_ins import Blank
 from torch import nn
 from torchvision import models
 
+from bnrecal.config import ModelConfig
 from bnrecal.data.glyphs.draw import CLASSES
 from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING, GlyphSource
 from bnrecal.errors import BnrecalError
-from bnrecal.models import mini
+from bnrecal.models import load_model, mini
+from bnrecal.models.base import LoadedModel
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
 from bnrecal.models.weights import file_hash, state_dict_hash
 
@@ -58,9 +61,13 @@ def test_channels_divide_by_four_threads(name: str) -> None:
         assert conv.in_channels % 4 == 0, where
 
 
+def load(name: str) -> LoadedModel:
+    return load_model(ModelConfig(name=name), Blank("glyphs", CLASSES))
+
+
 @pytest.mark.parametrize("name", mini.MINI_NAMES)
 def test_shipped_checkpoint_loads_and_classifies(name: str) -> None:
-    loaded = mini.load_mini(name)
+    loaded = load(name)
     assert loaded.name == name
     assert loaded.preprocessing == GLYPH_PREPROCESSING
     assert loaded.label_offset == 0
@@ -79,7 +86,7 @@ def test_shipped_checkpoint_knows_glyphs(
     data = source.dataset("val", range(200), GLYPH_PREPROCESSING)
     images, labels = zip(*(data[index] for index in range(200)), strict=True)
     with torch.no_grad():
-        right = mini.load_mini(name).network(torch.stack(images)).argmax(1) == torch.tensor(labels)
+        right = load(name).network(torch.stack(images)).argmax(1) == torch.tensor(labels)
     assert right.float().mean() > 0.6
 
 
@@ -95,16 +102,16 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     checkpoint = mini.CHECKPOINTS["resnet18"]
     copy = Path(shutil.copy(mini.CHECKPOINT_FOLDER / checkpoint.file, tmp_path))
     monkeypatch.setattr(mini, "CHECKPOINT_FOLDER", tmp_path)
-    assert mini.load_mini("resnet18").weights_hash
+    assert load("resnet18").weights_hash
     data = bytearray(copy.read_bytes())
     data[len(data) // 2] ^= 1
     copy.write_bytes(data)
     assert file_hash(copy) != checkpoint.sha256
     with pytest.raises(BnrecalError, match="damaged or another file"):
-        mini.load_mini("resnet18")
+        load("resnet18")
     copy.unlink()
     with pytest.raises(BnrecalError, match="no checkpoint at"):
-        mini.load_mini("resnet18")
+        load("resnet18")
 
 
 def test_unknown_names_are_told_the_known_ones() -> None:

@@ -7,7 +7,11 @@ import torch
 from torch import nn
 
 from bnrecal.errors import BnrecalError
-from bnrecal.models.weights import file_hash, load_state, state_dict_hash
+from bnrecal.models.weights import file_hash, install, read_state, state_dict_hash
+
+
+def load_state(network: nn.Module, path: Path, sha256: str | None = None) -> None:
+    install(network, read_state(path, sha256), str(path))
 
 
 def small() -> nn.Module:

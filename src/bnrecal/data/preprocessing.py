@@ -5,13 +5,12 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 from torchvision.transforms.functional import InterpolationMode
-
-from bnrecal.data.opencv_resize import area_taps, area_taps_enlarging, linear_taps, resample
 
 Interpolation = Literal["bilinear", "bicubic", "area", "opencv_bilinear"]
 _OPENCV = ("area", "opencv_bilinear")
@@ -73,18 +72,26 @@ class Preprocessing:
         return cast(Tensor, F.normalize(pixels, list(self.mean), list(self.std), inplace=True))
 
     def _opencv(self, image: Image.Image, resize: int) -> Image.Image:
-        """Resized as OpenCV would; only the rows and columns that the crop keeps are computed."""
+        """The image resized by OpenCV, sides rounded down, and its central crop."""
         shorter = min(image.height, image.width)
-        height, width = (int(resize * side / shorter) for side in (image.height, image.width))
-        if self.interpolation == "opencv_bilinear":
-            taps = linear_taps
-        elif image.height >= height and image.width >= width:
-            taps = area_taps
-        else:
-            taps = area_taps_enlarging
-        rows, columns = taps(image.height, height), taps(image.width, width)
+        height = int(resize * image.height / shorter)
+        width = int(resize * image.width / shorter)
+        resized = Image.fromarray(_opencv_resize(np.asarray(image), (width, height), self.interpolation))
         crop = self.crop
-        if crop is not None and crop <= min(height, width):
-            rows, columns = rows.window((height - crop) // 2, crop), columns.window((width - crop) // 2, crop)
-        resized = Image.fromarray(resample(np.asarray(image), rows, columns))
-        return resized if crop is None else F.center_crop(resized, [crop, crop])
+        if crop is None:
+            return resized
+        if crop > min(height, width):
+            return cast(Image.Image, F.center_crop(resized, [crop, crop]))  # pads
+        top = (height - crop) // 2
+        left = (width - crop) // 2
+        return resized.crop((left, top, left + crop, top + crop))
+
+
+def _opencv_resize(pixels: NDArray[np.uint8], size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) as (size[1], size[0], 3)."""
+    import cv2  # here: only the MLPerf networks need it
+
+    cv2.setNumThreads(0)  # images are loaded side by side already, and OpenCV's threads do not survive a fork
+    flag = cv2.INTER_AREA if interpolation == "area" else cv2.INTER_LINEAR
+    resized: NDArray[np.uint8] = cv2.resize(pixels, size, interpolation=flag)
+    return resized

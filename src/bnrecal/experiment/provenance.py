@@ -12,7 +12,7 @@ from typing import Any
 from bnrecal import __version__
 from bnrecal.config import Config
 
-PACKAGES = ("torch", "torchvision", "numpy", "numba", "hydra-core", "pandas", "pillow")
+PACKAGES = ("torch", "torchvision", "numpy", "numba", "hydra-core", "pandas", "pillow", "opencv-python-headless")
 
 # Settings that say where and how a run works, not what it computes.
 _NOT_CONTENT = ("workers", "resume", "save_checkpoint", "gpus")

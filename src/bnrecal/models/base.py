@@ -1,10 +1,19 @@
-"""What an experiment asks of a model."""
+"""The recipe that a family of networks returns, and the loaded network that an experiment gets."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from bnrecal.config import ModelConfig
+from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
+from bnrecal.errors import BnrecalError
+from bnrecal.models.weights import State, install
+
+IMAGENET_LABELLED = ("imagenet", "imagenette")
 
 
 @dataclass(frozen=True)
@@ -26,3 +35,46 @@ class LoadedModel:
     label_offset: int
     weights: str
     weights_hash: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A family's answer to `model.name`: how to make the network. `bnrecal.models.load_model` follows it.
+
+    Attributes:
+        build: makes the network, in any mode, of any dtype. It gets the tensors of `checkpoint`, which may decide
+            about its layers; none without a checkpoint.
+        weights: where the weights come from, for people.
+        preprocessing: how the network wants its images where `model.mean` and the like say nothing; a function where
+            only the network knows.
+        checkpoint: file of the weights; None where `build` brings them.
+        sha256: of that file, where it is known.
+        install: puts the tensors of `checkpoint` into the network; its last argument names them in messages.
+    """
+
+    build: Callable[[State], nn.Module]
+    weights: str
+    preprocessing: Preprocessing | Callable[[nn.Module], Preprocessing]
+    checkpoint: Path | None = None
+    sha256: str | None = None
+    install: Callable[[nn.Module, State, str], None] = install
+
+
+Family = Callable[[ModelConfig, ImageSource], Recipe]
+
+
+def own_checkpoint(config: ModelConfig) -> Path | None:
+    """The file that `model.checkpoint` names, if it names one."""
+    return None if config.checkpoint is None else Path(config.checkpoint).expanduser()
+
+
+def arguments(config: ModelConfig) -> dict[str, Any]:
+    """`model.kwargs` as keyword arguments.
+
+    Raises:
+        BnrecalError: if it is no mapping of names.
+    """
+    kwargs = {} if config.kwargs is None else config.kwargs
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+        raise BnrecalError(f"model.kwargs={kwargs}: write a mapping, for example model.kwargs={{depth: 20}}")
+    return dict(kwargs)

@@ -1,7 +1,6 @@
 """A network of the user's own, made by a function named on the command line."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from torch import nn
 
@@ -9,29 +8,30 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError, with_place
-from bnrecal.models.base import LoadedModel
-from bnrecal.models.finish import arguments, finish, load_checkpoint, overridden
+from bnrecal.models.base import Recipe, arguments, own_checkpoint
 from bnrecal.user_objects import find_object
 
 
-def load_custom(config: ModelConfig, data: ImageSource) -> LoadedModel:
+def custom_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
     """The network that `model.factory`, "package.module:callable", returns for `model.kwargs`.
 
     The current folder is searched first, so that a file beside the user is found. Without `model.checkpoint`
     the factory has to load the weights itself.
 
     Raises:
-        BnrecalError: if the factory cannot be found, fails or returns no nn.Module, the checkpoint does not
-            fit, or the classes do not match the data set's.
+        BnrecalError: without a factory. Building raises it if the factory cannot be found, fails or returns no
+            nn.Module.
     """
-    if config.factory is None:
+    factory = config.factory
+    if factory is None:
         raise BnrecalError("model=custom needs model.factory=package.module:callable")
-    network = _call(config.factory, arguments(config))
-    weights = config.factory
-    if config.checkpoint is not None:
-        load_checkpoint(network, Path(config.checkpoint).expanduser())
-        weights = config.checkpoint
-    return finish(config.name, network, overridden(_default(data), config), data, weights)
+    kwargs = arguments(config)
+    return Recipe(
+        lambda _: _call(factory, kwargs),
+        weights=config.checkpoint or factory,
+        checkpoint=own_checkpoint(config),
+        preprocessing=_default(data),
+    )
 
 
 def _default(data: ImageSource) -> Preprocessing:

@@ -15,14 +15,14 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.googlenet import BasicConv2d, GoogLeNet, Inception, InceptionAux
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from bnrecal.config import ModelConfig
 from bnrecal.data.glyphs.draw import CLASSES
 from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
-from bnrecal.models.base import LoadedModel
+from bnrecal.models.base import Recipe, own_checkpoint
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
 from bnrecal.models.narrow import NarrowResNet
-from bnrecal.models.weights import load_state, state_dict_hash
 
 CHECKPOINT_FOLDER = Path(__file__).parent / "checkpoints"
 INDEX = "index.json"  # name -> Checkpoint, beside the files
@@ -119,32 +119,38 @@ def build_mini(name: str, classes: int = CLASSES) -> nn.Module:
     Raises:
         BnrecalError: if `name` is no mini network.
     """
+    _check_name(name)
     checkpoint = CHECKPOINTS.get(name)
     architecture = checkpoint.architecture if checkpoint else name
-    if architecture not in ARCHITECTURES:
-        raise BnrecalError(f"no model {name!r} for data=glyphs: choose from {', '.join(MINI_NAMES)}")
     network = ARCHITECTURES[architecture](classes)
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     first.stride = (1, 1)
     return network
 
 
-def load_mini(name: str) -> LoadedModel:
-    """The trained mini network, with the weights shipped in this package.
+def _check_name(name: str) -> None:
+    if name not in MINI_NAMES:
+        raise BnrecalError(f"no model {name!r} for data=glyphs: choose from {', '.join(MINI_NAMES)}")
+
+
+def mini_recipe(config: ModelConfig) -> Recipe:
+    """The mini network of this name with the weights shipped in this package, or with `model.checkpoint`.
 
     Raises:
-        BnrecalError: if `name` is no mini network, or its checkpoint is missing or damaged.
+        BnrecalError: if there is no such mini network, or no checkpoint of it is shipped.
     """
-    network = build_mini(name).eval()
+    name = config.name
+    path = own_checkpoint(config)
+    if path is not None:
+        return Recipe(lambda _: build_mini(name), str(config.checkpoint), GLYPH_PREPROCESSING, path)
+    _check_name(name)
     checkpoint = CHECKPOINTS.get(name)
     if checkpoint is None:
         raise BnrecalError(f"no checkpoint is shipped for {name!r}: scripts/train_minis.py makes it")
-    load_state(network, CHECKPOINT_FOLDER / checkpoint.file, checkpoint.sha256)
-    return LoadedModel(
-        name=name,
-        network=network,
-        preprocessing=GLYPH_PREPROCESSING,
-        label_offset=0,
+    return Recipe(
+        lambda _: build_mini(name),
         weights=f"bnrecal/models/checkpoints/{checkpoint.file}",
-        weights_hash=state_dict_hash(network),
+        checkpoint=CHECKPOINT_FOLDER / checkpoint.file,
+        sha256=checkpoint.sha256,
+        preprocessing=GLYPH_PREPROCESSING,
     )

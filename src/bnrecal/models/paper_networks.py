@@ -1,8 +1,7 @@
 """The networks of the paper's Table 1: at full size for ImageNet's classes, reduced for the embedded set."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -10,11 +9,10 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.models.base import LoadedModel
-from bnrecal.models.finish import IMAGENET_LABELLED, finish, load_checkpoint, overridden
+from bnrecal.models.base import IMAGENET_LABELLED, Recipe, own_checkpoint
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
 from bnrecal.models.published import Published, fetch
-from bnrecal.models.torchvision_models import load_torchvision
+from bnrecal.models.torchvision_models import recipe_of
 
 PRUNED = {"resnet18_p40": "resnet18"}
 TORCHVISION = ("resnet18", "resnet50", "googlenet", "densenet121")
@@ -60,45 +58,35 @@ MLPERF = {
 }
 
 
-def load_table1(config: ModelConfig, data: ImageSource) -> LoadedModel:
+def paper_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
     """A row of Table 1 with the weights that go with the data set.
 
     Raises:
         BnrecalError: if there is no such row, or its weights cannot be had.
     """
     if data.name == "glyphs":
-        return _load_mini(config, data)
+        from bnrecal.models.mini import mini_recipe
+
+        return mini_recipe(config)
     if config.name in TORCHVISION:
-        return load_torchvision(config.name, config, data)
+        return recipe_of(config.name, config, data)
     if config.name in PRUNED:
         if config.checkpoint is None:
             raise BnrecalError(f"nobody publishes {config.name} for ImageNet: give model.checkpoint=PATH")
-        return load_torchvision(PRUNED[config.name], config, data)
+        return recipe_of(PRUNED[config.name], config, data)
     if config.name in MLPERF:
-        return _load_mlperf(config, data)
+        return _mlperf_recipe(config, data)
     known = ", ".join((*TORCHVISION, *MLPERF))
     raise BnrecalError(f"model={config.name} is not made for data={data.name}: choose {known}, torchvision or custom")
 
 
-def _load_mini(config: ModelConfig, data: ImageSource) -> LoadedModel:
-    from bnrecal.models.mini import build_mini, load_mini
-
-    if config.checkpoint is None:
-        shipped = load_mini(config.name)
-        return replace(shipped, preprocessing=overridden(shipped.preprocessing, config))
-    from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING
-
-    network = build_mini(config.name)
-    load_checkpoint(network, Path(config.checkpoint).expanduser())
-    return finish(config.name, network, overridden(GLYPH_PREPROCESSING, config), data, config.checkpoint)
-
-
-def _load_mlperf(config: ModelConfig, data: ImageSource) -> LoadedModel:
+def _mlperf_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
     if data.name not in IMAGENET_LABELLED:
         raise BnrecalError(f"model={config.name} has ImageNet's classes, data={data.name} others: use model=custom")
     mlperf = MLPERF[config.name]
-    path = Path(config.checkpoint).expanduser() if config.checkpoint else fetch(mlperf.published)
-    network = mlperf.build()
-    load_checkpoint(network, path)
-    source = config.checkpoint or f"MLPerf {mlperf.published.file}"
-    return finish(config.name, network, overridden(mlperf.preprocessing, config), data, source)
+    return Recipe(
+        lambda _: mlperf.build(),
+        weights=config.checkpoint or f"MLPerf {mlperf.published.file}",
+        checkpoint=own_checkpoint(config) or fetch(mlperf.published),
+        preprocessing=mlperf.preprocessing,
+    )

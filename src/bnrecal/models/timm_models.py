@@ -1,22 +1,24 @@
 """Networks of timm, an optional extra, with their published weights or your own checkpoint."""
 
 import math
-from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError, first_line
-from bnrecal.models.base import LoadedModel
-from bnrecal.models.finish import IMAGENET_LABELLED, arguments, finish, load_checkpoint, overridden
+from bnrecal.models.base import IMAGENET_LABELLED, Recipe, arguments, own_checkpoint
+from bnrecal.models.weights import State
 
 
-def load_timm(config: ModelConfig, data: ImageSource) -> LoadedModel:
+def timm_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
     """A network of timm by its name there, for example resnet18.tv_in1k.
 
     Raises:
-        BnrecalError: if timm is not installed or has no such network, or its weights cannot be had.
+        BnrecalError: if timm is not installed or has no such network. Building raises it if timm cannot make the
+            network, or has no weights of it.
     """
     try:
         import timm
@@ -27,17 +29,22 @@ def load_timm(config: ModelConfig, data: ImageSource) -> LoadedModel:
     if config.checkpoint is None and data.name not in IMAGENET_LABELLED:
         raise BnrecalError(f"data={data.name} has classes of its own: give model.checkpoint=PATH")
     kwargs = {"pretrained": config.checkpoint is None, "num_classes": data.num_classes, **arguments(config)}
-    try:
-        network = timm.create_model(config.name, **kwargs)
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise BnrecalError(
-            f"timm cannot make {config.name} ({first_line(error)}): without a network, give model.checkpoint=PATH"
-        ) from error
-    if config.checkpoint is not None:
-        load_checkpoint(network, Path(config.checkpoint).expanduser())
-    preprocessing = overridden(_preprocessing(timm.data.resolve_model_data_config(network)), config)
-    weights = config.checkpoint or f"timm {config.name}"
-    return finish(config.name, network, preprocessing, data, weights)
+
+    def build(_: State) -> nn.Module:
+        try:
+            network: nn.Module = timm.create_model(config.name, **kwargs)
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            raise BnrecalError(
+                f"timm cannot make {config.name} ({first_line(error)}): without a network, give model.checkpoint=PATH"
+            ) from error
+        return network
+
+    return Recipe(
+        build,
+        weights=config.checkpoint or f"timm {config.name}",
+        checkpoint=own_checkpoint(config),
+        preprocessing=lambda network: _preprocessing(timm.data.resolve_model_data_config(network)),
+    )
 
 
 def _preprocessing(found: dict[str, Any]) -> Preprocessing:

@@ -1,10 +1,11 @@
 """torchvision's classification networks, with their published ImageNet weights or one's own checkpoint."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
@@ -12,9 +13,9 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Interpolation, Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.models.base import LoadedModel
-from bnrecal.models.finish import IMAGENET_LABELLED, arguments, finish, install, overridden, read_unwrapped
+from bnrecal.models.base import IMAGENET_LABELLED, Recipe, arguments
 from bnrecal.models.published import Published, fetch
+from bnrecal.models.weights import State, install
 
 WEIGHTS = "IMAGENET1K_V1"  # the paper's
 _AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
@@ -22,7 +23,12 @@ _AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
-def load_torchvision(name: str, config: ModelConfig, data: ImageSource) -> LoadedModel:
+def torchvision_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
+    """A network of torchvision by its name there, `model.name`."""
+    return recipe_of(config.name, config, data)
+
+
+def recipe_of(name: str, config: ModelConfig, data: ImageSource) -> Recipe:
     """A network of torchvision by its name there.
 
     Args:
@@ -30,15 +36,16 @@ def load_torchvision(name: str, config: ModelConfig, data: ImageSource) -> Loade
             for `weights`, which names another published set than IMAGENET1K_V1.
 
     Raises:
-        BnrecalError: if torchvision has no such network or weights, they cannot be had or do not fit, or the
-            data set has other classes and there is no checkpoint.
+        BnrecalError: if torchvision has no such network or weights, they cannot be had, or the data set has other
+            classes and there is no checkpoint. Building raises it if torchvision does not know an argument.
     """
     if name not in list_models(module=models):
         raise BnrecalError(f"model.name={name}: no classification network of torchvision")
     kwargs = arguments(config)
     entry = _entry(name, str(kwargs.pop("weights", WEIGHTS)))
     if config.checkpoint is not None:
-        path, source = Path(config.checkpoint).expanduser(), config.checkpoint
+        path = Path(config.checkpoint).expanduser()
+        source = config.checkpoint
     elif data.name not in IMAGENET_LABELLED:
         raise BnrecalError(
             f"data={data.name} has classes of its own: give model.checkpoint=PATH of {name} trained on it"
@@ -46,36 +53,44 @@ def load_torchvision(name: str, config: ModelConfig, data: ImageSource) -> Loade
     elif entry is None:
         raise BnrecalError(f"torchvision publishes no {WEIGHTS} of {name}: give model.checkpoint=PATH")
     else:
-        path, source = fetch(_published(entry)), f"torchvision {type(entry).__name__}.{entry.name}"
-    network = build(name, data.num_classes, read_unwrapped(path), str(path), kwargs)
-    preprocessing = overridden(_preprocessing(entry), config)
-    return finish(config.name, network, preprocessing, data, source)
+        path = fetch(_published(entry))
+        source = f"torchvision {type(entry).__name__}.{entry.name}"
+    return Recipe(
+        lambda state: _build(name, {"num_classes": data.num_classes, **kwargs}, state),
+        weights=source,
+        checkpoint=path,
+        preprocessing=_preprocessing(entry),
+        install=partial(_install, name),
+    )
 
 
-def build(name: str, classes: int, state: dict[str, Tensor], source: str, kwargs: dict[str, Any]) -> nn.Module:
-    """The network with the weights in `state`, which are those of torchvision's published files or alike.
+def _build(name: str, kwargs: dict[str, Any], state: State) -> nn.Module:
+    """The network, with the auxiliary classifiers that `state` has weights of.
 
     GoogLeNet and Inception v3 take torchvision's normalisation back (`transform_input`), as their published
-    weights need, and lose their auxiliary classifiers, which only training uses.
-
-    Raises:
-        BnrecalError: if the weights do not fit, or torchvision does not know an argument.
+    weights need.
     """
     auxiliary = _AUXILIARY.get(name, ())
     if auxiliary:
         has = any(key.startswith(auxiliary) for key in state)
         kwargs = {"transform_input": True, "init_weights": False, "aux_logits": has, **kwargs}
     try:
-        network: nn.Module = get_model(name, weights=None, **{"num_classes": classes, **kwargs})
+        network: nn.Module = get_model(name, weights=None, **kwargs)
     except (TypeError, ValueError) as error:
-        raise BnrecalError(f"torchvision cannot build {name} with model.kwargs={kwargs}: {error}") from error
+        told = {key: value for key, value in kwargs.items() if key != "num_classes"}
+        raise BnrecalError(f"torchvision cannot build {name} with model.kwargs={told}: {error}") from error
+    return network
+
+
+def _install(name: str, network: nn.Module, state: State, source: str) -> None:
+    """Load the weights; the auxiliary classifiers, which only training uses, are taken off."""
     state = {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}
     install(network, state, source)
+    auxiliary = _AUXILIARY.get(name, ())
     for head in auxiliary:
         setattr(network, head, None)
     if auxiliary:
         network.aux_logits = False  # type: ignore[assignment]
-    return network
 
 
 def _entry(name: str, weights: str) -> WeightsEnum | None:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError, first_line
 
+State = dict[str, Tensor]
+
+_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every name
 # Counters that older checkpoints lack and no result depends on (momentum is a number everywhere here).
 _OPTIONAL_SUFFIX = "num_batches_tracked"
 
@@ -34,8 +37,10 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_state(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file: a state_dict, or a mapping that holds one under `state_dict`.
+def read_state(path: Path, sha256: str | None = None) -> State:
+    """The tensors of a checkpoint file by the names of the bare network, without the prefixes of wrappers.
+
+    The file holds a state_dict, or a mapping with one under `state_dict`.
 
     Nothing in the file is executed (`weights_only=True`).
 
@@ -57,23 +62,33 @@ def read_state(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise BnrecalError(f"{path} holds no state_dict (a mapping of names to tensors)")
-    return {str(name): tensor for name, tensor in loaded.items()}
+    return _unwrapped({str(name): tensor for name, tensor in loaded.items()})
 
 
-def load_state(network: nn.Module, path: Path, sha256: str | None = None) -> None:
-    """Loads a checkpoint into `network`, which is left as it was if anything is wrong with the file.
+def _unwrapped(state: State) -> State:
+    for wrapper in _WRAPPERS:
+        if state and all(name.startswith(wrapper) for name in state):
+            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
+    return state
+
+
+def install(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load `state` into `network`, which is left as it was if it does not fit.
+
+    Args:
+        source: where the tensors come from, for messages.
 
     Raises:
-        BnrecalError: as `read_state`, or naming the first tensor that is missing, superfluous, of the wrong
-            shape or not finite.
+        BnrecalError: naming the first tensor that is missing, superfluous, of the wrong shape or not finite.
     """
-    state = read_state(path, sha256)
-    check_state(network, state, str(path))
-    network.load_state_dict(state, strict=False)  # strictness is checked above, with a shorter message
+    check_state(network, state, source)
+    current = network.state_dict()
+    current.update(state)  # keeps the layers' version numbers beside the tensors, which some networks ask for
+    network.load_state_dict(current)
 
 
 def check_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Raises BnrecalError, naming the first wrong tensor, unless `state` fits `network` and is finite."""
+    """Raise BnrecalError, naming the first wrong tensor, unless `state` fits `network` and is finite."""
     wanted = network.state_dict()
     for name, tensor in wanted.items():
         if name not in state:

@@ -9,7 +9,6 @@ import pytest
 from helpers.imagenet_tree import picture
 from PIL import Image
 
-from bnrecal.data.files import decode as module
 from bnrecal.data.files.decode import decode
 from bnrecal.errors import BnrecalError
 
@@ -19,14 +18,9 @@ def _saved(path: Path, image: Image.Image, kind: str, **options: object) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("torchvision", [True, False])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_jpegs_are_pillows(
-    mode: str, progressive: bool, torchvision: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not torchvision:
-        monkeypatch.setattr(module, "_torchvision_equals_pillow", lambda: False)
+def test_jpegs_are_pillows(mode: str, progressive: bool, tmp_path: Path) -> None:
     path = _saved(tmp_path / "a.JPEG", picture(1, 97, 61).convert(mode), "JPEG", progressive=progressive)
     decoded = decode(path)
     assert decoded.mode == "RGB"
@@ -81,24 +75,3 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
         path = _saved(tmp_path / "bomb.png", Image.new("1", (12_000, 8_000)), "PNG")
     with pytest.raises(BnrecalError, match=r"bomb\.png is too large"):
         decode(path)
-
-
-def test_torchvisions_decoder_is_taken_where_it_is_equal() -> None:
-    try:
-        module._torchvision_decode(_jpeg())
-    except (ImportError, RuntimeError):
-        pytest.skip("torchvision without its image ops")
-    assert module._torchvision_equals_pillow()
-
-
-def test_without_torchvisions_image_ops_pillow_decodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def missing(*_: object, **__: object) -> None:
-        raise RuntimeError("Couldn't load custom C++ ops")
-
-    monkeypatch.setattr("torchvision.io.decode_jpeg", missing)
-    module._torchvision_equals_pillow.cache_clear()
-    try:
-        assert decode(_saved(tmp_path / "a.JPEG", picture(1, 33, 22), "JPEG")).size == (33, 22)
-        assert not module._torchvision_equals_pillow()
-    finally:
-        module._torchvision_equals_pillow.cache_clear()
