@@ -99,8 +99,8 @@ def check_products() -> None:
         rows = generator.integers(0, 256, (20, 24)) * (generator.random((20, 24)) > 0.4)
         filters = generator.integers(-128, 128, (5, 24)) * (generator.random((5, 24)) > 0.2)
         found = products(rows, filters, threads, RA, RB)
-        golden = [[reference.dot(a, b, threads) for b in filters.tolist()] for a in rows.tolist()]
-        assert found.tolist() == golden
+        for row, sums in zip(rows.tolist(), found.tolist(), strict=True):
+            assert sums == [reference.dot(row, weights, threads) for weights in filters.tolist()]
 
 
 def answering(layer: NBSMTConv2d) -> Handler:

@@ -49,14 +49,21 @@ def main() -> None:
     print(_line([*HEADER, *DIFFERENCES]), _line(["---"] * (len(HEADER) + len(DIFFERENCES))), sep="\n", flush=True)
     for model in models:
         setup = prepare(load(parse(compose_config("config", [*overrides, f"model={model}", "recal=true"]))))
-        variants = {how: [Variant(4, False, reorder=one) for one in given] for how, given in orders.items()}
-        prepared = prepare_variants(setup, [v for vs in variants.values() for w in vs for v in (w, _recal(w))])
+        variants = {}
+        for how, given in orders.items():
+            variants[how] = [Variant(4, False, reorder=one) for one in given]
+        plain = [variant for group in variants.values() for variant in group]
+        prepared = prepare_variants(setup, [*plain, *map(_recal, plain)])
         outcomes = measure(setup, prepared, baselines.load(setup))
         for recal in (False, True):
-            right = {how: [outcomes[_recal(v) if recal else v].top1 for v in given] for how, given in variants.items()}
+            right = {}
+            for how, group in variants.items():
+                right[how] = [outcomes[_recal(variant) if recal else variant].top1 for variant in group]
             print(_line([model, "with" if recal else "without", *levels(right), *differences(right)]), flush=True)
-        seen = {how: np.mean([steps(setup, prepared[v]) for v in given], 0) for how, given in variants.items()}
-        counts.append([model, *(f"{100 * s[0]:.1f} %" for s in seen.values()), *(f"{s[1]:.2f}" for s in seen.values())])
+        collisions = []
+        for group in variants.values():
+            collisions.append(np.mean([steps(setup, prepared[variant]) for variant in group], 0))
+        counts.append([model, *(f"{100 * s[0]:.1f} %" for s in collisions), *(f"{s[1]:.2f}" for s in collisions)])
     names = [f"{what}: {how}" for what in ("colliding steps", "lost operands per step") for how in orders]
     print("", _line(["network", *names]), _line(["---"] * (1 + len(names))), *map(_line, counts), sep="\n")
 

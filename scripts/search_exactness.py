@@ -139,7 +139,10 @@ def search_here(seeds: range, shapes: int) -> None:
 
 def search(isa: str, seeds: range, shapes: int) -> bool:
     """Search at one instruction set, print what was found, and return whether all was right."""
-    start, left, wrong, ended = time.time(), seeds, [], []
+    start = time.time()
+    left = seeds
+    wrong = []
+    ended = []
     while left:
         arguments = ["--seed", str(left.start), "--layers", str(len(left)), "--shapes", str(shapes), "--here"]
         done = subprocess.run(

@@ -20,7 +20,8 @@ from bnrecal.nbsmt.engines.gpu import choose, tuning
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
-CPU, FIRST = torch.device("cpu"), torch.device("cuda:0")
+CPU = torch.device("cpu")
+FIRST = torch.device("cuda:0")
 
 
 @pytest.fixture(autouse=True)

@@ -97,7 +97,8 @@ def kept_and_drawn(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What is said while a cache serves glyphs and pieces, all of which must come out right."""
     source = GlyphSource(seed=3, train_images=700, val_images=700)
     with caplog.at_level(logging.WARNING):
-        train, val = source.images("train")[0], source.images("val")[0]
+        train = source.images("train")[0]
+        val = source.images("val")[0]
         store = Store(Path(os.environ["BNRECAL_CACHE"]) / "baselines", best_effort=True)
         assert store.get("one", IDENTITY, lambda: {"value": 1})["value"] == 1
         assert store.get("two", IDENTITY, lambda: {"value": 2})["value"] == 2

@@ -119,7 +119,8 @@ class Divides(nn.Module):
 
 def test_a_quantized_layer_refuses_what_the_network_made() -> None:
     torch.manual_seed(0)
-    network, bright = Divides(), images(8) + 2
+    network = Divides()
+    bright = images(8) + 2
     q = bnrecal.quantize(network, [bright], bnrecal.SmtSpec(threads=4))
     assert q(bright).isfinite().all()
     dark = bright.clone()
@@ -132,7 +133,8 @@ def test_a_quantized_layer_refuses_what_the_network_made() -> None:
 
 def test_a_quantized_layer_takes_what_float32_holds_and_no_other_type() -> None:
     q = quantized()
-    conv, x = q.get_submodule("conv2"), images(4)[:, :1].expand(-1, 8, -1, -1)
+    conv = q.get_submodule("conv2")
+    x = images(4)[:, :1].expand(-1, 8, -1, -1)
     assert torch.equal(conv(x.half()), conv(x.half().float()))
     assert conv(x[:0]).shape == (0, 16, 6, 6)
     with pytest.raises(BnrecalError, match=r"the quantized convolution conv2 gets torch.float64 activations: give"):

@@ -47,7 +47,7 @@ Batch = Tensor | Sequence[Any]  # images, or a pair that begins with them
 
 @dataclass(frozen=True)
 class Score:
-    """How one network did on the images of `evaluate`.
+    """The score of one network on the images of `evaluate`.
 
     Attributes:
         outcome: which images it got right, in their order.
@@ -72,7 +72,7 @@ class Score:
 
     @property
     def images(self) -> int:
-        """How many images were classified."""
+        """The number of images that were classified."""
         return self.outcome.images
 
     def gain_over(self, other: "Score") -> Difference:
@@ -197,7 +197,7 @@ def evaluate(
 
 @torch.no_grad()
 def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
-    """What happened inside each quantized convolution on these images, counted exactly.
+    """Count exactly what happened inside each quantized convolution on these images.
 
     Args:
         model: what `quantize` returned.
@@ -280,7 +280,7 @@ def _images(batches: Iterable[Batch], model: nn.Module) -> Iterator[Tensor]:
 
 
 def _checked(images: object) -> Tensor:
-    """What stands for the images of a batch, if it is that."""
+    """Return the images of a batch, if they are that."""
     if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.float32:
         kind = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise BnrecalError(f"a batch is {kind}: give float32 images (N, C, H, W), or pairs that begin with them")

@@ -43,7 +43,7 @@ def setting(default: T, help: str) -> T:
 
 @dataclass
 class ModelConfig:
-    """Which network; model=NAME chooses one of the files in configs/model."""
+    """The network; model=NAME chooses one of the files in configs/model."""
 
     name: str = setting("", "one of Table 1's, or a name that the family knows")
     family: str = setting("table1", "table1 (the data set decides the weights) | torchvision | custom | timm")
@@ -60,7 +60,7 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """Which images; data=NAME chooses one of the files in configs/data."""
+    """The images; data=NAME chooses one of the files in configs/data."""
 
     name: str = setting("", "glyphs | imagenet | imagenette | imagefolder")
     root: str | None = setting(None, "the folder that holds the images; glyphs need none")
@@ -114,7 +114,7 @@ class CalibrationConfig:
 
 @dataclass
 class RecalibrationConfig:
-    """How BatchNorm statistics are re-estimated on training images (with recal=true)."""
+    """The re-estimation of BatchNorm statistics on training images (with recal=true)."""
 
     method: str = setting("ema", "ema (moving average) | cumulative (mean from reset statistics) | pooled")
     images: int = setting(2048, "how many, a seeded random choice")

@@ -108,7 +108,7 @@ def set_tf32(on: bool) -> None:
 
 
 def tf32_is_on() -> bool:
-    """Whether float32 convolutions are computed in TF32 on NVIDIA GPUs."""
+    """Return whether float32 convolutions are computed in TF32 on NVIDIA GPUs."""
     holder, name, values = _tf32_switches()[-1]
     return bool(getattr(holder, name) == values[True])
 
@@ -147,7 +147,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def describe_kind(device: torch.device) -> str:
-    """What of the device may change a float32 sum: the GPU, or the processor's vectors, but not its cores."""
+    """Name what can change float32 sums: the GPU model or the processor's vector instructions, not its cores."""
     return describe_device(device) if device.type == "cuda" else f"cpu, {torch.backends.cpu.get_cpu_capability()}"
 
 

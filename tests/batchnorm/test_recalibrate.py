@@ -23,7 +23,8 @@ def lone_batchnorm() -> nn.BatchNorm2d:
 
 def test_ema_is_its_closed_form() -> None:
     layer = lone_batchnorm()
-    mean, var = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0])
+    mean = torch.tensor([1.0, 2.0, 3.0])
+    var = torch.tensor([4.0, 5.0, 6.0])
     for x in BATCHES:
         mean = 0.75 * mean + 0.25 * x.mean((0, 2, 3))
         var = 0.75 * var + 0.25 * x.transpose(0, 1).flatten(1).var(1)
@@ -33,7 +34,8 @@ def test_ema_is_its_closed_form() -> None:
 
 
 def test_cumulative_is_the_mean_over_batches_as_update_bn_has_it() -> None:
-    own, torchs = tiny(), tiny()
+    own = tiny()
+    torchs = tiny()
     torchs.dropout = nn.Identity()  # type: ignore[assignment]  # update_bn wakes it, we do not
     recalibrate_(own, BATCHES, method="cumulative")
     update_bn(BATCHES, torchs)
@@ -146,7 +148,8 @@ def test_the_table_has_a_row_for_every_batchnorm() -> None:
 
 
 def test_statistics_round_trip() -> None:
-    one, other = tiny(0), tiny(1)
+    one = tiny(0)
+    other = tiny(1)
     load_statistics(one, statistics(other))
     for name, value in statistics(one).items():
         assert torch.equal(value, statistics(other)[name])
@@ -154,12 +157,14 @@ def test_statistics_round_trip() -> None:
 
 @pytest.mark.parametrize("method", ["ema", "cumulative"])
 def test_the_network_computes_as_in_training_mode_meanwhile(method: str) -> None:
-    own, torchs = tiny(), tiny()
+    own = tiny()
+    torchs = tiny()
     recalibrate_(own, BATCHES, method=method, momentum=0.3)
     for layer in batchnorms(torchs).values():
         layer.train()
-        layer.momentum = {"ema": 0.3, "cumulative": None}[method]
+        layer.momentum = 0.3
         if method == "cumulative":
+            layer.momentum = None
             layer.reset_running_stats()
     with torch.no_grad():
         for batch in BATCHES:
@@ -177,7 +182,8 @@ def test_a_layer_that_does_more_than_normalise_is_normalised_by_the_batch_and_do
     with batch_statistics({"": layer}), torch.no_grad():
         found = layer(input=BATCHES[1])
     x = BATCHES[1].double()
-    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+    mean = x.mean((0, 2, 3), keepdim=True)
+    var = x.var((0, 2, 3), correction=0, keepdim=True)
     assert torch.allclose(found.double(), ((x - mean) / (var + layer.eps).sqrt()).relu(), atol=1e-5)
 
 

@@ -64,7 +64,7 @@ def test_the_traceback_is_there_for_who_wants_it(tmp_path: Path) -> None:
 def test_a_cuda_device_that_is_not_there(tmp_path: Path) -> None:
     done = run(*CUSTOM, "device=cuda", folder=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode != 0
-    assert done.stderr.startswith("bnrecal: device=cuda: this machine has 0 usable CUDA devices")
+    assert done.stderr.startswith("bnrecal: device=cuda: this machine has no usable CUDA device; choose")
 
 
 def test_a_sweep_keeps_its_good_cells_reports_the_bad_and_resumes(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def _mlperf(image: Image.Image, interpolation: int) -> np.ndarray:
     height, width, _ = pixels.shape
     wide, high = (256, int(256 * height / width)) if height > width else (int(256 * width / height), 256)
     resized = cv2.resize(pixels, (wide, high), interpolation=interpolation)
-    top, left = int((high - 224) / 2), int((wide - 224) / 2)
+    top = int((high - 224) / 2)
+    left = int((wide - 224) / 2)
     cropped: np.ndarray = resized[top : top + 224, left : left + 224].transpose(2, 0, 1)
     return cropped
 

@@ -29,7 +29,8 @@ def test_a_share_is_net_of_the_control_and_its_interval_ends_where_students_test
     found = told(900, 910, 600, 800)
     assert found is not None
     assert found.share == pytest.approx((200 - 10) / 300)
-    part, whole = np.zeros((1, IMAGES)), np.zeros((1, IMAGES))
+    part = np.zeros((1, IMAGES))
+    whole = np.zeros((1, IMAGES))
     part[0, 600:800] += 1
     part[0, 900:910] -= 1
     whole[0, 600:900] = 1

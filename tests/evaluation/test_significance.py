@@ -19,7 +19,8 @@ def drawn(generator: np.random.Generator, seeds: int, images: int, seed_noise: f
 
 def test_one_seed_is_mcnemars_test_with_the_standard_error_of_a_mean() -> None:
     generator = np.random.default_rng(1)
-    before, after = generator.random(400) < 0.7, generator.random(400) < 0.8
+    before = generator.random(400) < 0.7
+    after = generator.random(400) < 0.8
     difference = after.astype(float) - before
     found = change([before], [after])
     assert found.p == pytest.approx(2 * binom.cdf((difference < 0).sum(), np.abs(difference).sum(), 0.5))
@@ -30,10 +31,7 @@ def test_one_seed_is_mcnemars_test_with_the_standard_error_of_a_mean() -> None:
 
 @given(st.lists(st.integers(-4, 4), max_size=8))
 def test_flipped_signs_are_all_counted(differences: list[int]) -> None:
-    every = [
-        sum(s * d for s, d in zip(signs, differences, strict=True))
-        for signs in product((-1, 1), repeat=len(differences))
-    ]
+    every = [int(np.dot(signs, differences)) for signs in product((-1, 1), repeat=len(differences))]
     far = sum(abs(total) >= abs(sum(differences)) for total in every)
     assert sign_flips(np.array(differences, dtype=float)) == pytest.approx(far / len(every))
 
@@ -87,7 +85,8 @@ def test_seeds_that_differ_less_than_chance_makes_them_do_not_narrow_the_standar
 
 def test_seeds_that_change_nothing_count_as_one() -> None:
     difference = np.repeat([1.0, 0, -1], [60, 900, 40])
-    alone, repeated = over_seeds(difference[None]), over_seeds(np.tile(difference, (5, 1)))
+    alone = over_seeds(difference[None])
+    repeated = over_seeds(np.tile(difference, (5, 1)))
     assert repeated.stderr == pytest.approx(alone.stderr)
     assert repeated.p == pytest.approx(alone.p)
 

@@ -129,7 +129,8 @@ def test_without_resume_nothing_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"identity": 3}'])
 def test_a_damaged_piece_is_made_again(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store, made = Store(tmp_path), []
+    store = Store(tmp_path)
+    made = []
 
     def make() -> dict[str, int]:
         made.append(1)

@@ -29,7 +29,8 @@ def apart(one: list[float], other: list[float]) -> float:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_the_answers_are_those_that_were_recorded(name: str) -> None:
-    found, golden = record(*CELLS[name]), GOLDEN[name]
+    found = record(*CELLS[name])
+    golden = GOLDEN[name]
     assert apart(found["highest"], golden["highest"]) < tolerance(name)
     clear = np.array(golden["margin"]) > CLEAR[tolerance(name)]
     assert clear.sum() > 20

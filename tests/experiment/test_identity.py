@@ -57,8 +57,10 @@ CHANGES = {
 
 @pytest.mark.parametrize(("change", "told"), CHANGES.items())
 def test_a_setting_that_can_change_a_number_changes_its_identity(change: str, told: str) -> None:
-    before, after = config(*BASE), config(*BASE, change)
-    one, other = identify(before), identify(after)
+    before = config(*BASE)
+    after = config(*BASE, change)
+    one = identify(before)
+    other = identify(after)
     assert told in differences(one, other)
     assert identity_key(one) != identity_key(other)
     assert cell_key(before) != cell_key(after)
@@ -83,7 +85,8 @@ NO_CHANGES = [
 
 @pytest.mark.parametrize(("before", "change"), NO_CHANGES)
 def test_a_setting_that_cannot_change_a_number_does_not(before: list[str], change: str) -> None:
-    one, other = config(*BASE, *before), config(*BASE, *before, change)
+    one = config(*BASE, *before)
+    other = config(*BASE, *before, change)
     assert differences(identify(one), identify(other)) == []
     assert identity_key(identify(one)) == identity_key(identify(other))
     assert cell_key(one) == cell_key(other)
@@ -184,7 +187,9 @@ class Found:
     """What `save_plan` asks of a search."""
 
     def __init__(self, setup: Experiment) -> None:
-        self.setup, self.selection, self.config = setup, setup.calibration, SearchConfig()
+        self.setup = setup
+        self.selection = setup.calibration
+        self.config = SearchConfig()
         self.probe = self.heldout = self
 
 

@@ -22,11 +22,14 @@ def right(top1: int, *, top5: int = 190, first: int = 0, restricted: int | None 
     return Correctness((images >= first) & (images < first + top1), images < top5, of_classes, skipped=3)
 
 
-FP32, A8W8, CONTROL = right(160, top5=196), right(150, top5=194), right(152)
+FP32 = right(160, top5=196)
+A8W8 = right(150, top5=194)
+CONTROL = right(152)
 
 
 def test_the_accuracies_of_a_recalibrated_cell_by_hand() -> None:
-    with_recal, without = right(130, top5=180, first=2, restricted=140), right(110)
+    with_recal = right(130, top5=180, first=2, restricted=140)
+    without = right(110)
     found = accuracies(with_recal, without, FP32, A8W8, CONTROL)
     assert found == {
         "images": 200,
@@ -138,7 +141,8 @@ def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_
 
 def test_what_is_missing_beside_a_result_is_named_until_it_is_written(tmp_path: Path) -> None:
     assert missing_details(tmp_path, checkpoint=False) == ["layers.csv", "batchnorm.csv"]
-    table, state = pd.DataFrame({"name": ["conv1"], "mse": [0.5]}), {"bn.running_mean": torch.ones(2)}
+    table = pd.DataFrame({"name": ["conv1"], "mse": [0.5]})
+    state = {"bn.running_mean": torch.ones(2)}
     write_details(Details(table, table, state), tmp_path)
     assert missing_details(tmp_path, checkpoint=False) == []
     assert missing_details(tmp_path, checkpoint=True) == ["checkpoint.pth"]

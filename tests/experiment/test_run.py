@@ -166,7 +166,8 @@ def test_variants_in_one_pass_equal_runs_of_their_own(recalibrated: Result) -> N
 
 
 def test_two_processes_measure_what_one_does() -> None:
-    alone, shared = run(config("recal=true", "device=cpu")), run(config("recal=true", "device=cpu", "gpus=2"))
+    alone = run(config("recal=true", "device=cpu"))
+    shared = run(config("recal=true", "device=cpu", "gpus=2"))
     assert shared.outcome is not None
     assert alone.outcome is not None
     assert np.array_equal(shared.outcome.top1, alone.outcome.top1)

@@ -38,7 +38,8 @@ def test_a_convolution_that_is_no_module_is_left_in_float32_by_the_name_of_its_w
 def test_equal_threads_by_layer_are_the_whole_network_setting() -> None:
     setup = prepare(load(config()))
     images = torch.cat(list(setup.loader.images(setup.validation, 30)))
-    whole, by_layer = Variant(4, False), Variant(1, False, (("*", 4),))
+    whole = Variant(4, False)
+    by_layer = Variant(1, False, (("*", 4),))
     prepared = prepare_variants(setup, [whole, by_layer])
     assert torch.equal(prepared[whole].network(images), prepared[by_layer].network(images))
     assert [p.threads for p in prepared[whole].plans] == [p.threads for p in prepared[by_layer].plans]
@@ -50,7 +51,8 @@ def test_a_variant_with_an_order_of_its_own_is_the_network_that_the_setting_give
     plain = Variant(4, False)
     answers = [prepare_variants(setup, [plain])[plain].network(images)]
     for how in ("activity", "bits", "random:0", "random:1"):
-        own, by_setting = Variant(4, False, reorder=how), prepare(load(config(f"smt.reorder={how}")))
+        own = Variant(4, False, reorder=how)
+        by_setting = prepare(load(config(f"smt.reorder={how}")))
         answers.append(prepare_variants(setup, [own])[own].network(images))
         assert torch.equal(answers[-1], prepare_variants(by_setting, [plain])[plain].network(images))
         assert own.apply(setup.config).smt.reorder == how

@@ -21,7 +21,8 @@ from bnrecal.search.error_order import at_four_threads
 
 def test_an_experiment_reports_the_answers_of_its_networks() -> None:
     setup = shipped.setup()
-    variant, labels = Variant(4, True), shipped.labels()
+    variant = Variant(4, True)
+    labels = shipped.labels()
     result = run_variants(setup, [variant])[0]
     cells = {
         "top1": shipped.logits("smt.threads=4", "recal=true"),
@@ -59,7 +60,8 @@ def test_the_layers_of_highest_error_come_first() -> None:
     four = Variant(4, False)
     prepared = prepare_variants(setup, [four])[four]
     layers = describe_layers(setup, prepared, prepared).set_index("name")
-    error, order = layers["mse"], at_four_threads(setup).order
+    error = layers["mse"]
+    order = at_four_threads(setup).order
     assert error[order].is_monotonic_decreasing
     assert error[order[0]] == error.max() > 0
     assert order[0] == "model.2.4"

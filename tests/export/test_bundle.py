@@ -54,7 +54,8 @@ def test_an_export_holds_the_layers_of_the_experiment_folded(
     prepared = prepare_variants(setup, [Variant(4, True)])[Variant(4, True)]
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     for name, norm in (("conv2", "bn2"), ("depthwise", "bn3"), ("dilated", "bn4")):
-        layer, (gain, shift) = prepared.layers[name], affine(batchnorms(prepared.network)[norm])
+        layer = prepared.layers[name]
+        (gain, shift) = affine(batchnorms(prepared.network)[norm])
         assert torch.equal(tensors[f"{name}.weight"], layer.weight)
         assert tensors[f"{name}.input_scale"].item() == layer.input_scale
         scale = layer.input_scale * layer.weight_scale.double() * gain

@@ -37,8 +37,10 @@ class Obstacles(nn.Module):
         self.halved = nn.Sequential(HalfConv2d(4, 4, 1), nn.BatchNorm2d(4))
         self.own = nn.Sequential(nn.Conv2d(4, 4, 1), OwnNorm(4))
         self.after_relu = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4))
-        self.fork, self.after_fork = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
-        self.twice, self.after_twice = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.fork = nn.Conv2d(4, 4, 1)
+        self.after_fork = nn.BatchNorm2d(4)
+        self.twice = nn.Conv2d(4, 4, 1)
+        self.after_twice = nn.BatchNorm2d(4)
         self.tied = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
         self.tied[0].weight = self.fork.weight
         self.norm_twice = nn.BatchNorm2d(4)
@@ -82,7 +84,8 @@ class Branching(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
 
     def forward(self, x: Tensor) -> Any:
         return self.norm(self.conv(x)) if x.sum() > 0 else x
@@ -139,7 +142,8 @@ def test_the_folded_state_loads_into_the_stock_architecture_and_answers_alike() 
     stock = load_folded_(tiny(seed=1), state)
     assert isinstance(stock.get_submodule("bn2"), nn.Identity)
     with torch.no_grad():
-        expected, found = network(images(8)), stock.eval()(images(8))
+        expected = network(images(8))
+        found = stock.eval()(images(8))
     assert F.mse_loss(found, expected).sqrt() < 1e-5 * expected.std()
 
 

@@ -16,7 +16,8 @@ def built_in(name: str) -> CustomPolicy:
     """One of the package's policies as a rule."""
 
     def product(a: int, b: int, active: int) -> int:
-        ra, rb = reduced_activation(a, "half_even", True), reduced_weight(b, "half_even", True)
+        ra = reduced_activation(a, "half_even", True)
+        rb = reduced_weight(b, "half_even", True)
         return a * b if active == 1 else ra * rb if active > 2 else POLICIES[name].collide(a, b, ra, rb)
 
     return CustomPolicy(name, product)

@@ -39,8 +39,10 @@ small = st.integers(1, 2)
 @st.composite
 def layers(draw: st.DrawFn, groups: int | None = None) -> Layer:
     """Small layers: uint8 x, int8 w, stride/padding/dilation, groups."""
-    groups, channels = groups or draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 3, 4, 8]))
-    filters, kernel = groups * draw(small), (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    groups = groups or draw(st.integers(1, 3))
+    channels = draw(st.sampled_from([1, 2, 3, 4, 8]))
+    filters = groups * draw(small)
+    kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
     geometry = {
         "stride": (draw(small), draw(small)),
         "padding": (draw(st.integers(0, 2)), draw(st.integers(0, 2))),

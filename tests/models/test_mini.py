@@ -43,7 +43,8 @@ def convs(network: nn.Module) -> list[tuple[str, nn.Conv2d]]:
 
 @pytest.mark.parametrize("name", sorted(mini.ARCHITECTURES))
 def test_topology_is_that_of_the_full_network(name: str) -> None:
-    small, full = mini.build_mini(name), full_network(name)
+    small = mini.build_mini(name)
+    full = full_network(name)
     assert list(small.state_dict()) == list(full.state_dict())
     for (where, ours), (_, theirs) in zip(convs(small), convs(full), strict=True):
         depthwise = ours.groups > 1

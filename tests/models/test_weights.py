@@ -32,7 +32,8 @@ def test_loads_what_was_saved(saved: Path) -> None:
 
 
 def test_loads_a_wrapped_state_and_half_precision(tmp_path: Path) -> None:
-    reference, network = small().half(), small()
+    reference = small().half()
+    network = small()
     torch.save({"state_dict": reference.state_dict(), "epoch": 3}, tmp_path / "wrapped.pth")
     load_state(network, tmp_path / "wrapped.pth")
     assert torch.equal(network.state_dict()["0.weight"], reference.state_dict()["0.weight"].float())

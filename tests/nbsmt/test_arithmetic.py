@@ -11,7 +11,8 @@ from bnrecal.nbsmt.spec import SmtSpec
 @pytest.mark.parametrize("rounding", ["half_even", "floor"])
 @pytest.mark.parametrize("saturate", [True, False])
 def test_reduction_of_all_operands(rounding: str, saturate: bool) -> None:
-    a, b = torch.arange(256), torch.arange(-128, 128)
+    a = torch.arange(256)
+    b = torch.arange(-128, 128)
     assert reduce_activation(a, rounding, saturate).tolist() == [
         reduced_activation(v, rounding, saturate) for v in range(256)
     ]

@@ -62,7 +62,8 @@ def test_other_terms_are_compared_with_the_rule_again(monkeypatch: pytest.Monkey
 
 
 def test_two_objects_of_one_name_are_two_policies() -> None:
-    one, other = CustomPolicy("same", policies.drop_bits), CustomPolicy("same", by_global)
+    one = CustomPolicy("same", policies.drop_bits)
+    other = CustomPolicy("same", by_global)
     found = [sums(policy) for policy in (one, other, one)]
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[1])

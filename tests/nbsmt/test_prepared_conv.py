@@ -89,14 +89,12 @@ def test_every_operand_pair_with_the_partner_idle_and_active(policy: str, partne
                 x[:, :, None, None], w[:, :, None, None],
                 threads=2, policy=policy, rounding=rounding, saturate=saturate,
             )[:, :, 0, 0]  # fmt: skip
-            golden = [
-                [
+            for a, row in enumerate(found.tolist()):
+                golden = [
                     reference.processing_element([(a, b), partner], policy, True, rounding, saturate)
                     for b in range(-128, 128)
                 ]
-                for a in range(256)
-            ]
-            assert found.tolist() == golden
+                assert row == golden
 
 
 @pytest.mark.parametrize(("device", "backend"), PLACES)
@@ -152,7 +150,8 @@ def test_call_quantizes_and_scales(device: str, backend: str, threads: int, sign
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(5, 24, 9, 9, generator=generator) * 3
     w = torch.randint(-128, 128, (10, 24, 3, 3), generator=generator).to(torch.int8)
-    w_scale, bias = torch.rand(10, generator=generator) / 100, torch.randn(10, generator=generator)
+    w_scale = torch.rand(10, generator=generator) / 100
+    bias = torch.randn(10, generator=generator)
     prepared = prepare_or_skip(w, SmtSpec(threads), padding=1, device=device, backend=backend)
     found = prepared(x.to(device), 0.05, w_scale.to(device), bias.to(device), signed).cpu()
     sums = prepared.accumulate(quantize_activation(x.to(device), 0.05, signed)).cpu()
@@ -197,7 +196,8 @@ def test_layout_does_not_matter(threads: int) -> None:
     assert not x.is_contiguous()
     packed = nbsmt_conv2d(x.contiguous(), w.contiguous(), threads=threads, padding=1)
     assert torch.equal(nbsmt_conv2d(x, w, threads=threads, padding=1), packed)
-    prepared, scale = PreparedConv2d(w, SmtSpec(threads)), torch.ones(4)
+    prepared = PreparedConv2d(w, SmtSpec(threads))
+    scale = torch.ones(4)
     assert torch.equal(prepared(x.float(), 1.0, scale), prepared(x.float().contiguous(), 1.0, scale))
 
 

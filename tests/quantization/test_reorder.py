@@ -30,7 +30,8 @@ def cost_of(active: Marks, order: list[int], threads: int, how: str) -> float:
     for pixel in active.tolist():
         parts = [pixel[c] for c in order]
         steps = len(order) // threads
-        total += sum(COSTS[how][int(sum(parts[t * steps + j] for t in range(threads)))] for j in range(steps))
+        for j in range(steps):
+            total += COSTS[how][int(sum(parts[t * steps + j] for t in range(threads)))]
     return total
 
 

@@ -78,7 +78,8 @@ def test_what_was_tried_is_counted_once(setup: Experiment) -> None:
 
 def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_threads(setup: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
-    search, order = known_search(setup, cost, cost), ["dilated", "conv2"]
+    search = known_search(setup, cost, cost)
+    order = ["dilated", "conv2"]
     threads = {"dilated": 2, "conv2": 4}
     assert baseline_choice(search, order, 2, search.speedup(threads)) == search.measure(threads, HIGHEST_ERROR)
     assert baseline_choice(search, order, 2, 99.0) is None

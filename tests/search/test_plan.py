@@ -58,7 +58,8 @@ def test_the_integer_program_finds_what_trying_everything_finds(
     items = [Item(str(n), macs, {1: 0.0, 2: two / 1.0, 4: four / 1.0}) for n, (macs, (two, four)) in enumerate(drawn)]
     lowest, highest = reachable(items, fixed)
     target = lowest + place * (highest - lowest)
-    names, every = [item.name for item in items], itertools.product((1, 2, 4), repeat=len(items))
+    names = [item.name for item in items]
+    every = itertools.product((1, 2, 4), repeat=len(items))
     choices = [dict(zip(names, threads, strict=True)) for threads in every]
     fast = [c for c in choices if mixed_speedup(items, c, fixed) >= target * (1 - 1e-9)]
 
@@ -147,7 +148,8 @@ def test_sensitivities_are_of_each_layer_alone(setup: Experiment) -> None:
 
 
 def test_the_images_that_a_search_is_judged_on_are_others_than_it_chose_on(setup: Experiment) -> None:
-    chosen_on, judged_on = Probe(setup, 32), Probe(setup, 48, after=32)
+    chosen_on = Probe(setup, 32)
+    judged_on = Probe(setup, 48, after=32)
     assert len(judged_on.selection.indices) == 48
     assert not set(chosen_on.selection.indices) & set(judged_on.selection.indices)
     assert set(Probe(setup, 64).selection.indices) > set(chosen_on.selection.indices)
@@ -192,7 +194,9 @@ def test_operating_points_are_prefixes_spread_over_the_speedups(setup: Experimen
     assert spread([4.0, 3.8, 2.2, 2.19, 2.1, 1.5, 1.0], 5) == [0, 1, 2, 5, 6]
     assert _apart([3.0, 2.0, 1.0], 1.0) == [0, 1, 2]  # a gap of just that much is enough, to either side
     assert spread([4.0, 4.0, 4.0, 2.0], 3) == [0, 1, 3]  # layers without work do not change the speedup
-    free, fixed, order = threadable(setup), fixed_macs(setup), ["dilated", "conv2"]
+    free = threadable(setup)
+    fixed = fixed_macs(setup)
+    order = ["dilated", "conv2"]
     slow = slowest_prefix(free, order, 2, mixed_speedup(free, slowed(order, 1, 2), fixed), fixed)
     assert slow == {"dilated": 2, "conv2": 4}
     assert slowest_prefix(free, order, 2, 3.9, fixed) is None

@@ -68,7 +68,8 @@ def test_what_a_high_speedup_has_no_use_for_goes_to_the_lower_ones(search: Searc
 
 def test_every_speedup_gets_a_choice_and_the_best_that_is_fast_enough_is_kept(search: Search) -> None:
     random = RandomOrders(search)
-    four, some = speed(search, 4, 4), speed(search, 4, 2)
+    four = speed(search, 4, 4)
+    some = speed(search, 4, 2)
     random.measure([four, some, 1.0], 1)
     assert random.best(four).threads == {"conv2": 4, "dilated": 4}
     assert random.best(four).loss == pytest.approx(10.0)

@@ -31,7 +31,8 @@ def test_a_layer_takes_few_launches_a_batch_and_compiles_and_times_no_tile_twice
     with simulated(2, kernels=False), counting() as seen:
         layer = PreparedConv2d(w, SmtSpec(4), padding=1, device=SECOND)
         assert layer.backend == "triton-int8"
-        x, scale = torch.rand(4, 32, 8, 8).to(SECOND), torch.ones(32).to(SECOND)
+        x = torch.rand(4, 32, 8, 8).to(SECOND)
+        scale = torch.ones(32).to(SECOND)
         layer(x, 0.01, scale)
         first = (sum(seen.variants.values()), seen.timed)
         assert 2 <= seen.launches["quantize_expand"] + seen.launches["conv_int8"] <= 4

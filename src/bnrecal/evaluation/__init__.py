@@ -1,1 +1,1 @@
-"""Which images a network gets right, and what a difference is worth."""
+"""Accuracy image by image, and the significance of differences."""

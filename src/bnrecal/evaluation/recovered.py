@@ -73,7 +73,9 @@ def share_interval(part: Differences, whole: Differences) -> tuple[float, float]
 
     def parabola(measure: Callable[[Differences], float]) -> Parabola:
         """Measure part - share * whole, where that is a parabola over the share."""
-        zero, one, minus = measure(part), measure(part - whole), measure(part + whole)
+        zero = measure(part)
+        one = measure(part - whole)
+        minus = measure(part + whole)
         return np.array([(one + minus) / 2 - zero, (one - minus) / 2, zero])
 
     mean = parabola(lambda differences: float(differences.size * differences.mean() ** 2))

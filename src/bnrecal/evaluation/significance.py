@@ -139,7 +139,9 @@ def mean_squares(differences: Differences) -> MeanSquares:
     of_seed = differences.mean(axis=1, keepdims=True) - mean
     of_image = differences.mean(axis=0) - mean
     rest = np.square(differences - mean - of_seed - of_image).sum()
-    by_seed, by_image = max(seeds - 1, 1), max(images - 1, 1)  # of one alone there is nothing to divide
+    # of one alone there is nothing to divide
+    by_seed = max(seeds - 1, 1)
+    by_image = max(images - 1, 1)
     return MeanSquares(
         float(images * np.square(of_seed).sum() / by_seed),
         float(seeds * np.square(of_image).sum() / by_image),

@@ -42,7 +42,8 @@ def describe_layers(
     array = experiment.config.smt.array
     rows = []
     for plan in own.plans:
-        info, layer = plan.conv, own.layers.get(plan.name)
+        info = plan.conv
+        layer = own.layers.get(plan.name)
         rows.append(
             {
                 "name": plan.name,

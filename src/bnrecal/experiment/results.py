@@ -120,7 +120,9 @@ def accuracies(
     Args:
         control: of the recalibrated A8W8 network; None for a cell without recalibration.
     """
-    top1, top1_wo, fp32_top1 = percent(outcome.top1), percent(without.top1), percent(fp32.top1)
+    top1 = percent(outcome.top1)
+    top1_wo = percent(without.top1)
+    fp32_top1 = percent(fp32.top1)
     control_gain = percent(control.top1) - percent(a8w8.top1) if control else None
     recovered = _recovered(outcome, without, a8w8, control) if control else None
     return {

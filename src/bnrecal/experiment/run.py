@@ -135,7 +135,9 @@ def make_result(
     seconds: float,
 ) -> Result:
     """Everything about one cell."""
-    config, own, array = variant.apply(experiment.config), prepared[variant], experiment.config.smt.array
+    config = variant.apply(experiment.config)
+    own = prepared[variant]
+    array = experiment.config.smt.array
     outcome, without = outcomes[variant], outcomes[variant.without_recal]
     return Result(
         model=experiment.model.name,

@@ -57,7 +57,8 @@ def compare(
         readable = labels >= 0
         kept, truth = images[readable], labels[readable] + label_offset
         for name, (original, folded) in pairs.items():
-            one, other = original(kept).argmax(1), folded(kept).argmax(1)
+            one = original(kept).argmax(1)
+            other = folded(kept).argmax(1)
             counts = (one == other, one == truth, other == truth)
             total[name] += Agreement(len(kept), *(int(count.sum()) for count in counts))
     if any(agreement.images == 0 for agreement in total.values()):

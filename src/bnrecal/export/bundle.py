@@ -34,7 +34,7 @@ MODEL, FLOAT_STATE, PLAN, VECTORS = "model.safetensors", "folded_state_dict.pth"
 
 @dataclass(frozen=True)
 class Export:
-    """What was written and how it compares.
+    """The files that were written, and how they compare with the network.
 
     Attributes:
         agreements: "quantized" and "float32": the folded network against the unfolded one.

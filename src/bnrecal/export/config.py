@@ -1,4 +1,4 @@
-"""Which golden vectors an export writes."""
+"""The golden vectors that an export writes."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which BatchNorm can be folded into the convolution before it, and with which numbers.
+"""BatchNorm folded into the convolution before it: where it can be, and with which numbers.
 
 In eval mode a BatchNorm layer is gain[c] * x + shift[c]. Where its input is the output of one convolution and of
 nothing else, that is a change of the convolution's scale and bias; its integer weights stay as they are.
@@ -33,7 +33,7 @@ class Folding:
 
 @dataclass(frozen=True)
 class SeenConv:
-    """How a convolution module uses its `conv2d` call.
+    """The way in which a convolution module uses its `conv2d` call.
 
     Attributes:
         calls: `conv2d` calls in one forward of the network.
@@ -49,7 +49,7 @@ class SeenConv:
 
 @torch.no_grad()
 def see_convolutions(network: nn.Module, images: Tensor) -> dict[str, SeenConv]:
-    """What every convolution module that is called does around its product, by name.
+    """Return what each convolution module that is called does around its product, by name.
 
     Args:
         network: float32, in eval mode; unchanged afterwards.
@@ -87,7 +87,7 @@ def see_convolutions(network: nn.Module, images: Tensor) -> dict[str, SeenConv]:
 
 
 def find_folds(network: nn.Module, seen: dict[str, SeenConv]) -> Folding:
-    """Which BatchNorm layers fold, from the network's graph.
+    """Find the BatchNorm layers that fold, from the network's graph.
 
     Args:
         network: float32, in eval mode.
@@ -124,7 +124,8 @@ class _Tracer(fx.Tracer):
 
 def _obstacle(node: fx.Node, network: nn.Module, calls: "Counter[Any]", seen: dict[str, SeenConv]) -> str:
     """Why the BatchNorm called at `node` cannot be folded; empty if it can."""
-    layer, before = network.get_submodule(str(node.target)), node.args[0] if node.args else None
+    layer = network.get_submodule(str(node.target))
+    before = node.args[0] if node.args else None
     if type(layer).forward is not _BatchNorm.forward:
         return f"{type(layer).__name__} has a forward of its own"
     if not isinstance(before, fx.Node) or before.op != "call_module":
@@ -145,7 +146,11 @@ def _obstacle(node: fx.Node, network: nn.Module, calls: "Counter[Any]", seen: di
 
 def _owners(network: nn.Module, weight: Tensor) -> list[nn.Module]:
     address = weight.data_ptr()
-    return [m for m in network.modules() if any(p.data_ptr() == address for p in m.parameters(recurse=False))]
+    owners = []
+    for module in network.modules():
+        if address in [parameter.data_ptr() for parameter in module.parameters(recurse=False)]:
+            owners.append(module)
+    return owners
 
 
 def _told(argument: Any) -> str:
@@ -160,7 +165,8 @@ def affine(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
     """Gain and shift, float64 (C,) on the CPU, of a BatchNorm layer in eval mode: gain[c] * x + shift[c]."""
     assert layer.running_mean is not None
     assert layer.running_var is not None
-    mean, variance = layer.running_mean.double().cpu(), layer.running_var.double().cpu()
+    mean = layer.running_mean.double().cpu()
+    variance = layer.running_var.double().cpu()
     gamma = torch.ones_like(mean) if layer.weight is None else layer.weight.detach().double().cpu()
     beta = torch.zeros_like(mean) if layer.bias is None else layer.bias.detach().double().cpu()
     gain = gamma / torch.sqrt(variance + layer.eps)

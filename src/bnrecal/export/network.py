@@ -33,7 +33,7 @@ class Affine(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of float32 (N, C, ...)."""
+        """Return x * scale + shift of float32 (N, C, ...)."""
         shape = (1, -1, *[1] * (x.dim() - 2))
         return x * self.scale.view(shape) + self.bias.view(shape)
 
@@ -52,7 +52,8 @@ class FoldedConv2d:
         name, spec = conv.name, conv.spec
         assert spec is not None, f"{name} is a float32 convolution"
         self.weight = tensors[entry(name, "weight")]
-        self.scale, self.bias = tensors[entry(name, "scale")], tensors[entry(name, "bias")]
+        self.scale = tensors[entry(name, "scale")]
+        self.bias = tensors[entry(name, "bias")]
         self.input_scale = float(tensors[entry(name, "input_scale")])
         self.order = tensors.get(entry(name, "channel_order"))
         if self.order is not None:

@@ -37,7 +37,7 @@ class PlannedConv:
 
 @dataclass(frozen=True)
 class PlanFile:
-    """What the folded network needs of a `plan.json`: its convolutions, and the BatchNorm layers that stay."""
+    """The part of a `plan.json` that the folded network needs: convolutions, and BatchNorm layers that stay."""
 
     convs: list[PlannedConv]
     batchnorm_kept: list[str]
@@ -82,12 +82,11 @@ def plan_content(
 
 
 def _layer(plan: LayerPlan, folding: Folding, array: ArrayConfig, vectors: str | None) -> dict[str, Any]:
-    conv, threads = plan.conv, max(plan.threads, 1)
-    m, k, n = (
-        conv.output_shape[1] * conv.output_shape[2],
-        conv.weight[0].numel(),
-        conv.weight.shape[0] // conv.geometry.groups,
-    )
+    conv = plan.conv
+    threads = max(plan.threads, 1)
+    m = conv.output_shape[1] * conv.output_shape[2]
+    k = conv.weight[0].numel()
+    n = conv.weight.shape[0] // conv.geometry.groups
     return {
         "name": plan.name,
         "arithmetic": "float32" if plan.threads == FLOAT else "int8" if plan.signed else "uint8",

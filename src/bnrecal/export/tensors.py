@@ -22,7 +22,7 @@ def entry(name: str, key: str) -> str:
 
 @dataclass(frozen=True)
 class FoldedNumbers:
-    """What one convolution multiplies its sums with, and adds: float64 (O,) on the CPU."""
+    """Factors and summands of one convolution's sums: float64 (O,) on the CPU."""
 
     gain: Tensor
     bias: Tensor
@@ -61,7 +61,8 @@ def exported_tensors(
     """
     tensors: Tensors = {}
     for plan in plans:
-        name, numbers = plan.name, folded_numbers(network, folding, plan.name, seen[plan.name])
+        name = plan.name
+        numbers = folded_numbers(network, folding, plan.name, seen[plan.name])
         if plan.threads != FLOAT:
             _check_bias(network, name, seen[name])
             tensors |= _quantized(name, layers[name], numbers)

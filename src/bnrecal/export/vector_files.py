@@ -80,9 +80,10 @@ def read_hex(folder: Path, spec: SmtSpec) -> Vectors:
         BnrecalError: if the files do not hold the vectors of such a machine.
     """
     text = {name: (folder / name).read_text() for name in (ACTIVATIONS, WEIGHTS, ACTIVE, SUMS, PARAMETERS)}
-    words = {name: [int(word, 16) for word in text[name].split()] for name in (ACTIVE, SUMS)}
+    words = {name: _numbers(text[name]) for name in (ACTIVE, SUMS)}
     parameters = dict(re.findall(r"localparam (\w+) = (\d+);", text[PARAMETERS]))
-    outputs, steps = int(parameters["OUTPUTS"]), int(parameters["STEPS"])
+    outputs = int(parameters["OUTPUTS"])
+    steps = int(parameters["STEPS"])
     if int(parameters["THREADS"]) != spec.threads:
         raise BnrecalError(f"{folder} holds vectors of {parameters['THREADS']} threads, not of {spec.threads}")
     a, b = (
@@ -98,6 +99,11 @@ def read_hex(folder: Path, spec: SmtSpec) -> Vectors:
     )
 
 
+def _numbers(text: str) -> list[int]:
+    """Return the hexadecimal words of a memory file."""
+    return [int(word, 16) for word in text.split()]
+
+
 def check_against_golden_model(vectors: Vectors, what: str) -> None:
     """Recompute every accumulator and every count, one multiplication at a time.
 
@@ -105,7 +111,8 @@ def check_against_golden_model(vectors: Vectors, what: str) -> None:
         BnrecalError: at the first that differs, naming it.
     """
     for output, steps in enumerate(_outputs(vectors.activations, vectors.weights)):
-        total, expected = _golden_sum(steps, vectors.spec), int(vectors.accumulators[output])
+        total = _golden_sum(steps, vectors.spec)
+        expected = int(vectors.accumulators[output])
         if total != expected:
             raise BnrecalError(f"{what}: output {output} is {expected}, the golden model says {total}")
         for step, (pairs, found) in enumerate(zip(steps, vectors.active[output].tolist(), strict=True)):

@@ -102,7 +102,8 @@ def _of_layer(name: str, layer: FoldedConv2d, seen: _Seen, outputs: int, seed: i
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(sums.size, generator=generator)[:outputs].numpy()
     positions = np.stack(np.unravel_index(chosen, sums.shape), 1).astype(np.int32)
-    levels, weight = seen.levels[0].cpu().numpy(), layer.weight.numpy()
+    levels = seen.levels[0].cpu().numpy()
+    weight = layer.weight.numpy()
     columns = [receptive_field(levels, seen.call, weight.shape, position) for position in positions.tolist()]
     threads = layer.spec.threads
     activations = by_thread(np.stack([column.ravel() for column in columns]), threads)
@@ -140,7 +141,7 @@ def by_thread(products: Bytes, threads: int) -> Bytes:
 
 
 def active_threads(activations: Bytes, weights: Bytes, spec: SmtSpec) -> npt.NDArray[np.uint8]:
-    """How many threads are active at each step, uint8 (P, steps)."""
+    """Return the number of active threads at each step, uint8 (P, steps)."""
     both = (activations != 0) & (weights != 0) | (not spec.sparsity)
     counts: npt.NDArray[np.uint8] = np.sum(both, axis=2, dtype=np.uint8)
     return counts
@@ -154,7 +155,8 @@ def corner_operands(spec: SmtSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArray[n
         or on both.
     """
     steps = np.arange(1024)[None, :, None]
-    number, thread = np.arange(spec.threads + 1)[:, None, None], np.arange(spec.threads)[None, None, :]
+    number = np.arange(spec.threads + 1)[:, None, None]
+    thread = np.arange(spec.threads)[None, None, :]
     runs = (thread - steps) % spec.threads < number  # each thread is active in turn
     side = (steps + thread) % 3  # which operand of an inactive thread is zero: the activation, the weight, both
     a = (steps + 64 * thread) % 255 + 1

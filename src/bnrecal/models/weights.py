@@ -96,7 +96,8 @@ def check_state(network: nn.Module, state: Mapping[str, Tensor], source: str) ->
                 continue
             raise BnrecalError(f"{source} does not fit {type(network).__name__}: {name} is missing")
         if state[name].shape != tensor.shape:
-            found, shape = tuple(state[name].shape), tuple(tensor.shape)
+            found = tuple(state[name].shape)
+            shape = tuple(tensor.shape)
             raise BnrecalError(f"{source} does not fit {type(network).__name__}: {name} is {found}, expected {shape}")
     for name, tensor in state.items():
         if name not in wanted:

@@ -9,7 +9,7 @@ from bnrecal.errors import BnrecalError
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether a tensor of any shape holds no NaN and no infinity; exact."""
+    """Return whether a tensor of any shape holds no NaN and no infinity; exact."""
     # One pass and no copy: a sum carries every NaN and infinity. Where finite values overflow it, each is looked at.
     if x.device.type == "cpu" and x.is_floating_point() and math.isfinite(float(x.detach().sum())):
         return True

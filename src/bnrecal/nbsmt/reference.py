@@ -35,13 +35,14 @@ def processing_element(
     rounding: str = "half_even",
     saturate: bool = True,
 ) -> int:
-    """What one step adds to the accumulator: one (activation, weight) pair from every thread."""
+    """Return what one step adds to the accumulator: one (activation, weight) pair from every thread."""
     active = [(a, b) for a, b in pairs if (a != 0 and b != 0) or not sparsity]
     if is_custom(policy):
         return sum(load_policy(policy).product(a, b, len(active)) for a, b in active)
     total = 0
     for a, b in active:
-        ra, rb = reduced_activation(a, rounding, saturate), reduced_weight(b, rounding, saturate)
+        ra = reduced_activation(a, rounding, saturate)
+        rb = reduced_weight(b, rounding, saturate)
         if len(active) <= 1:
             total += a * b
         elif len(active) >= 3:
@@ -56,8 +57,11 @@ def dot(activations: list[int], weights: list[int], threads: int, **options: str
     steps = -(-len(activations) // threads)
     padding = [0] * (steps * threads - len(activations))
     a, b = activations + padding, weights + padding
-    pe_inputs = ([(a[t * steps + j], b[t * steps + j]) for t in range(threads)] for j in range(steps))
-    return sum(processing_element(pairs, **options) for pairs in pe_inputs)  # type: ignore[arg-type, misc]
+    accumulator = 0
+    for j in range(steps):
+        pairs = [(a[t * steps + j], b[t * steps + j]) for t in range(threads)]
+        accumulator += processing_element(pairs, **options)  # type: ignore[arg-type]
+    return accumulator
 
 
 def conv2d(
@@ -77,7 +81,8 @@ def conv2d(
     out_h = (height + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
     out_w = (width + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
     out = zeros(images, filters, out_h, out_w, dtype=int64)
-    pixels, taps = x.tolist(), w.tolist()
+    pixels = x.tolist()
+    taps = w.tolist()
     for n, o, i, j in product(range(images), range(filters), range(out_h), range(out_w)):
         first = o // (filters // groups) * channels
         a, b = [], []

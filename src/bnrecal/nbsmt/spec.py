@@ -1,4 +1,4 @@
-"""What is emulated: how many threads share a multiplier, and how a collision between them is resolved."""
+"""The machine that is emulated: threads that share a multiplier, and how a collision between them is resolved."""
 
 from dataclasses import dataclass, replace
 

@@ -100,12 +100,16 @@ class _Search:
     """
 
     def __init__(self, active: Marks, sets: npt.NDArray[np.int64], cost: Marks) -> None:
-        self.active, self.sets = active, sets.copy()
+        self.active = active
+        self.sets = sets.copy()
         more = np.append(cost[1:], cost[-1]) - cost
-        self.fewer, self.more = np.insert(cost[:-1], 0, cost[0]) - cost, more  # by n: of one less, of one more
+        # by n: of one less, of one more
+        self.fewer = np.insert(cost[:-1], 0, cost[0]) - cost
+        self.more = more
         members = np.eye(int(sets.max()) + 1, dtype=np.float32)[sets]
         self.counts = (active @ members).astype(np.int64)  # (pixels, sets)
-        self.leaving, self.joining = np.empty_like(active), np.empty_like(active)
+        self.leaving = np.empty_like(active)
+        self.joining = np.empty_like(active)
         self._refresh(np.arange(len(sets)))
 
     def swap(self, channel: int) -> bool:

@@ -1,1 +1,1 @@
-"""Which layers to slow down: the highest-error order, random orders, and a measured search."""
+"""Layers to slow down: the highest-error order, random orders, and a measured search."""

@@ -1,4 +1,4 @@
-"""How much the search measures."""
+"""Amounts that the search measures."""
 
 from dataclasses import dataclass
 

@@ -15,7 +15,7 @@ SCALE = 1e4  # of the time constraint: the solver tolerates 1e-6 in absolute ter
 
 
 class Layer(Protocol):
-    """What a speedup needs to know of a layer: its name and its multiply-accumulates for one image."""
+    """A layer as a speedup sees it: its name and its multiply-accumulates for one image."""
 
     @property
     def name(self) -> str: ...
@@ -45,7 +45,8 @@ def mixed_speedup(layers: Sequence[Layer], threads: Mapping[str, int], fixed_mac
 
 def reachable(items: Sequence[Item], fixed_macs: int = 0) -> tuple[float, float]:
     """The lowest and the highest speedup that any choice gives."""
-    slowest, fastest = ({item.name: pick(item.losses) for item in items} for pick in (min, max))
+    slowest = {item.name: min(item.losses) for item in items}
+    fastest = {item.name: max(item.losses) for item in items}
     return mixed_speedup(items, slowest, fixed_macs), mixed_speedup(items, fastest, fixed_macs)
 
 

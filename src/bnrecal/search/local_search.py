@@ -91,7 +91,7 @@ class Search:
 
     @property
     def evaluations(self) -> int:
-        """How many choices were measured so far: one a sensitivity, one a whole choice."""
+        """The number of choices measured so far: one a sensitivity, one a whole choice."""
         return len(self.measured) + len(self._losses)
 
     @property
@@ -138,9 +138,8 @@ class Search:
 
     def _swaps(self, threads: Mapping[str, int], speedup: float) -> Iterator[dict[str, int]]:
         """Choices that differ in one layer, or slow one and speed up another; least predicted loss first."""
-        moves = [{item.name: t} for item in self.items for t in item.losses if t != threads[item.name]]
-        slower = [m for m in moves if all(t < threads[n] for n, t in m.items())]
-        faster = [m for m in moves if all(t > threads[n] for n, t in m.items())]
+        slower = [{item.name: t} for item in self.items for t in item.losses if t < threads[item.name]]
+        faster = [{item.name: t} for item in self.items for t in item.losses if t > threads[item.name]]
         pairs = [s | f for s in slower for f in faster if s.keys() != f.keys()]
         changed = [{**threads, **move} for move in [*slower, *pairs]]
         fast = [t for t in changed if self.speedup(t) >= speedup * SLACK]

@@ -56,7 +56,7 @@ def baseline_choice(search: Search, order: Sequence[str], slow: int, speedup: fl
 
 
 def pareto_front(search: Search, order: Sequence[str], slow: int, found: Choice) -> pd.DataFrame:
-    """What a speedup costs: the integer program's choice, unrefined, at several speedups, next to the
+    """The cost of a speedup: the integer program's choice, unrefined, at several speedups, next to the
     highest-error order.
 
     Columns: speedup, loss, stderr (measured, nats), predicted (sum of sensitivities),

@@ -1,4 +1,4 @@
-"""What chance finds with the search's means: the same thread counts, and as many training images to choose on."""
+"""Chance with the search's means: the same thread counts, and as many training images to choose on."""
 
 import math
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class RandomOrders:
 
     @property
     def evaluations(self) -> int:
-        """How many choices were measured; all are different."""
+        """The number of choices that were measured; all are different."""
         return len(self.measured)
 
     @property
@@ -83,5 +83,5 @@ def drawn_threads(search: Search, speedup: float, generator: np.random.Generator
 
 
 def fair_choices(search: Search) -> int:
-    """How many choices random orders may measure to see as many images as the search did, to the nearest choice."""
+    """Return how many choices random orders may measure to see as many images as the search, to the nearest choice."""
     return max(1, round(search.evaluated_images / search.config.images))

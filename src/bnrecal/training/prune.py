@@ -106,7 +106,8 @@ def _train_epoch(
     place: tuple[int, int],
 ) -> float:
     """One pass over the training images; returns the mean loss. A last, incomplete batch is left out."""
-    network, offset = experiment.model.network.train(), experiment.model.label_offset
+    network = experiment.model.network.train()
+    offset = experiment.model.label_offset
     images = _order(experiment, how, place)
     seed = derive_seed(experiment.config.seed, "pruning", *place)
     total, batches = 0.0, 0
@@ -118,7 +119,8 @@ def _train_epoch(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             _apply(weights, masks)
-            total, batches = total + float(loss.detach()), batches + 1
+            total = total + float(loss.detach())
+            batches = batches + 1
     network.eval()
     return total / batches
 
@@ -154,7 +156,8 @@ def sparsity_table(network: nn.Module, masks: dict[str, Tensor]) -> pd.DataFrame
     Raises:
         RuntimeError: if a weight that was taken out is not zero, in float32 or after quantization.
     """
-    convs, rows = conv_modules(network), []
+    convs = conv_modules(network)
+    rows = []
     for name, mask in masks.items():
         weight = convs[name].weight.detach()
         levels_, _ = quantize_weight(weight)

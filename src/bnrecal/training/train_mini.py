@@ -49,7 +49,8 @@ def train_mini(
     torch.manual_seed(recipe.seed)
     network = build_mini(name).train().to(memory_format=torch.channels_last)
     _silence_residual_branches(network)
-    hard, easy = _everything(source), _everything(easy_version(source))
+    hard = _everything(source)
+    easy = _everything(easy_version(source))
     steps = len(hard) // recipe.batch_size
     optimizer, schedule = _optimizer(network, recipe, steps)
     for epoch in range(1, recipe.epochs + 1):

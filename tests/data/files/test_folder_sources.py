@@ -37,7 +37,8 @@ def _imagenet(root: Path, *, skip_corrupt: bool = False) -> FolderSource:
 
 def _labels(source: ImageSource) -> list[int]:
     size = source.size("val")
-    return [int(label) for _, label in (source.dataset("val", range(size), SMALL)[i] for i in range(size))]
+    images = source.dataset("val", range(size), SMALL)
+    return [int(images[i][1]) for i in range(size)]
 
 
 def test_the_1000_synsets_are_sorted_and_whole() -> None:

@@ -112,7 +112,8 @@ def test_an_unreadable_folder_is_named(tmp_path: Path) -> None:
 def test_1_3_million_paths_survive_the_cache(tmp_path: Path) -> None:
     """ImageNet's size, simulated; loading takes a fraction of a second (measured by hand, not here)."""
     pairs: list[tuple[str, list[str]]] = [("", [])]
-    pairs += [(f"n{c:08d}", [f"n{c:08d}_{i}.JPEG" for i in range(1300)]) for c in range(1000)]
+    for c in range(1000):
+        pairs.append((f"n{c:08d}", [f"n{c:08d}_{i}.JPEG" for i in range(1300)]))
     index = build_index(pairs, range(1001))
     save_index(index, tmp_path / "i.npz")
     loaded = load_index(tmp_path / "i.npz")

@@ -31,7 +31,8 @@ def steps_of(layer: Layer, spec: SmtSpec) -> list[Pairs]:
         top, left = i * g["stride"][0], j * g["stride"][1]
         rows = slice(top, top + g["dilation"][0] * (kh - 1) + 1, g["dilation"][0])
         columns = slice(left, left + g["dilation"][1] * (kw - 1) + 1, g["dilation"][1])
-        a, b = padded[n, first : first + per_group, rows, columns].flatten().tolist(), w[o].flatten().tolist()
+        a = padded[n, first : first + per_group, rows, columns].flatten().tolist()
+        b = w[o].flatten().tolist()
         length = -(-len(a) // spec.threads)
         a, b = (v + [0] * (length * spec.threads - len(v)) for v in (a, b))
         for s in range(length):
@@ -46,7 +47,9 @@ def losses(active: Pairs, spec: SmtSpec) -> tuple[int, int]:
     for a, b in active:
         lossy_a = reduced_activation(a, spec.rounding, spec.saturate) != a
         lossy_b = reduced_weight(b, spec.rounding, spec.saturate) != b
-        two, more, rule = len(active) == 2, len(active) > 2, built_in(spec.policy).collide
+        two = len(active) == 2
+        more = len(active) > 2
+        rule = built_in(spec.policy).collide
         own = a or 1, b or 1  # as narrow as a 0, and not lost in a product
         of_a += lossy_a and (more or (two and rule(*own, 2, 1) != rule(*own, 3, 1)))  # does r(a) matter?
         of_b += lossy_b and (more or (two and rule(*own, 1, 2) != rule(*own, 1, 3)))
@@ -61,8 +64,10 @@ def prepare(layer: Layer, spec: SmtSpec) -> PreparedConv2d:
 @settings(max_examples=80)
 @given(layers(), specs())
 def test_counts_of_every_step(layer: Layer, spec: SmtSpec) -> None:
-    found, steps = collision_statistics(prepare(layer, spec), layer[0]), steps_of(layer, spec)
-    histogram = [sum(len(active) == p for active in steps) for p in range(spec.threads + 1)]
+    found = collision_statistics(prepare(layer, spec), layer[0])
+    steps = steps_of(layer, spec)
+    together = [len(active) for active in steps]
+    histogram = [together.count(p) for p in range(spec.threads + 1)]
     assert found.steps_by_active == tuple(histogram)
     assert found.steps == len(steps)
     assert found.active_operands == sum(map(len, steps))
@@ -75,7 +80,8 @@ def test_counts_of_every_step(layer: Layer, spec: SmtSpec) -> None:
 def test_errors_and_shares(layer: Layer, spec: SmtSpec) -> None:
     x, w, _, _ = layer
     found = collision_statistics(prepare(layer, spec), x)
-    threaded, exact = expected(layer, spec).double(), expected(layer, SmtSpec()).double()
+    threaded = expected(layer, spec).double()
+    exact = expected(layer, SmtSpec()).double()
     assert found.outputs == exact.numel()
     assert torch.equal(found.squared_error, (threaded - exact).square().sum((0, 2, 3)))
     assert torch.equal(found.squared_output, exact.square().sum((0, 2, 3)))
@@ -89,7 +95,8 @@ def test_batches_add_up() -> None:
     x = torch.randint(0, 256, (4, 8, 6, 6), generator=generator).to(torch.uint8)
     w = torch.randint(-128, 128, (4, 8, 3, 3), generator=generator).to(torch.int8)
     prepared = PreparedConv2d(w, SmtSpec(4), padding=1)
-    whole, halves = collision_statistics(prepared, x), [collision_statistics(prepared, half) for half in (x[:1], x[1:])]
+    whole = collision_statistics(prepared, x)
+    halves = [collision_statistics(prepared, half) for half in (x[:1], x[1:])]
     total = halves[0] + halves[1]
     assert total.steps_by_active == whole.steps_by_active
     assert total.mse == whole.mse
@@ -108,7 +115,8 @@ def test_empty_batch_counts_nothing() -> None:
 def test_more_images_than_a_byte_counts() -> None:
     image = torch.randint(0, 256, (1, 4, 3, 3), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
     prepared = PreparedConv2d(torch.full((2, 4, 2, 2), 100, dtype=torch.int8), SmtSpec(2), padding=1)
-    one, many = collision_statistics(prepared, image), collision_statistics(prepared, image.expand(511, -1, -1, -1))
+    one = collision_statistics(prepared, image)
+    many = collision_statistics(prepared, image.expand(511, -1, -1, -1))
     assert many.steps_by_active == tuple(511 * steps for steps in one.steps_by_active)
     assert one.reduced_activations
     assert many.reduced_activations == 511 * one.reduced_activations

@@ -12,7 +12,8 @@ from bnrecal.nbsmt.engines.cpu.onednn import Exactness
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
+CPU = torch.device("cpu")
+GPU = torch.device("cuda:0")
 
 
 def test_it_names_what_layers_run_on() -> None:

@@ -25,10 +25,10 @@ def add_up(split: DenseSparse, x: Tensor, spec: SmtSpec, w: Tensor) -> Tensor:
     filters, channels, kh, kw = w.shape
     total = torch.zeros(1, filters, x.shape[2] - kh + 1, x.shape[3] - kw + 1, dtype=torch.float64)
     if split.weight is not None:
-        blocks = [
-            torch.stack([send(x, operand, spec) for operand in split.operands[at : at + 2]], 2).flatten(1, 2)
-            for at in range(0, len(split.operands), 2)
-        ]
+        blocks = []
+        for at in range(0, len(split.operands), 2):
+            pair = [send(x, operand, spec) for operand in split.operands[at : at + 2]]
+            blocks.append(torch.stack(pair, 2).flatten(1, 2))
         total += F.conv2d(torch.cat(blocks, 1), split.weight.double())
     sparse = split.sparse
     for index, kind in enumerate(sparse.kinds):
@@ -119,7 +119,8 @@ def test_zero_neighbours_leave_nothing_to_list() -> None:
 
 def test_operands_that_exclude_each_other() -> None:
     zero, exact, narrow, wide = Value.ZERO, Value.EXACT, Value.NARROW, Value.WIDE
-    first, second = Operand(1, (exact, narrow, zero)), Operand(1, (zero, wide, exact))
+    first = Operand(1, (exact, narrow, zero))
+    second = Operand(1, (zero, wide, exact))
     assert first.excludes(second)
     assert not first.excludes(Operand(2, (zero, wide, exact)))
     assert not first.excludes(Operand(1, (zero, exact, exact)))

@@ -53,7 +53,8 @@ def test_float32_is_exact_where_nnpack_would_answer(threads: int) -> None:
 def test_the_plain_form_gives_the_same_floats(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(1)
     w = torch.randint(-128, 128, (12, 16, 3, 3), generator=generator).to(torch.int8)
-    x, scale = torch.rand(3, 16, 9, 9, generator=generator), torch.rand(12, generator=generator)
+    x = torch.rand(3, 16, 9, 9, generator=generator)
+    scale = torch.rand(12, generator=generator)
     bias = torch.randn(12, generator=generator)
     quick = PreparedConv2d(w, SmtSpec(threads), padding=1)(x, 1 / 300, scale, bias)
     monkeypatch.setattr("bnrecal.nbsmt.engines.cpu.dense_sparse.kernels_compile", lambda: False)

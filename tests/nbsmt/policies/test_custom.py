@@ -57,7 +57,8 @@ def test_a_layer_of_float_activations_gives_the_scaled_sums_of_their_levels(chan
     sums = conv.accumulate(quantize_activation(x, 0.01))
     plain = PreparedConv2d(w, SmtSpec(threads, named("DROP")), padding=1, backend="float64")  # without the kernel
     assert torch.equal(sums, plain.accumulate(quantize_activation(x, 0.01)))
-    scale, bias = torch.rand(6, generator=generator) + 0.5, torch.randn(6, generator=generator)
+    scale = torch.rand(6, generator=generator) + 0.5
+    bias = torch.randn(6, generator=generator)
     for layout in (torch.contiguous_format, torch.channels_last):
         found = conv(x.contiguous(memory_format=layout), 0.01, scale, bias)
         assert torch.equal(found, sums.float() * (scale * 0.01).view(1, -1, 1, 1) + bias.view(1, -1, 1, 1))
@@ -69,7 +70,8 @@ def test_a_pointwise_layer_equals_a_loop_over_the_rule() -> None:
     w = torch.randint(-128, 128, (5, 8, 1, 1), generator=generator).to(torch.int8)
     x[0, 2], w[1, 5] = 0, 0
     for filter_, weights in enumerate(w.flatten(1).tolist()):
-        a, total = x.flatten().tolist(), 0
+        a = x.flatten().tolist()
+        total = 0
         for step in (0, 1):  # four threads: channels 0 and 1, 2 and 3, ...
             pairs = [(a[2 * t + step], weights[2 * t + step]) for t in range(4)]
             running = [(p, q) for p, q in pairs if p and q]
@@ -100,7 +102,8 @@ def test_terms_equal_the_rule_for_every_operand(attribute: str) -> None:
 @given(seed=st.integers(0, 1000), terms=st.integers(0, 5))
 def test_a_table_of_any_few_terms_is_factored_exactly(seed: int, terms: int) -> None:
     generator = np.random.default_rng(seed)
-    f, g = generator.integers(-9, 10, (512, terms)), generator.integers(-9, 10, (terms, 256))
+    f = generator.integers(-9, 10, (512, terms))
+    g = generator.integers(-9, 10, (terms, 256))
     tables = (f @ g).reshape(2, 256, 256)
     factors = factor(tables, "random")
     assert np.array_equal(factors.of_activation @ factors.of_weight, tables)

@@ -91,7 +91,8 @@ def _val_txt(path: Path) -> dict[str, int]:
             continue
         if len(parts) != 2 or not parts[1].isascii() or not parts[1].isdecimal():
             raise BnrecalError(f"{path} line {number}: {line!r} is not 'file class' with a class of 0..999")
-        stem, label = _stem(parts[0]), int(parts[1])
+        stem = _stem(parts[0])
+        label = int(parts[1])
         if labels.setdefault(stem, label) != label:
             raise BnrecalError(f"{path} line {number}: {parts[0]} is listed twice, as class {labels[stem]} and {label}")
     _check_classes(path, labels)

@@ -112,7 +112,8 @@ def _glyphs(rng: np.random.Generator, labels: npt.NDArray[np.int64], offset: Arr
     aspect = rng.uniform(0.85, 1.15, BLOCK)
     # Output pixel to atlas position: scale, unshear, unrotate; both in grid_sample's units of half a side.
     zoom = CAP_HEIGHT / height * SIDE / CELL
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos = np.cos(angle)
+    sin = np.sin(angle)
     matrix = np.empty((BLOCK, 2, 3))
     matrix[:, 0, 0] = zoom * aspect * (cos + shear * sin)
     matrix[:, 0, 1] = zoom * aspect * (shear * cos - sin)

@@ -184,7 +184,8 @@ def shift(images: Tensor, furthest: int = 2) -> Tensor:
     BatchNorm keeps. Draws two numbers per image from the global torch generator, and nothing else.
     """
     start = torch.randint(2 * furthest + 1, (2, len(images), 1))
-    rows, columns = torch.arange(images.shape[2]) + start[0], torch.arange(images.shape[3]) + start[1]
+    rows = torch.arange(images.shape[2]) + start[0]
+    columns = torch.arange(images.shape[3]) + start[1]
     padded = F.pad(images, [furthest] * 4, mode="reflect")
     which = torch.arange(len(images))[:, None, None]
     # Indexed so, the channels come last.

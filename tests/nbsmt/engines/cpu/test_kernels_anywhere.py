@@ -32,7 +32,8 @@ print(json.dumps({"kernels": kernels_compile(), "exactness": onednn_exactness().
 
 def cases(path: Path) -> Path:
     """Layers with their golden sums: some by the plain form, which other tests compare with the golden model."""
-    generator, found = torch.Generator().manual_seed(0), []
+    generator = torch.Generator().manual_seed(0)
+    found = []
     for spec in [(1,), (2,), (4,), *((threads, policy) for threads in (2, 4) for policy in POLICIES[1:])]:
         for shape, kernel, options in (
             ((16, 16, 6, 6), (20, 16, 3, 3), {"stride": 1, "padding": 1, "dilation": 1, "groups": 1}),

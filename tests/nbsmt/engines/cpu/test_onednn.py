@@ -16,7 +16,8 @@ PLAIN = Geometry((1, 1), (1, 1), (1, 1), 1)
 
 def saturating(conv: OneDnnConv, x: torch.Tensor) -> torch.Tensor:
     """What pairs added in 16 bits do, by plain torch."""
-    w, total = conv.weights().double(), torch.zeros(())
+    w = conv.weights().double()
+    total = torch.zeros(())
     x = F.pad(x.double(), (1, 1, 1, 1))
     for low in range(0, w.shape[1], 2):
         for row in range(w.shape[2]):

@@ -112,7 +112,8 @@ def test_the_choice_belongs_to_the_shape(monkeypatch: pytest.MonkeyPatch) -> Non
         for low, dtype in ((0, torch.uint8), (-128, torch.int8)):
             x = integers((2, 4, size, size), low, low + 256, 0.1, 0.1, size).to(dtype)
             assert torch.equal(layer.accumulate(x), exact.accumulate(x))
-            scale, bias = torch.rand(6), torch.randn(6)
+            scale = torch.rand(6)
+            bias = torch.randn(6)
             y = layer(x.float(), 1.0, scale, bias, signed=low < 0)
             z = exact(x.float(), 1.0, scale, bias, signed=low < 0)
             assert torch.allclose(y, z, rtol=1e-5, atol=1e-2)

@@ -99,7 +99,8 @@ def test_call_quantizes_and_scales(threads: int, signed: bool, channels: int, gr
     x = torch.randn(3, groups * channels, 5, 5, generator=generator) * 3
     x[0, 0, :2] = torch.tensor([float("nan"), 1e9, -1e9, 0.125, 0.375])  # 0.125 / 0.05 lies between two levels
     w = torch.randint(-128, 128, (10, channels, 3, 3), generator=generator).to(torch.int8)
-    w_scale, bias = torch.rand(10, generator=generator) / 100, torch.randn(10, generator=generator)
+    w_scale = torch.rand(10, generator=generator) / 100
+    bias = torch.randn(10, generator=generator)
     prepared = PreparedConv2d(w, SmtSpec(threads), padding=1, groups=groups, backend=BACKEND)
     for b in (None, bias):
         found = prepared(x, 0.05, w_scale, b, signed)
@@ -164,7 +165,9 @@ def test_a_layer_starts_few_kernels_for_a_whole_batch(
     generator = torch.Generator().manual_seed(7)
     w = torch.randint(-128, 128, (8, channels, 3, 3), generator=generator).to(torch.int8)
     prepared = PreparedConv2d(w, SmtSpec(threads), padding=1, groups=groups, backend=BACKEND)
-    x, scale, bias = torch.randn(5, groups * channels, 4, 4, generator=generator), torch.ones(8), torch.ones(8)
+    x = torch.randn(5, groups * channels, 4, 4, generator=generator)
+    scale = torch.ones(8)
+    bias = torch.ones(8)
     launches = _Launches()
     for name in ("launch", "multiply"):
         original = getattr(triton_engine, name)
@@ -184,7 +187,9 @@ def test_short_memory_halves_the_batch_and_changes_nothing(
     w = torch.randint(-128, 128, (4, 8, 3, 3), generator=generator).to(torch.int8)
     x = torch.randn(7, 8, 5, 5, generator=generator)
     prepared = PreparedConv2d(w, SmtSpec(4), padding=1, backend=BACKEND)
-    whole, original, asked = prepared(x, 0.05, torch.ones(4)), triton_engine._expanded, []
+    whole = prepared(x, 0.05, torch.ones(4))
+    original = triton_engine._expanded
+    asked = []
 
     def short(images: int, *rest: object) -> Tensor:
         asked.append(images)

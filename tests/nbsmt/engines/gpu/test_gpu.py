@@ -41,8 +41,10 @@ def test_large_layers_are_the_cpus_to_the_bit_every_time(
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(16, channels, 14, 14, generator=generator).relu()
     w = torch.randint(-128, 128, (filters, channels // groups, kernel, kernel), generator=generator).to(torch.int8)
-    scale, bias = torch.rand(filters, generator=generator) / 1000, torch.randn(filters, generator=generator)
-    spec, padding = SmtSpec(threads), kernel // 2
+    scale = torch.rand(filters, generator=generator) / 1000
+    bias = torch.randn(filters, generator=generator)
+    spec = SmtSpec(threads)
+    padding = kernel // 2
     on_cpu = PreparedConv2d(w, spec, padding=padding, groups=groups)(x, 0.02, scale, bias)
     prepared = PreparedConv2d(w, spec, padding=padding, groups=groups, device=CUDA)
     for _ in range(3):

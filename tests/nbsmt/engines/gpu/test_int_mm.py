@@ -40,7 +40,8 @@ def test_call_quantizes_and_scales_in_pieces_too(monkeypatch: pytest.MonkeyPatch
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(5, 8, 9, 9, generator=generator) * 3
     w = torch.randint(-128, 128, (10, 8, 3, 3), generator=generator).to(torch.int8)
-    w_scale, bias = torch.rand(10, generator=generator) / 100, torch.randn(10, generator=generator)
+    w_scale = torch.rand(10, generator=generator) / 100
+    bias = torch.randn(10, generator=generator)
     for signed in (False, True):
         prepared = PreparedConv2d(w, SmtSpec(1 if signed else 4), padding=1, backend="int-mm")
         whole = prepared(x, 0.05, w_scale, bias, signed)

@@ -40,7 +40,7 @@ def _reduced(a, HALF_EVEN: tl.constexpr):
 
 @triton.jit
 def _sent(value: tl.constexpr, a, reduced):
-    """What `builtin.Value` number `value` stands for."""
+    """Return the operand that `builtin.Value` number `value` stands for."""
     if value == 1:
         sent = a
     elif value == 2:
@@ -100,15 +100,18 @@ def _expand_whole(
         _send_whole(y_own, keep, a0, a0, a0, a0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
     elif T == 2:
         a1 = _levels(x_own + per_part, inside, x_inverse, QUANTIZE, SIGNED)
-        z0, z1 = (a0 != 0).to(tl.int32), (a1 != 0).to(tl.int32)
+        z0 = (a0 != 0).to(tl.int32)
+        z1 = (a1 != 0).to(tl.int32)
         _send_whole(y_own, keep, a0, z1, z1, z1, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
         _send_whole(y_own + per_part, keep, a1, z0, z0, z0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
     else:
         a1 = _levels(x_own + per_part, inside, x_inverse, QUANTIZE, SIGNED)
         a2 = _levels(x_own + 2 * per_part, inside, x_inverse, QUANTIZE, SIGNED)
         a3 = _levels(x_own + 3 * per_part, inside, x_inverse, QUANTIZE, SIGNED)
-        z0, z1 = (a0 != 0).to(tl.int32), (a1 != 0).to(tl.int32)
-        z2, z3 = (a2 != 0).to(tl.int32), (a3 != 0).to(tl.int32)
+        z0 = (a0 != 0).to(tl.int32)
+        z1 = (a1 != 0).to(tl.int32)
+        z2 = (a2 != 0).to(tl.int32)
+        z3 = (a3 != 0).to(tl.int32)
         _send_whole(y_own, keep, a0, z1, z2, z3, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
         _send_whole(y_own + per_part, keep, a1, z2, z3, z0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
         _send_whole(y_own + 2 * per_part, keep, a2, z3, z0, z1, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
@@ -142,7 +145,8 @@ def _expand_gathered(
     j = block * BC + tl.arange(0, BC)
     keep = real & (j < gathered)[None, :]
     j = tl.minimum(j, gathered - 1)
-    source, code = tl.load(sources + j)[None, :], tl.load(codes + j)[None, :]
+    source = tl.load(sources + j)[None, :]
+    code = tl.load(codes + j)[None, :]
     group, column = source // columns, source % columns
     a = _column(x, row, col, keep, group, column, H, W, x_row, x_col, per_group, KW, DY, DX, x_inverse,
                 TAPS, QUANTIZE, SIGNED)  # fmt: skip
@@ -226,7 +230,8 @@ def conv_int8(
     tiles = bundles * tl.cdiv(filters, BN)
     m = (tl.program_id(0) // tiles) * BM + tl.arange(0, BM)
     tile = tl.program_id(0) % tiles  # neighbours read the same activations
-    group, n = tile % bundles, (tile // bundles) * BN + tl.arange(0, BN)
+    group = tile % bundles
+    n = (tile // bundles) * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
     r = tl.minimum(m, rows - 1)
     first = ((r // (OH * OW) * XH + r // OW % OH * SY) * XW + r % OW * SX).to(tl.int64) * E + group * depth
@@ -262,7 +267,8 @@ def depthwise(
     """
     p = tl.program_id(0) * BP + tl.arange(0, BP)
     o = tl.program_id(1) * BC + tl.arange(0, BC)
-    r, there = tl.minimum(p, rows - 1), o < filters
+    r = tl.minimum(p, rows - 1)
+    there = o < filters
     row, col = (r // OW % OH * SY - PY)[:, None], (r % OW * SX - PX)[:, None]
     x += (r // (OH * OW)).to(tl.int64)[:, None] * x_image + (o // multiplier)[None, :]
     sums = tl.zeros((BP, BC), dtype=tl.int32)

@@ -18,7 +18,7 @@ STEPS, TOLERATED = (128, 64, 32), 1.125
 
 @dataclass(frozen=True, eq=False)
 class ExpandedLayout:
-    """Of one layer's expanded activations; channels of one pixel lie bundle by bundle.
+    """The layout of one layer's expanded activations; channels of one pixel lie bundle by bundle.
 
     Attributes:
         columns: of a group before expansion: its channels, or where they do not divide by the threads the padded
@@ -72,7 +72,8 @@ def lay_out(weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) ->
     by_columns = folded.shape[1:] != weight.shape[1:]
     whole = [] if by_columns else list(expansion.whole)
     picked = [place for place in expansion.places() if by_columns or place[1] is not None]
-    width, columns = max((end for *_, end in expansion.places()), default=1), folded.shape[1]
+    width = max((end for *_, end in expansion.places()), default=1)
+    columns = folded.shape[1]
     bundle = max(b for b in range(1, groups + 1) if groups % b == 0 and (b == 1 or b * width <= BUNDLED))
     depth = _padded(bundle * width)
     sources, codes, places = [], [], []

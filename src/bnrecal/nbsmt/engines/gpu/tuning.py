@@ -100,7 +100,8 @@ def _tuned_kernel(capability: tuple[int, int]) -> Any:
 def fitting_tiles(configs: list[Any], arguments: dict[str, Any], **more: Any) -> list[Any]:
     """The tiles worth trying: BK one of the two largest that divide the channels, BN no wider than the filters need."""
     given = {**arguments, **more}
-    steps = [bk for bk in sorted({c.kwargs["BK"] for c in configs}, reverse=True) if given["depth"] % bk == 0][:2]
+    depths = {c.kwargs["BK"] for c in configs}
+    steps = [bk for bk in sorted(depths, reverse=True) if given["depth"] % bk == 0][:2]
     widest = max(16, triton.next_power_of_2(given["filters"]))
     return [
         c
@@ -112,10 +113,10 @@ def fitting_tiles(configs: list[Any], arguments: dict[str, Any], **more: Any) ->
 
 
 def has_room(bm: int, bn: int, warps: int) -> bool:
-    """Whether each lane can hold a second accumulator."""
+    """Return whether each lane can hold a second accumulator."""
     return bm * bn <= ROOM * 32 * warps
 
 
 def _fingerprint(*parts: object) -> int:
-    """What a tile is tuned for, as the one number that Triton's tuner looks at."""
+    """Return what a tile is tuned for as one number, the only key that Triton's tuner looks at."""
     return zlib.crc32(repr(parts).encode()) & 0x7FFFFFFF
