@@ -218,7 +218,7 @@ W = torch.ones(2, 4, 3, 3, dtype=torch.int8)
         ({"threads": 3}, ValueError, "not 3"),
         ({"threads": True}, ValueError, "not True"),
         ({"policy": "B"}, ValueError, "'B'"),
-        ({"policy": ["A"]}, ValueError, r"module:ATTRIBUTE, or an CustomPolicy, not \['A'\]"),
+        ({"policy": ["A"]}, ValueError, r"module:ATTRIBUTE, or a CustomPolicy, not \['A'\]"),
         ({"rounding": "up"}, ValueError, "'up'"),
         ({"sparsity": 1}, ValueError, "sparsity.*1"),
         ({"saturate": None}, ValueError, "saturate.*None"),

@@ -1,12 +1,20 @@
 """Data sets: the embedded glyphs, ImageNet, Imagenette, any image folder."""
 
-from pathlib import Path
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
 
 from bnrecal.config import DataConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.errors import BnrecalError
 
-DATASETS = ("glyphs", "imagenet", "imagenette", "imagefolder")
+# data=NAME: module:function of this package, imported when asked for. The function takes the DataConfig.
+_SOURCES = {
+    "glyphs": "glyphs.source:from_config",
+    "imagenet": "files.imagenet:from_config",
+    "imagenette": "files.imagenette:from_config",
+    "imagefolder": "files.imagefolder:from_config",
+}
 
 
 def build_source(config: DataConfig) -> ImageSource:
@@ -15,30 +23,8 @@ def build_source(config: DataConfig) -> ImageSource:
     Raises:
         BnrecalError: if the name is unknown, or the set's folder is missing or not laid out as the set's.
     """
-    if config.name == "glyphs":
-        from bnrecal.data.glyphs.source import VAL_IMAGES, GlyphSource
-
-        return GlyphSource(val_images=max(VAL_IMAGES, config.val_images or 0))  # as many as asked can be drawn
-    if config.name == "imagenet":
-        from bnrecal.data.files.imagenet import imagenet
-
-        return imagenet(_root(config), skip_corrupt=config.skip_corrupt)
-    if config.name == "imagenette":
-        from bnrecal.data.files.imagenette import imagenette
-
-        root = None if config.root is None else Path(config.root).expanduser()
-        return imagenette(root, download=config.download, skip_corrupt=config.skip_corrupt)
-    if config.name == "imagefolder":
-        from bnrecal.data.files.imagefolder import imagefolder
-
-        return imagefolder(_root(config), skip_corrupt=config.skip_corrupt)
-    raise BnrecalError(f"data={config.name}: choose one of {', '.join(DATASETS)}")
-
-
-def _root(config: DataConfig) -> Path:
-    if config.root is None:
-        raise BnrecalError(f"data={config.name} needs data.root=PATH, the folder that holds train/ and val/")
-    root = Path(config.root).expanduser()
-    if not root.is_dir():
-        raise BnrecalError(f"data.root={config.root} is not a folder")
-    return root
+    if config.name not in _SOURCES:
+        raise BnrecalError(f"data={config.name}: choose one of {', '.join(_SOURCES)}")
+    module, _, function = _SOURCES[config.name].partition(":")
+    make = cast(Callable[[DataConfig], ImageSource], getattr(import_module(f"bnrecal.data.{module}"), function))
+    return make(config)

@@ -1,13 +1,16 @@
-"""What an experiment asks of a data set."""
+"""The interface between experiments and data sets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bnrecal.config import DataConfig
 from bnrecal.data.preprocessing import Preprocessing
+from bnrecal.errors import BnrecalError
 
 Split = Literal["train", "val"]
 
@@ -30,7 +33,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def size(self, split: Split) -> int:
-        """How many images the split has."""
+        """Return the number of images of a split."""
 
     @abstractmethod
     def dataset(
@@ -58,3 +61,17 @@ class ImageSource(ABC):
         Sets that live in files override this with names, sizes and modification times.
         """
         return self.fingerprint(split, indices)
+
+
+def configured_root(config: DataConfig) -> Path:
+    """The folder that `data.root` names.
+
+    Raises:
+        BnrecalError: if it names none, or none that exists.
+    """
+    if config.root is None:
+        raise BnrecalError(f"data={config.name} needs data.root=PATH, the folder that holds train/ and val/")
+    root = Path(config.root).expanduser()
+    if not root.is_dir():
+        raise BnrecalError(f"data.root={config.root} is not a folder")
+    return root

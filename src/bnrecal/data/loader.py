@@ -1,4 +1,4 @@
-"""Which images: seeded random choices, and the loaders that bring them."""
+"""Loaders that bring images to a network."""
 
 import multiprocessing
 import os
@@ -44,7 +44,7 @@ class _Seeded(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True)
 class ImageLoader:
-    """How images are brought to the network.
+    """The loader of an experiment's images.
 
     Attributes:
         workers: processes that load them; None: none for a set in memory, else one per core, 8 at most.
@@ -104,7 +104,7 @@ class ImageLoader:
 
 
 def _start_method() -> str:
-    """How loading processes start: Python's way, unless it is one of joblib's processes that asks.
+    """Return how loading processes start: Python's way, except within one of joblib's processes.
 
     Those have a start method of their own, whose processes torch cannot make into loading ones.
     """

@@ -18,7 +18,7 @@ _OPENCV = ("area", "opencv_bilinear")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network wants its images.
+    """The preprocessing that a network wants.
 
     Attributes:
         resize: length of the shorter side before cropping, pixels; None keeps the image's own size.

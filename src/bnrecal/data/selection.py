@@ -28,7 +28,7 @@ class Selection:
     label: str = ""
 
     def provenance(self, source: ImageSource) -> dict[str, Any]:
-        """How to find the same images again."""
+        """Return what finds the same images again."""
         return {
             "split": self.split,
             "images": len(self.indices),

@@ -15,7 +15,7 @@ _LOW = 0.25  # top-1 below which labels counted from 1 are looked for; classes b
 
 
 def at_chance(correct: int, images: int, classes: int) -> bool:
-    """Whether so few right answers are what wrong labels give, and not what a trained network gives.
+    """Return whether so few right answers are what wrong labels give, and not what a trained network gives.
 
     Labels in another order still fit a few classes by accident, a share that falls more slowly with the number of
     classes c than 1/c: taken as c**-0.75 (1 or 2 classes in 10, 5 or 6 in 1,000). A network that can do something is

@@ -1,4 +1,4 @@
-"""What a number depends on, by content: a kept one is used again only while all of it is the same.
+"""Everything that a number depends on, by content: a kept number is used again only while all of it is the same.
 
 An identity is plain data that goes into the files it stands for, so that a difference can be named: the network
 (weights, code, answers on a probe), the images (names, sizes, times), the settings that matter with the contents of
@@ -82,7 +82,7 @@ def settings_identity(config: Config) -> dict[str, Any]:
 
 
 def network_identity(config: Config, source: ImageSource, model: LoadedModel) -> Identity:
-    """What the float network computes; it is on the CPU."""
+    """Return what the float network computes; it is on the CPU."""
     crop = model.preprocessing.crop
     shape = (3, crop, crop) if crop else tuple(source.dataset("val", [0], model.preprocessing)[0][0].shape)
     return {
@@ -105,7 +105,7 @@ def function_hash(config: Config, network: nn.Module) -> str:
 
 
 def _file_hash(module: str) -> str | None:
-    """Of a module's source file, where it is no part of a library whose version is noted."""
+    """Return the hash of a module's source file, unless it belongs to a library whose version is noted."""
     path = getattr(sys.modules.get(module), "__file__", None)
     if path is None or module.partition(".")[0] in _VERSIONED or not Path(path).is_file():
         return None
@@ -133,7 +133,7 @@ def differences(one: Identity, other: Identity) -> list[str]:
 
 
 def _plain(identity: Any) -> Any:
-    """As a file would give it back."""
+    """Return a value as a file would give it back."""
     return json.loads(json.dumps(identity, default=str))
 
 

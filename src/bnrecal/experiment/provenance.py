@@ -1,4 +1,4 @@
-"""What produced a number: versions, code, configuration."""
+"""The origin of a number: versions, code, configuration."""
 
 import hashlib
 import importlib.metadata

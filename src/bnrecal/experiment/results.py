@@ -1,4 +1,4 @@
-"""What an experiment returns and writes: `result.json`, `layers.csv`, `batchnorm.csv`, a checkpoint."""
+"""Results of an experiment, returned and written: `result.json`, `layers.csv`, `batchnorm.csv`, a checkpoint."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -36,7 +36,7 @@ class ExceptionRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Details:
-    """What lies beside a `result.json`: per-layer tables, and the float state_dict with the new statistics."""
+    """Details beside a `result.json`: per-layer tables, and the float state_dict with the new statistics."""
 
     layers: pd.DataFrame | None
     batchnorm: pd.DataFrame | None

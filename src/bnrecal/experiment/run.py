@@ -104,7 +104,7 @@ def details(
 def measure(
     experiment: Experiment, prepared: dict[Variant, ThreadedNetwork], known: dict[Variant | None, Correctness]
 ) -> dict[Variant | None, Correctness]:
-    """Which validation images float32 (None) and every variant get right; those not known are measured in one pass."""
+    """Return which validation images float32 (None) and every variant get right; the unknown are measured in one pass."""
     networks: dict[Variant | None, nn.Module] = {None: experiment.model.network}
     networks |= {variant: p.network for variant, p in prepared.items()}
     unknown = {key: network for key, network in networks.items() if key not in known}
@@ -162,7 +162,7 @@ def make_result(
 
 
 def result_provenance(experiment: Experiment, variant: Variant) -> dict[str, Any]:
-    """What produced the numbers."""
+    """Return what produced the numbers."""
     identity = variant_identity(experiment, variant)
     config = variant.apply(experiment.config)
     return {

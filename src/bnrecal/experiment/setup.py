@@ -1,4 +1,4 @@
-"""What comes before a number: images, network, calibration."""
+"""The steps before a number: images, network, calibration."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -62,13 +62,13 @@ class Experiment:
 
     @cached_property
     def image_provenance(self) -> dict[str, dict[str, Any]]:
-        """How to find the calibration and validation images again, by their role."""
+        """Return how to find the calibration and validation images again, by their role."""
         selections = (self.calibration, self.validation)
         return {selection.role: selection.provenance(self.source) for selection in selections}
 
     @cached_property
     def recalibration_provenance(self) -> dict[str, Any]:
-        """How to find the recalibration images again."""
+        """Return how to find the recalibration images again."""
         return self.recalibration.provenance(self.source)
 
     @cached_property
@@ -159,7 +159,7 @@ def variant_identity(experiment: Experiment, variant: Variant) -> Identity:
 
 
 def variant_images(experiment: Experiment, variant: Variant) -> dict[str, dict[str, Any]]:
-    """How to find the images again that take part in one variant, by their role."""
+    """Return how to find the images of one variant again, by their role."""
     images = dict(experiment.image_provenance)
     if variant.recal:
         images[experiment.recalibration.role] = experiment.recalibration_provenance

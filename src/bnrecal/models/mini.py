@@ -94,7 +94,7 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
 
 
 def read_index(folder: Path) -> dict[str, Checkpoint]:
-    """Which checkpoints the folder holds, by the name given to `model=`; empty without an index."""
+    """Return the checkpoints of the folder by the name given to `model=`; empty without an index."""
     path = folder / INDEX
     if not path.is_file():
         return {}

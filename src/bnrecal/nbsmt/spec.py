@@ -41,7 +41,7 @@ class SmtSpec:
         )
         if not known:
             raise ValueError(
-                f"policy must be one of {POLICIES}, or module:ATTRIBUTE, or an CustomPolicy, not {self.policy!r}"
+                f"policy must be one of {POLICIES}, or module:ATTRIBUTE, or a CustomPolicy, not {self.policy!r}"
             )
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"rounding must be one of {ROUNDINGS}, not {self.rounding!r}")

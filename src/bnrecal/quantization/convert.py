@@ -80,7 +80,7 @@ def compare_weights(network: nn.Module) -> None:
 
 
 def threaded_layers(network: nn.Module) -> dict[str, NBSMTConv2d]:
-    """What computes each quantized convolution of a network that `threaded_copy` made, by name; else empty."""
+    """Return what computes each quantized convolution of a network that `threaded_copy` made, by name; else nothing."""
     return {name: handler for name, handler in handlers(network).items() if isinstance(handler, NBSMTConv2d)}
 
 

@@ -1,4 +1,4 @@
-"""Which convolution runs with how many threads, and what that buys."""
+"""Threads of every convolution, and the speedup that they give."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ class ExceptionKind(str, Enum):
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """How one convolution is computed.
+    """The way in which one convolution is computed.
 
     Attributes:
         conv: what calibration saw of it.
@@ -59,7 +59,7 @@ class LayerPlan:
 
 
 def matches_any(name: str, patterns: Sequence[str]) -> bool:
-    """Whether an exact name or a glob among `patterns` matches."""
+    """Return whether an exact name or a glob among `patterns` matches."""
     return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -98,7 +98,10 @@ def check_skipped(key: str, skip: Sequence[str], network: nn.Module, convs: Sequ
     """Raise BnrecalError, naming it, at a name or glob that keeps no convolution in float32 besides the first."""
     weights = {name.removesuffix(".weight") for name, p in network.named_parameters() if p.dim() > 2}
     strays = weights - {conv.name for conv in convs}  # convolutions that are no module of their own
-    patterns = [pattern for pattern in skip if not any(matches_any(name, [pattern]) for name in strays)]
+    patterns = []
+    for pattern in skip:
+        if not any(matches_any(name, [pattern]) for name in strays):
+            patterns.append(pattern)
     check_names(key, patterns, convs, lambda conv: conv.order > 0)
 
 
@@ -148,7 +151,7 @@ def load_plan(path: Path) -> dict[str, int]:
 
 
 def threads_by_layer(plan: str | None, layers: Mapping[str, int]) -> dict[str, int]:
-    """What a plan file asks of layers, and `layers`, which wins over it.
+    """Return the threads that a plan file and `layers` ask of layers; `layers` wins.
 
     Raises:
         BnrecalError: as `load_plan`.

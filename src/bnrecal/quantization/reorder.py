@@ -1,4 +1,4 @@
-"""Which input channels share a processing element: an order in which partners are seldom active together.
+"""Permutations of the input channels in which partners are seldom active together.
 
 Thread t owns positions [t*C/T, (t+1)*C/T) of the order, so position j of every thread's part makes one set of T
 partners. The sum over all products does not depend on the order; which threads collide does. Choosing it is cutting
@@ -30,7 +30,7 @@ COSTS = {"bits": (0, 0, 2, 6, 8), "activity": (0, 0, 4, 8, 10)}
 
 
 def can_reorder(plan: LayerPlan) -> bool:
-    """Whether an order of the channels decides about partners: several threads, one group, C a multiple of T."""
+    """Return whether an order decides about partners: several threads, one group, C a multiple of T."""
     return plan.threads > 1 and plan.conv.geometry.groups == 1 and plan.conv.weight.shape[1] % plan.threads == 0
 
 
@@ -38,7 +38,7 @@ def can_reorder(plan: LayerPlan) -> bool:
 def gather_activity(
     network: nn.Module, convs: Iterable[ConvInfo], images: Iterable[Tensor], act_range: str
 ) -> dict[str, Marks]:
-    """Which channels are active at random pixels of each convolution's input, 0 or 1, (pixels, C).
+    """Return which channels are active at random pixels of each convolution's input, 0 or 1, (pixels, C).
 
     Args:
         network: float32, in eval mode; unchanged afterwards.
@@ -130,7 +130,7 @@ class _Search:
         return True
 
     def _refresh(self, channels: npt.NDArray[np.int64]) -> None:
-        """What it changes at each pixel when an active channel leaves its set, or takes the place of another."""
+        """Note what changes at each pixel when an active channel leaves its set, or takes the place of another."""
         n = self.counts[:, self.sets[channels]]
         own = self.active[:, channels]
         self.leaving[:, channels] = own * self.fewer[n]

@@ -1,4 +1,4 @@
-"""How a network is pruned and retrained."""
+"""Settings of pruning and retraining."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ SMALLEST_STEP = 0.001
 
 @dataclass
 class Pruning:
-    """How much, in which steps, and how the network is retrained after each (the authors' values for ResNet-18)."""
+    """The sparsity, its steps, and the retraining after each (the authors' values for ResNet-18)."""
 
     sparsity: float = setting(0.4, "share of each layer's weights that is zero at the end")
     step: float = setting(0.1, "share that each step adds")

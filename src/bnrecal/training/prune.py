@@ -35,7 +35,7 @@ def levels(sparsity: float, step: float) -> list[float]:
 
 
 def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
-    """Which weights stay: all but the round(sparsity * n) of smallest magnitude (of equal ones, the first)."""
+    """Return which weights stay: all but the round(sparsity * n) of smallest magnitude (of equal ones, the first)."""
     keep = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
     smallest = weight.detach().abs().flatten().argsort(stable=True)
     keep[smallest[: round(sparsity * weight.numel())]] = False
@@ -148,7 +148,7 @@ def _read_progress(network: nn.Module, path: Path) -> tuple[tuple[int, int], dic
 
 
 def sparsity_table(network: nn.Module, masks: dict[str, Tensor]) -> pd.DataFrame:
-    """How many zeros each pruned layer has, before and after quantization.
+    """Return the zeros of each pruned layer, before and after quantization.
 
     Columns: name, weights, pruned (share of weights taken out), zero (share of exact zeros in float32),
     quantized_zero (share of zeros in int8: rounding adds the smallest of those that stayed).

@@ -30,7 +30,7 @@ def decode(path: str) -> Image.Image:
 
 
 def is_image(path: str) -> bool:
-    """Whether the content is an image of a usual format, by its header; the pixels are not decoded.
+    """Return whether the content is an image of a usual format, by its header; the pixels are not decoded.
 
     Raises:
         OSError: if the file cannot be read.

@@ -5,12 +5,18 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from bnrecal.data.base import Split
+from bnrecal.config import DataConfig
+from bnrecal.data.base import Split, configured_root
 from bnrecal.data.files.folder import FolderSource, Listing, labelled, refuse_two_layouts, some
 from bnrecal.data.files.index import list_images
 from bnrecal.data.files.layout import advice, require_split
 from bnrecal.errors import BnrecalError
 from bnrecal.files import warn_once
+
+
+def from_config(config: DataConfig) -> FolderSource:
+    """`imagefolder` as the settings ask for it."""
+    return imagefolder(configured_root(config), skip_corrupt=config.skip_corrupt)
 
 
 def imagefolder(root: Path, *, skip_corrupt: bool = False) -> FolderSource:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bnrecal.data.base import Split
+from bnrecal.config import DataConfig
+from bnrecal.data.base import Split, configured_root
 from bnrecal.data.files.folder import FolderSource, Listing, labelled, refuse_two_layouts, some
 from bnrecal.data.files.index import Index, list_images
 from bnrecal.data.files.label_lists import GROUND_TRUTH, KAGGLE, VAL_TXT, labels_from, wnids
@@ -14,6 +15,11 @@ from bnrecal.errors import BnrecalError
 from bnrecal.files import tell_once, warn_once
 
 _DEVKIT = "ILSVRC2012_devkit_t12/data"
+
+
+def from_config(config: DataConfig) -> FolderSource:
+    """`imagenet` as the settings ask for it."""
+    return imagenet(configured_root(config), skip_corrupt=config.skip_corrupt)
 
 
 def imagenet(root: Path, *, skip_corrupt: bool = False) -> FolderSource:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bnrecal.config import DataConfig
 from bnrecal.data.base import Split
 from bnrecal.data.files.folder import OF_ANOTHER_SPLIT, FolderSource, Listing, labelled
 from bnrecal.data.files.index import Index, list_images
@@ -29,6 +30,12 @@ CLASSES = (
     "n03445777",  # golf ball
     "n03888257",  # parachute
 )
+
+
+def from_config(config: DataConfig) -> FolderSource:
+    """`imagenette` as the settings ask for it."""
+    root = None if config.root is None else Path(config.root).expanduser()
+    return imagenette(root, download=config.download, skip_corrupt=config.skip_corrupt)
 
 
 def imagenette(root: Path | None, *, download: bool = False, skip_corrupt: bool = False) -> FolderSource:

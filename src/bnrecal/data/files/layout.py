@@ -46,7 +46,7 @@ def require_split(root: Path, split: Split, needed: str) -> Path:
 
 
 def advice(folder: Path) -> str:
-    """What would do for a folder without the images that belong there; empty where nothing known lies in it."""
+    """Return what would do for a folder without its images; empty where nothing known lies in it."""
     for below in _KAGGLE:
         if (folder / below).is_dir():
             return f"set data.root={folder / below}, as Kaggle packs ImageNet"

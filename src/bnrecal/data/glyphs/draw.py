@@ -30,7 +30,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What makes the task hard; one setting for every model (docs/glyphs.md says how it was chosen).
+    """The difficulty of the task; one setting for every model (docs/glyphs.md says how it was chosen).
 
     Attributes:
         contrast: log-uniform range of the factor on everything but the mean colour and the noise.
@@ -125,7 +125,7 @@ def _glyphs(rng: np.random.Generator, labels: npt.NDArray[np.int64], offset: Arr
 
 
 def _affine_grid(matrix: Tensor) -> Tensor:
-    """As F.affine_grid, without its matrix product, whose rounding may vary: (BLOCK, SIDE, SIDE, 2)."""
+    """Return F.affine_grid without its matrix product, whose rounding may vary: (BLOCK, SIDE, SIDE, 2)."""
     axis = (torch.arange(SIDE) + 0.5) * (2 / SIDE) - 1
     x, y = axis[None, None, :, None], axis[None, :, None, None]
     row = matrix[:, None, None]

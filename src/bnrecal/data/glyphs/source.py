@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from bnrecal.config import DataConfig
 from bnrecal.data.base import ImageSource, Split
 from bnrecal.data.glyphs.atlas import CODE_POINTS, load_atlas
 from bnrecal.data.glyphs.draw import BLOCK, CLASSES, SIDE, VERSION, Difficulty, DrawSplit, draw_block
@@ -31,6 +32,11 @@ _QUIET_BLOCKS = 25  # about a second of drawing; more than that shows a progress
 
 
 log = logging.getLogger("bnrecal")
+
+
+def from_config(config: DataConfig) -> "GlyphSource":
+    """`GlyphSource` as the settings ask for it: as many validation images as they ask for can be drawn."""
+    return GlyphSource(val_images=max(VAL_IMAGES, config.val_images or 0))
 
 
 class GlyphSource(ImageSource):
@@ -82,7 +88,7 @@ class GlyphSource(ImageSource):
     def dataset(
         self, split: Split, indices: Sequence[int], preprocessing: Preprocessing, *, augment: bool = False
     ) -> Dataset[tuple[Tensor, int]]:
-        """As the base class asks; the augmentation is a random shift, without flips (b is not d)."""
+        """Return the images; the augmentation is a random shift, without flips (b is not d)."""
         if preprocessing.resize is not None or preprocessing.crop is not None:
             raise BnrecalError(f"glyphs are {SIDE}x{SIDE} and taken whole: resize and crop must be null")
         size = self.size(split)
