@@ -93,5 +93,4 @@ def _opencv_resize(pixels: NDArray[np.uint8], size: tuple[int, int], interpolati
 
     cv2.setNumThreads(0)  # images are loaded side by side already, and OpenCV's threads do not survive a fork
     flag = cv2.INTER_AREA if interpolation == "area" else cv2.INTER_LINEAR
-    resized: NDArray[np.uint8] = cv2.resize(pixels, size, interpolation=flag)
-    return resized
+    return cast(NDArray[np.uint8], cv2.resize(pixels, size, interpolation=flag))
