@@ -149,7 +149,7 @@ def test_terms_that_are_no_rule_are_refused_before_anything_is_quantized() -> No
 
 @pytest.mark.parametrize("policy", [3, None, policies.drop_bits, "B"])
 def test_what_is_no_policy_is_named(policy: object) -> None:
-    with pytest.raises(ValueError, match=r"policy must be one of .*, or module:ATTRIBUTE, or an CustomPolicy, not"):
+    with pytest.raises(ValueError, match=r"policy must be one of .*, or module:ATTRIBUTE, or a CustomPolicy, not"):
         SmtSpec(4, policy)  # type: ignore[arg-type]
 
 
