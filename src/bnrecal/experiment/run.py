@@ -104,7 +104,7 @@ def details(
 def measure(
     experiment: Experiment, prepared: dict[Variant, ThreadedNetwork], known: dict[Variant | None, Correctness]
 ) -> dict[Variant | None, Correctness]:
-    """Return which validation images float32 (None) and each variant get right; unknown ones are measured in one pass."""
+    """Return which validation images float32 (None) and each variant get right, in one pass over the unknown."""
     networks: dict[Variant | None, nn.Module] = {None: experiment.model.network}
     networks |= {variant: p.network for variant, p in prepared.items()}
     unknown = {key: network for key, network in networks.items() if key not in known}
