@@ -88,6 +88,8 @@ def test_the_plan_tells_tiles_steps_and_cycles(tmp_path: Path) -> None:
     assert [(layer["threads"], layer["calls"]) for layer in plan["layers"]] == [(0, 1), (4, 1), (1, 1), (4, 1)]
     assert plan["speedup"] == pytest.approx((72 + 9 + 144) / (72 / 4 + 9 + 144 / 4))  # the same outputs everywhere
     assert plan["machine"]["array"] == {"rows": 8, "columns": 4}
+    one_thread = 32 * 4 * (18 + 72) + 16 * 32 * (18 + 9) + 32 * 4 * (18 + 144)
+    assert plan["cycle_speedup"] == pytest.approx(one_thread / plan["cycles"])
     folders = sorted(path.name for path in (tmp_path / "out" / "vectors").iterdir())
     assert folders == ["corners-1T", "corners-4T", "depthwise", "dilated"]
     with np.load(tmp_path / "out" / "vectors" / "dilated" / "vectors.npz") as arrays:

@@ -36,7 +36,8 @@ def cells_of(
         own |= {"threads": threads, "recal": recal, "policy": "A", "images": IMAGES, "top1": top, "top5": 91.25}
         own |= {"stderr": 1.43, "fp32_top1": 70.0, "fp32_top5": 92.5, "a8w8_top1": 69.0, "a8w8_top5": 92.0}
         own |= {"drop": 70.0 - top, "top1_wo_recal": without, "gain": top - without, "gain_p": 0.01 if recal else None}
-        own |= {"control_gain": 0.1 if recal else None, "loss_p": 0.02, "recovered": 0.5, "restricted_top1": None}
+        own |= {"control_gain": 0.1 if recal else None, "loss_p": 0.02, "restricted_top1": None}
+        own |= {"recovered": 0.5, "recovered_low": 0.4, "recovered_high": 0.6}
         own |= {
             "skipped": 0,
             "speedup": float(threads),

@@ -30,7 +30,7 @@ from bnrecal.experiment.setup import (
 )
 from bnrecal.nbsmt.processor import describe_backend
 from bnrecal.quantization.layer_plan import plan_speedup
-from bnrecal.quantization.systolic import network_cycles
+from bnrecal.quantization.systolic import cycle_speedup, network_cycles
 from bnrecal.recalibrate import statistics
 
 
@@ -145,6 +145,7 @@ def make_result(
         **accuracies(outcome, without, outcomes[None], outcomes[A8W8], outcomes[CONTROL] if variant.recal else None),
         speedup=plan_speedup(own.plans),
         cycles=network_cycles(own.plans, array.rows, array.columns),
+        cycle_speedup=cycle_speedup(own.plans, array.rows, array.columns),
         seed=config.seed,
         exceptions={plan.name: plan.reason for plan in own.plans if plan.reason},
         provenance=result_provenance(setup, variant),

@@ -13,10 +13,10 @@ from bnrecal.reports.page import Axis, never_fatal, number, p_value, raw_table, 
 PAGE = "report.html"
 SHAPES = {"o": "circle", "^": "triangle", "*": "star", "P": "plus", "x": "cross", "+": "lines"}
 SHAPES |= {"s": "square", "D": "diamond"}  # as in figure1.png
-USUAL = "highest_error"  # the paper's way to choose the layers that are slowed
+USUAL = "highest_error"  # the order that needs least thought; the paper leaves open how it chose
 OTHERS = {
     "plan": "Threads found by the search",
-    "random": "The best of random orders, for as many evaluations",
+    "random": "The best of random orders, on as many images",
     "reordered": "The same layers slowed, the input channels of every layer reordered",
 }
 METHODS = {
@@ -26,6 +26,7 @@ METHODS = {
     "reordered": "highest error first, channels reordered",
 }
 TOP, HEIGHT = 14, 250  # free space above, and height of, the field of a chart, in pixels
+BUDGET = ("evaluations", "evaluated_images")
 SURE = 2.0  # standard errors from which a difference between two ways to choose layers counts
 
 Curve = tuple[bool, str, bool]
@@ -46,6 +47,7 @@ def page_content(points: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
         "images": int(table["images"].max()),
         "facts": [fact(label, own) for label, own in table.groupby("label", sort=False)],
         "others": [told for method, name in OTHERS.items() if (told := beside_usual(table, method, name))],
+        "budgets": [told for label, own in table.groupby("label", sort=False) if (told := budget(label, own))],
         "legend": [legend_entry(key) for key in present],
         "order": ", ".join(table.loc[table["method"] == "reordered", "reorder"].unique()),
         "panels": [panel(own, str(name)) for name, own in table.groupby("panel")],
@@ -84,13 +86,22 @@ def fact(label: Any, own: pd.DataFrame) -> dict[str, Any]:
 
 
 def beside_usual(table: pd.DataFrame, method: str, name: str) -> dict[str, Any] | None:
-    """At how many operating points another choice of threads is better, or worse, than the paper's way."""
+    """At how many operating points another choice of threads is better, or worse, than the highest-error order."""
     own = table[table["method"] == method]
     if own.empty:
         return None
     ahead, error = own["above_highest_error"], SURE * own["above_highest_error_stderr"]
     better, worse = (ahead > error) & (ahead > 0), (ahead < -error) & (ahead < 0)
     return {"name": name, "points": len(own), "better": int(better.sum()), "worse": int(worse.sum())}
+
+
+def budget(label: Any, own: pd.DataFrame) -> dict[str, Any] | None:
+    """How many choices the search and random orders measured, and over how many images; None without a search."""
+    if not {"plan", "random"} <= set(own["method"]):
+        return None
+    spent = own.drop_duplicates("method").set_index("method")
+    counts = {method: {k: int(spent.loc[method, k]) for k in BUDGET} for method in ("plan", "random")}
+    return {"label": label, **counts}
 
 
 def panel(own: pd.DataFrame, name: str) -> dict[str, Any]:

@@ -25,7 +25,18 @@ LOSS_P = LEVEL  # a loss by recalibration is called significant below this p-val
 SPARED = "smt.layers"  # how the reason begins for a layer that a row spares
 
 KEPT = ["threads", "recal", "seed", "images", "top1", "top5", "stderr", "fp32_top1", "drop", "top1_wo_recal", "gain"]
-KEPT += ["gain_p", "control_gain", "loss_p", "recovered", "speedup", "cycles", "restricted_top1", "skipped"]
+KEPT += [
+    "gain_p",
+    "control_gain",
+    "loss_p",
+    "recovered",
+    "recovered_low",
+    "recovered_high",
+    "speedup",
+    "cycles",
+    "restricted_top1",
+    "skipped",
+]
 
 
 def write_report(cells: Sequence[dict[str, Any]], rows: Sequence[Row], out: Path) -> Tables:
@@ -85,7 +96,8 @@ def _record(cell: dict[str, Any]) -> dict[str, Any]:
 
 def _float_record(cell: dict[str, Any]) -> dict[str, Any]:
     top1, images = cell["fp32_top1"], cell["images"]
-    gone = ("threads", "recal", "gain_p", "control_gain", "loss_p", "recovered", "cycles", "restricted_top1")
+    gone = ["threads", "recal", "gain_p", "control_gain", "loss_p", "cycles", "restricted_top1"]
+    gone += ["recovered", "recovered_low", "recovered_high"]
     own = {"cell": "fp32", "top1": top1, "top5": cell["fp32_top5"], "drop": 0.0, "gain": 0.0, "speedup": 1.0}
     own |= {"stderr": (top1 * (100 - top1) / images) ** 0.5, "top1_wo_recal": top1, "one_thread": "", "spared": ""}
     return {**_record(cell), **dict.fromkeys(gone), **own}

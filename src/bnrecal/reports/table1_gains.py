@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 
 from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.packed import unpack
+from bnrecal.evaluation.recovered import recovered_share
 from bnrecal.evaluation.significance import Differences, change, over_seeds
 
 PAIRS = {1: ("a8w8", "a8w8_w"), 2: ("2t_wo", "2t_w"), 4: ("4t_wo", "4t_w")}  # threads -> columns without and with
@@ -34,10 +36,11 @@ def gains_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
     Columns: source, model, threads, seeds, images; loss to A8W8 without recalibration, gain by recalibration, and
     net_gain, the gain less the control's on the same seeds and images, each with _stderr and _p; control_gain; and
-    recovered, net_gain / loss, where the loss is significant (else empty).
+    recovered, net_gain / loss, with the ends of its 95 % confidence interval, recovered_low and recovered_high: empty
+    where it is not known well enough (`evaluation.recovered`).
 
-    The tests are those of `evaluation.significance`: with one seed McNemar's for loss and gain and Student's for the
-    net gain, with several the one over seeds and images. No p-value is corrected for the number of rows.
+    The tests are those of `evaluation.significance`: with one seed exact over the images (McNemar's for loss and
+    gain), with several over seeds and images. No p-value is corrected for the number of rows.
     """
     records = []
     for (source, model), right in right_by_row(cells).items():
@@ -55,8 +58,9 @@ def _gain(right: Right, threads: int) -> dict[str, Any]:
     values: dict[str, Any] = {"seeds": len(without), "images": len(without[0]), "control_gain": control_gain.points}
     for name, found in tested.items():
         values |= {name: found.points, f"{name}_stderr": found.stderr, f"{name}_p": found.p}
-    lost = loss.significant and loss.points > 0
-    return {**values, "recovered": net.points / loss.points if lost else None}
+    recovered = recovered_share(plain, control, without, with_recal) if threads > 1 else None
+    shares = astuple(recovered) if recovered else (None, None, None)
+    return {**values, **dict(zip(("recovered", "recovered_low", "recovered_high"), shares, strict=True))}
 
 
 def orders_table(cells: Sequence[dict[str, Any]]) -> pd.DataFrame | None:

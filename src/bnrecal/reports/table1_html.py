@@ -168,11 +168,17 @@ def gain_row(key: tuple[str, str], gains: pd.DataFrame, paper: dict[str, float] 
         threads = int(one["threads"])
         told = {"label": "A8W8" if threads == 1 else f"{threads}T", "net": None, "paper": None, **_tested(one, "gain")}
         if threads > 1:
-            share = None if pd.isna(one["recovered"]) else number(100 * one["recovered"], 0)
-            told["net"] = {**_tested(one, "net_gain"), "share": share}
+            told["net"] = {**_tested(one, "net_gain"), "share": _share(one)}
             told["paper"] = paper and number(paper[f"{threads}t_w"] - paper[f"{threads}t_wo"], signed=True)
         cells.append(told)
     return {"source": key[0], "model": key[1], "cells": cells}
+
+
+def _share(one: pd.Series) -> str | None:
+    if pd.isna(one["recovered"]):
+        return None
+    share, low, high = (number(100 * one[name], 0) for name in ("recovered", "recovered_low", "recovered_high"))
+    return f"{share} % ({low} to {high} %)"
 
 
 def order_rows(orders: pd.DataFrame | None) -> dict[str, Any] | None:

@@ -92,8 +92,9 @@ def _gains(tables: Tables, seeds: int) -> list[str]:
         rows.append([row["source"], row["model"], told[0], told[1], net[0], told[2], net[1]])
     return [
         f"What recalibration gains, in points, with the p-value of {test}. The A8W8 column is the control: what",
-        "recalibration gains without NB-SMT. Net: the gain less the control's (p-value of a t-test), and what share of",
-        "the loss to A8W8 that is, where that loss is significant. p-values are not corrected for their number.",
+        "recalibration gains without NB-SMT. Net: the gain less the control's (tested alike), and what share of the",
+        "loss to A8W8 that is, with its 95 % confidence interval, where it is known to within half of itself.",
+        "p-values are not corrected for their number.",
         "",
         *_table(["Source", "Model", "A8W8", "2T", "2T net", "4T", "4T net"], rows),
     ]
@@ -114,8 +115,14 @@ def _orders(orders: pd.DataFrame) -> list[str]:
 
 
 def _net(one: "pd.Series[Any]") -> str:
-    share = "" if pd.isna(one["recovered"]) else f", {100 * one['recovered']:.0f} %"
-    return f"{one['net_gain']:+.2f} (p = {one['net_gain_p']:.2g}){share}"
+    return f"{one['net_gain']:+.2f} (p = {one['net_gain_p']:.2g}){_share(one)}"
+
+
+def _share(one: "pd.Series[Any]") -> str:
+    if pd.isna(one["recovered"]):
+        return ""
+    share, low, high = (100 * one[name] for name in ("recovered", "recovered_low", "recovered_high"))
+    return f", {share:.0f} % ({low:.0f} to {high:.0f} %)"
 
 
 def _notes(tables: Tables) -> list[str]:
@@ -152,7 +159,7 @@ def _paper_comparison(paper: pd.DataFrame, images: int) -> list[str]:
         return ["None of these rows is in the paper."]
     decided = paper["agrees"].notna().all()
     verdict = (
-        "* agrees: FP32 within 0.1, A8W8 within 0.2, the rest within 0.5 but at most half of the paper's own gain"
+        "* agrees: FP32 within 0.1, A8W8 within 0.2, the rest within 0.5 and less than half of the paper's own gain"
         if decided
         else f"no verdict on {images} images: the paper measured all 50,000"
     )
