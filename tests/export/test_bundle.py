@@ -11,7 +11,7 @@ from torch import nn
 
 import bnrecal.experiment.setup
 from bnrecal.commands.common import compose_config, read_config
-from bnrecal.commands.export import make_export
+from bnrecal.commands.export import describe_export, make_export
 from bnrecal.commands.schemas import ExportConfig
 from bnrecal.config import parse
 from bnrecal.data.glyphs import GlyphSource
@@ -20,7 +20,7 @@ from bnrecal.experiment.setup import Variant, prepare, prepare_variants
 from bnrecal.export import bundle
 from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.bundle import Export
-from bnrecal.export.fold import affine
+from bnrecal.export.fold import Folding, affine
 from bnrecal.export.network import folded_network
 from bnrecal.export.plan_file import plan_content, read_plan
 from bnrecal.export.tensors import exported_tensors
@@ -240,6 +240,19 @@ def test_how_many_answers_may_differ(images: int, equal: int, good: bool) -> Non
         return
     with pytest.raises(BnrecalError, match=f"puts {images - equal} of {images} images into another class"):
         check_agreement("some", agreement)
+
+
+def test_both_networks_top1_are_told(tmp_path: Path) -> None:
+    plan = {"speedup": 3.5, "cycle_speedup": 2.25, "cycles": 12345}
+    agreements = {"quantized": Agreement(images=200, equal=199, top1=150, folded_top1=149)}
+    told = describe_export(Export(tmp_path, Folding({"conv": "bn"}, {}), agreements, {"conv": 3}, plan)).splitlines()
+    assert told == [
+        "  folded      1 of 1 BatchNorm layers",
+        "  quantized   99.50 % equal predictions on 200 images, top-1 75.00 % unfolded, 74.50 % folded",
+        "  vectors     3 outputs of 1 layers, equal to the golden model",
+        "  speedup     3.50 x by products, 2.25 x by array cycles (12,345 per image)",
+        f"  written to  {tmp_path}",
+    ]
 
 
 def test_values_out_of_range_are_told() -> None:
