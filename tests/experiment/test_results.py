@@ -98,6 +98,7 @@ RESULT: dict[str, Any] = {
     "skipped": 2,
     "speedup": 3.456,
     "cycles": 1234567,
+    "cycle_speedup": 2.345,
     "exceptions": {},
     "provenance": {"backend": "oneDNN", "device": "cpu, AVX2", "weights": "resnet18.pth"},
 }
@@ -113,7 +114,7 @@ def test_the_summary_of_a_recalibrated_run(tmp_path: Path) -> None:
         "  net of that, 65 % of the loss to A8W8 is recovered (95 % confidence: 51 to 79 %)",
         "  top-1 among the data set's own classes: 68.00 %",
         "  2 unreadable images were skipped",
-        "  speedup      3.46 x, 1,234,567 array cycles per image",
+        "  speedup      3.46 x by products, 2.35 x by array cycles (1,234,567 per image)",
         "  sums by oneDNN, cpu, AVX2",
         "  weights resnet18.pth",
         f"  written to {tmp_path}",
@@ -127,7 +128,7 @@ def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_
     told = summary({**RESULT, **left_out, "recal": False, "exceptions": {**few, **many}}, tmp_path).splitlines()
     assert told[0] == "resnet18 on glyphs, 4 threads without recalibration, 5000 images"
     assert told[4:] == [
-        "  speedup      3.46 x, 1,234,567 array cycles per image",
+        "  speedup      3.46 x by products, 2.35 x by array cycles (1,234,567 per image)",
         "  sums by oneDNN, cpu, AVX2",
         "  weights resnet18.pth",
         "  depthwise: 1 thread: a, b, c, d, e",

@@ -29,7 +29,7 @@ from bnrecal.experiment.setup import identify, load, prepare
 from bnrecal.experiment.variant import A8W8, Variant
 from bnrecal.nbsmt.analysis.machine import describe_backend
 from bnrecal.quantization.layer_plan import plan_speedup
-from bnrecal.quantization.systolic import network_cycles
+from bnrecal.quantization.systolic import cycle_speedup, network_cycles
 from bnrecal.seeds import derive_seed
 
 
@@ -88,6 +88,7 @@ def test_a_result_carries_all_that_its_experiment_was(recalibrated: Result) -> N
     assert (recalibrated.seed, recalibrated.policy) == (0, "A")
     assert recalibrated.speedup == plan_speedup(plans)
     assert recalibrated.cycles == network_cycles(plans, 16, 16)
+    assert recalibrated.cycle_speedup == cycle_speedup(plans, 16, 16) > 1
     assert 0 < recalibrated.seconds < 3600
     assert round(recalibrated.seconds, 2) == recalibrated.seconds
     assert recalibrated.fp32_outcome is not None

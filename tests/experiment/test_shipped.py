@@ -50,6 +50,7 @@ def test_the_share_recovered_is_net_of_the_control_and_told_of_losses_only() -> 
     loss = four.a8w8_top1 - four.top1_wo_recal
     assert four.recovered is not None
     assert four.recovered == pytest.approx((four.gain - control.gain) / loss)
+    assert four.recovered is not None
     assert four.recovered_low is not None
     assert four.recovered_high is not None
     assert four.recovered_low < four.recovered < four.recovered_high

@@ -13,7 +13,7 @@ import bnrecal.experiment.setup
 from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.commands.cli.compose import compose_config, read_config
 from bnrecal.commands.cli.schemas import ExportConfig
-from bnrecal.commands.export import make_export
+from bnrecal.commands.export import describe_export, make_export
 from bnrecal.config import parse
 from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
@@ -23,7 +23,7 @@ from bnrecal.experiment.variant import Variant
 from bnrecal.export import bundle
 from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.bundle import Export
-from bnrecal.export.fold import affine
+from bnrecal.export.fold import Folding, affine
 from bnrecal.export.network import folded_network
 from bnrecal.export.plan_file import plan_content, read_plan
 from bnrecal.export.tensors import exported_tensors
@@ -91,6 +91,8 @@ def test_the_plan_tells_tiles_steps_and_cycles(tmp_path: Path) -> None:
     assert [(layer["threads"], layer["calls"]) for layer in plan["layers"]] == [(0, 1), (4, 1), (1, 1), (4, 1)]
     assert plan["speedup"] == pytest.approx((72 + 9 + 144) / (72 / 4 + 9 + 144 / 4))  # the same outputs everywhere
     assert plan["machine"]["array"] == {"rows": 8, "columns": 4}
+    one_thread = 32 * 4 * (18 + 72) + 16 * 32 * (18 + 9) + 32 * 4 * (18 + 144)
+    assert plan["cycle_speedup"] == pytest.approx(one_thread / plan["cycles"])
     folders = sorted(path.name for path in (tmp_path / "out" / "vectors").iterdir())
     assert folders == ["corners-1T", "corners-4T", "depthwise", "dilated"]
     with np.load(tmp_path / "out" / "vectors" / "dilated" / "vectors.npz") as arrays:
@@ -239,6 +241,19 @@ def test_how_many_answers_may_differ(images: int, equal: int, good: bool) -> Non
         return
     with pytest.raises(BnrecalError, match=f"puts {images - equal} of {images} images into another class"):
         check_agreement("some", agreement)
+
+
+def test_both_networks_top1_are_told(tmp_path: Path) -> None:
+    plan = {"speedup": 3.5, "cycle_speedup": 2.25, "cycles": 12345}
+    agreements = {"quantized": Agreement(images=200, equal=199, top1=150, folded_top1=149)}
+    told = describe_export(Export(tmp_path, Folding({"conv": "bn"}, {}), agreements, {"conv": 3}, plan)).splitlines()
+    assert told == [
+        "  folded      1 of 1 BatchNorm layers",
+        "  quantized   99.50 % equal predictions on 200 images, top-1 75.00 % unfolded, 74.50 % folded",
+        "  vectors     3 outputs of 1 layers, equal to the golden model",
+        "  speedup     3.50 x by products, 2.25 x by array cycles (12,345 per image)",
+        f"  written to  {tmp_path}",
+    ]
 
 
 def test_values_out_of_range_are_told() -> None:

@@ -1,15 +1,18 @@
-"""The search and random orders on a probe whose losses are written down."""
+"""The search on a probe whose losses are written down."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from helpers.known_search import Known, known_search, small_setup
 
 from bnrecal.experiment.setup import Experiment
 from bnrecal.search.local_search import HIGHEST_ERROR, Search
 from bnrecal.search.plans import FRONT_POINTS, baseline_choice, pareto_front
+from bnrecal.search.sensitivity import _divergence
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,18 @@ def test_a_choice_is_judged_by_the_held_out_probe_alone(setup: Experiment) -> No
     assert search.judged(one).heldout_loss == pytest.approx(30.0)
     assert search.judged(one).loss == one.loss
     assert search.less_by(one, two) == pytest.approx((20.0, 20.0 * 0.1 / np.sqrt(3)))
+
+
+def test_the_divergence_is_that_of_the_found_probabilities_from_the_wanted_ones() -> None:
+    wanted = torch.tensor([[0.5, 0.25, 0.25]])
+    found = torch.tensor([[0.25, 0.25, 0.5]])
+    by_hand = 0.5 * math.log(0.5 / 0.25) + 0.25 * math.log(0.25 / 0.5)  # sum of wanted * log(wanted / found)
+    assert float(_divergence(wanted.log(), found.log() + 3.0)) == pytest.approx(by_hand)
+    skewed = torch.tensor([[0.9, 0.05, 0.05]])
+    there = _divergence(wanted.log(), skewed.log())
+    back = _divergence(skewed.log(), wanted.log())
+    assert float(there) == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.25 / 0.05))
+    assert abs(float(there - back)) > 0.05
 
 
 def test_what_was_tried_is_counted_once(setup: Experiment) -> None:

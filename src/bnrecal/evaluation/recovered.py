@@ -23,6 +23,10 @@ class Recovered:
     low: float
     high: float
 
+    def in_percent(self) -> str:
+        """Return the share with its interval, as in "48 % (40 to 56 %)"."""
+        return f"{100 * self.share:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f} %)"
+
 
 def recovered_share(
     plain: Sequence[Bools], control: Sequence[Bools], without: Sequence[Bools], with_recal: Sequence[Bools]

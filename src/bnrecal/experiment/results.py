@@ -64,6 +64,7 @@ class Result:
         skipped: unreadable images, in none of the figures.
         speedup: sum(MACs) / sum(MACs / threads), all convolutions but the first.
         cycles: of the systolic array, for one image, all convolutions but the first.
+        cycle_speedup: how many times fewer these are than with one thread everywhere.
         exceptions: why a convolution does not run `threads` threads, by name, in words.
         layer_exceptions: the same, for programs.
         seconds: for the call that measured this cell, its siblings and baselines together.
@@ -95,6 +96,7 @@ class Result:
     skipped: int
     speedup: float
     cycles: int
+    cycle_speedup: float
     seed: int
     exceptions: dict[str, str]
     layer_exceptions: dict[str, ExceptionRecord]
@@ -241,7 +243,10 @@ def summary(result: dict[str, Any], where: Path) -> str:
         lines.append(f"  top-1 among the data set's own classes: {result['restricted_top1']:.2f} %")
     if result["skipped"]:
         lines.append(f"  {result['skipped']} unreadable images were skipped")
-    lines.append(f"  speedup    {result['speedup']:6.2f} x, {result['cycles']:,} array cycles per image")
+    lines.append(
+        f"  speedup    {result['speedup']:6.2f} x by products, {result['cycle_speedup']:.2f} x by array cycles "
+        f"({result['cycles']:,} per image)"
+    )
     lines.append(f"  sums by {result['provenance']['backend']}, {result['provenance']['device']}")
     lines.append(f"  weights {result['provenance']['weights']}")
     return "\n".join([*lines, *_exceptions(result), f"  written to {where}"])

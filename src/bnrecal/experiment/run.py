@@ -25,7 +25,7 @@ from bnrecal.experiment.setup import Experiment, load, machine, prepare, variant
 from bnrecal.experiment.variant import A8W8, CONTROL, Variant
 from bnrecal.nbsmt.analysis.machine import describe_backend
 from bnrecal.quantization.layer_plan import plan_speedup
-from bnrecal.quantization.systolic import network_cycles
+from bnrecal.quantization.systolic import cycle_speedup, network_cycles
 
 
 def run(config: Config, *, measured: Callable[[Result], object] | None = None) -> Result:
@@ -148,6 +148,7 @@ def make_result(
         **accuracies(outcome, without, outcomes[None], outcomes[A8W8], outcomes[CONTROL] if variant.recal else None),
         speedup=plan_speedup(own.plans),
         cycles=network_cycles(own.plans, array.rows, array.columns),
+        cycle_speedup=cycle_speedup(own.plans, array.rows, array.columns),
         seed=config.seed,
         exceptions={plan.name: plan.reason for plan in own.plans if plan.exception},
         layer_exceptions={

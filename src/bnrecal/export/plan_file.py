@@ -12,7 +12,7 @@ from bnrecal.export.fold import Folding
 from bnrecal.nbsmt.geometry import Pair
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, plan_speedup
-from bnrecal.quantization.systolic import layer_cycles, network_cycles
+from bnrecal.quantization.systolic import cycle_speedup, layer_cycles, network_cycles
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def plan_content(
         "machine": {**machine, "array": asdict(array)},
         "speedup": plan_speedup(plans),
         "cycles": network_cycles(plans, array.rows, array.columns),
+        "cycle_speedup": cycle_speedup(plans, array.rows, array.columns),
         "layers": [_layer(plan, folding, array, vectors.get(plan.name)) for plan in plans],
         "batchnorm_kept": folding.kept,
     }

@@ -49,7 +49,19 @@ def test_gains_are_tested_over_all_seeds_and_counted_net_of_the_control() -> Non
     assert found[2].recovered is None  # a loss of half a point is not significant
     assert found[4].loss.points == pytest.approx(8.0)
     assert found[4].loss.p < 0.05
-    assert found[4].recovered == pytest.approx((-1.1 - 0.2) / 8.0)
+    assert found[4].recovered is None  # nor is the gain
+
+
+def test_a_share_is_reported_with_its_interval_where_it_is_known() -> None:
+    levels = {**LEVELS, "4t_wo": [50.8, 51.2], "4t_w": [59.8, 60.0]}
+    found = by_threads(gains(seeds_of(NET, levels)))
+    share = found[4].recovered
+    assert share is not None
+    assert share.share == pytest.approx((8.9 - 0.2) / 18.0)
+    assert share.low < share.share < share.high
+    row = gains_table(list(found.values())).set_index("threads").loc[4]
+    assert (row["recovered"], row["recovered_low"], row["recovered_high"]) == (share.share, share.low, share.high)
+    assert share.in_percent() == f"48 % ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
 
 
 def test_the_table_of_gains_has_one_row_a_pair_and_names_each_number() -> None:

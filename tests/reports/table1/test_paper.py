@@ -56,6 +56,14 @@ def test_how_far_off_the_paper_still_agrees(quantity: str, off: float, agrees: b
     assert found[quantity].difference == pytest.approx(off)
 
 
+def test_no_number_agrees_both_without_and_with_recalibration() -> None:
+    for threads in ("2t", "4t"):
+        between = (PAPER[f"{threads}_wo"] + PAPER[f"{threads}_w"]) / 2
+        found = compared({**OWN, f"{threads}_wo": between, f"{threads}_w": between})
+        assert found[f"{threads}_wo"].agrees is False
+        assert found[f"{threads}_w"].agrees is False
+
+
 def test_part_of_the_validation_images_gives_no_verdict() -> None:
     found = compared(OWN, images=5000)
     assert {one.agrees for one in found.values()} == {None}

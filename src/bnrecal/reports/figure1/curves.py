@@ -15,7 +15,7 @@ class Choice:
     Attributes:
         cell: its name in a table.
         suffix: of a curve's name.
-        beside: how it is named where it is compared with the paper's way; empty for that way itself.
+        beside: how it is named where it is compared with the highest-error order; empty for that order itself.
     """
 
     method: Method
@@ -24,12 +24,13 @@ class Choice:
     beside: str = ""
 
 
-HIGHEST_ERROR = Choice("highest_error", "highest error first")  # the paper's way
+# The order that needs least thought: the paper leaves open which layers it slowed.
+HIGHEST_ERROR = Choice("highest_error", "highest error first")
 RANDOM = Choice(
     "random",
     "best of random",
     ", best of random orders",
-    "The best of random orders, for as many evaluations",
+    "The best of random orders, on as many images",
 )
 PLAN = Choice("plan", "searched", ", searched threads", "Threads found by the search")
 

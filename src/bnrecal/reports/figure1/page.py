@@ -34,12 +34,29 @@ class Fact:
 
 @dataclass(frozen=True)
 class Beside:
-    """The number of operating points at which another choice of threads is better, or worse, than the paper's way."""
+    """Operating points at which another choice of threads is better, or worse, than the highest-error order."""
 
     name: str
     points: int
     better: int
     worse: int
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Choices that were measured on training images for one curve, and over how many images."""
+
+    evaluations: int
+    evaluated_images: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The choices of one network that the search and random orders measured."""
+
+    label: str
+    plan: Spent
+    random: Spent
 
 
 @dataclass(frozen=True)
@@ -123,6 +140,7 @@ class Content:
     images: int
     facts: list[Fact]
     others: list[Beside]
+    budgets: list[Budget]
     legend: list[LegendEntry]
     panels: list[Panel]
     runs: list[NetworkRun]
@@ -144,6 +162,7 @@ def content(points: Sequence[FigurePoint]) -> Content:
         images=max(point["images"] for point in points),
         facts=[fact(own) for own in networks.values()],
         others=[other for other in others if other.points],
+        budgets=[found for found in map(budget, networks.values()) if found is not None],
         legend=[LegendEntry(curve.name(own), curve.shape, curve.style) for curve, own in present(points)],
         panels=[panel(own) for own in by_panel(points).values()],
         runs=[network_run(own) for own in networks.values()],
@@ -160,11 +179,19 @@ def fact(points: Sequence[FigurePoint]) -> Fact:
 
 
 def beside_usual(points: Sequence[FigurePoint], choice: Choice) -> Beside:
-    """Points of another choice of threads that are better, or worse, than the paper's way."""
+    """Points of another choice of threads that are better, or worse, than the highest-error order."""
     own = [point for point in points if point["method"] == choice.method]
     better = sum(_surely_positive(point["above_highest_error"], point) for point in own)
     worse = sum(_surely_positive(-point["above_highest_error"], point) for point in own)
     return Beside(choice.beside, len(own), better, worse)
+
+
+def budget(points: Sequence[FigurePoint]) -> Budget | None:
+    """Return what the search and random orders of one network measured; None without a search."""
+    spent = {point["method"]: Spent(point["evaluations"], point["evaluated_images"]) for point in points}
+    if PLAN.method not in spent or RANDOM.method not in spent:
+        return None
+    return Budget(points[0]["label"], spent[PLAN.method], spent[RANDOM.method])
 
 
 def _surely_positive(difference: float, point: FigurePoint) -> bool:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.packed import unpack
+from bnrecal.evaluation.recovered import Recovered, recovered_share
 from bnrecal.evaluation.significance import Difference, Differences, change, over_seeds
 from bnrecal.reports.table1.columns import A8W8, CONTROL, FLOAT32, Pair, pairs
 from bnrecal.reports.table1.records import CellRecord
@@ -27,7 +28,8 @@ class Gain:
         loss: to A8W8, without recalibration.
         gain: by recalibration.
         net_gain: the gain less the control's, on the same seeds and images.
-        recovered: net_gain / loss, where the loss is significant; else None.
+        recovered: net_gain / loss with its confidence interval; None where it is not known well enough
+            (`evaluation.recovered`), and of the control.
     """
 
     source: str
@@ -39,7 +41,7 @@ class Gain:
     loss: Difference
     gain: Difference
     net_gain: Difference
-    recovered: float | None
+    recovered: Recovered | None
 
 
 def right_by_row(cells: Sequence[CellRecord]) -> dict[Key, dict[str, list[Bools]]]:
@@ -56,8 +58,8 @@ def right_by_row(cells: Sequence[CellRecord]) -> dict[Key, dict[str, list[Bools]
 def gains(cells: Sequence[CellRecord]) -> list[Gain]:
     """Gains of each row, pair by pair; the first pair is the control.
 
-    The tests are those of `evaluation.significance`: with one seed McNemar's for loss and gain and Student's for the
-    net gain, with several the one over seeds and images. No p-value is corrected for the number of rows.
+    The tests are those of `evaluation.significance`: with one seed exact over the images (McNemar's for loss and
+    gain), with several over seeds and images. No p-value is corrected for the number of rows.
     """
     return [_gain(key, right, pair) for key, right in right_by_row(cells).items() for pair in pairs()]
 
@@ -69,7 +71,7 @@ def _gain(key: Key, right: Right, pair: Pair) -> Gain:
     control = right[CONTROL.key]
     loss = change(without, plain)
     net = over_seeds(_difference(without, recalibrated) - _difference(plain, control))
-    lost = loss.significant and loss.points > 0
+    threaded = pair.threads > 1
     return Gain(
         source=key[0],
         model=key[1],
@@ -80,7 +82,7 @@ def _gain(key: Key, right: Right, pair: Pair) -> Gain:
         loss=loss,
         gain=change(without, recalibrated),
         net_gain=net,
-        recovered=net.points / loss.points if lost else None,
+        recovered=recovered_share(plain, control, without, recalibrated) if threaded else None,
     )
 
 
@@ -92,7 +94,7 @@ def gains_table(found: Sequence[Gain]) -> pd.DataFrame:
     """The frame of `table1_gains.csv`: one row a `Gain`.
 
     Columns: source, model, threads, seeds, images, control_gain; loss, gain and net_gain, each with _stderr and _p;
-    recovered.
+    recovered with the ends of its 95 % confidence interval, recovered_low and recovered_high.
     """
     records = []
     for one in found:
@@ -108,5 +110,8 @@ def gains_table(found: Sequence[Gain]) -> pd.DataFrame:
             record[name] = tested.points
             record[f"{name}_stderr"] = tested.stderr
             record[f"{name}_p"] = tested.p
-        records.append({**record, "recovered": one.recovered})
+        record["recovered"] = one.recovered.share if one.recovered else None
+        record["recovered_low"] = one.recovered.low if one.recovered else None
+        record["recovered_high"] = one.recovered.high if one.recovered else None
+        records.append(record)
     return pd.DataFrame(records)

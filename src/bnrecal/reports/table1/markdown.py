@@ -87,8 +87,9 @@ def _gains_explanation(seeds: int) -> Paragraph:
     test = "a test over all seeds and images" if seeds > 1 else "McNemar's exact test on the same images"
     return Paragraph(
         f"What recalibration gains, in points, with the p-value of {test}. The A8W8 column is the control: what\n"
-        "recalibration gains without NB-SMT. Net: the gain less the control's (p-value of a t-test), and what share "
-        "of\nthe loss to A8W8 that is, where that loss is significant. p-values are not corrected for their number."
+        "recalibration gains without NB-SMT. Net: the gain less the control's (tested alike), and what share of the\n"
+        "loss to A8W8 that is, with its 95 % confidence interval, where it is known to within half of itself.\n"
+        "p-values are not corrected for their number."
     )
 
 
@@ -112,7 +113,7 @@ def _gain(one: Gain) -> dict[str, Entry]:
 
 
 def _net(one: Gain) -> Entry:
-    share = "" if one.recovered is None else f", {100 * one.recovered:.0f} %"
+    share = "" if one.recovered is None else f", {one.recovered.in_percent()}"
     return Entry(f"{one.net_gain.points:+.2f}", f"(p = {one.net_gain.p:.2g}){share}")
 
 
@@ -163,8 +164,8 @@ def _paper(found: Sequence[Comparison], images: int) -> list[Block]:
         return [Paragraph("None of these rows is in the paper.")]
     decided = all(one.agrees is not None for one in found)
     verdict = (
-        f"* agrees: FP32 within {FLOAT32_POINTS}, A8W8 within {A8W8_POINTS}, the rest within {LOOSEST} but at most "
-        "half of the paper's own gain"
+        f"* agrees: FP32 within {FLOAT32_POINTS}, A8W8 within {A8W8_POINTS}, the rest within {LOOSEST} and less "
+        "than half of the paper's own gain"
         if decided
         else f"no verdict on {images} images: the paper measured all {IMAGES:,}"
     )

@@ -110,6 +110,8 @@ def _record(cell: CellRecord) -> dict[str, object]:
         "control_gain": cell["control_gain"],
         "loss_p": cell["loss_p"],
         "recovered": cell["recovered"],
+        "recovered_low": cell["recovered_low"],
+        "recovered_high": cell["recovered_high"],
         "speedup": cell["speedup"],
         "cycles": cell["cycles"],
         "restricted_top1": cell["restricted_top1"],
@@ -123,7 +125,8 @@ def _record(cell: CellRecord) -> dict[str, object]:
 
 def _float_record(cell: CellRecord) -> dict[str, object]:
     """The row of float32, from the cell of A8W8."""
-    unknown = ("threads", "recal", "gain_p", "control_gain", "loss_p", "recovered", "cycles", "restricted_top1")
+    unknown = ["threads", "recal", "gain_p", "control_gain", "loss_p", "cycles", "restricted_top1"]
+    unknown += ["recovered", "recovered_low", "recovered_high"]
     top1 = cell["fp32_top1"]
     own: dict[str, object] = {
         "cell": FLOAT32.key,

@@ -125,7 +125,7 @@ class GainCell:
 
     Attributes:
         net: the gain beyond the control's; None of the control.
-        share: of the loss to A8W8 that is recovered, percent.
+        share: of the loss to A8W8 that is recovered, in percent with its interval.
         paper: the paper's gain.
     """
 
@@ -284,7 +284,7 @@ def gain_cell(one: Gain, paper: dict[str, float] | None) -> GainCell:
     """A gain, net of the control too, beside the paper's."""
     if one.pair not in threaded_pairs():
         return GainCell(one.pair.group, tested(one.gain), None, None, None)
-    share = None if one.recovered is None else number(100 * one.recovered, 0)
+    share = None if one.recovered is None else one.recovered.in_percent()
     published = paper_gain(paper, one.pair)
     told = None if published is None else number(published, signed=True)
     return GainCell(one.pair.group, tested(one.gain), tested(one.net_gain), share, told)

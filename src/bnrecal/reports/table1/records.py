@@ -73,10 +73,13 @@ class ResultRecord(TypedDict):
     control_gain: float | None
     loss_p: float
     recovered: float | None
+    recovered_low: float | None
+    recovered_high: float | None
     restricted_top1: float | None
     skipped: int
     speedup: float
     cycles: int
+    cycle_speedup: float
     seed: int
     exceptions: dict[str, str]
     layer_exceptions: dict[str, ExceptionRecord]

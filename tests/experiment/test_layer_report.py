@@ -1,0 +1,87 @@
+"""The numbers of `layers.csv` and `batchnorm.csv`, by hand."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.known_search import small_setup
+from torch import Tensor, nn
+
+from bnrecal.experiment.layer_report import describe_batchnorms, input_ranges, measured_columns, scaled_errors
+from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.variant import Variant
+from bnrecal.nbsmt.analysis.collisions import CollisionStatistics
+
+COUNTED = CollisionStatistics(
+    steps_by_active=(10, 20, 30, 15, 25),
+    reduced_activations=28,
+    reduced_weights=14,
+    activations=200,
+    zero_activations=50,
+    weights=80,
+    zero_weights=8,
+    outputs=4,
+    squared_error=torch.tensor([6.0, 1.0]).double(),
+    squared_output=torch.tensor([60.0, 20.0]).double(),
+)
+LAYER = SimpleNamespace(input_scale=0.5, weight_scale=torch.tensor([2.0, 4.0]))  # squared steps of an output: 1 and 4
+
+
+def norm(mean: list[float], variance: list[float]) -> nn.Module:
+    """A network of one BatchNorm layer."""
+    layer = nn.BatchNorm2d(len(mean), eps=1.0)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    layer.running_mean.copy_(torch.tensor(mean))
+    layer.running_var.copy_(torch.tensor(variance))
+    return nn.Sequential(layer)
+
+
+def test_shifts_of_means_are_in_trained_deviations_and_ratios_are_new_to_trained() -> None:
+    trained = norm([1.0, 5.0], [3.0, 8.0])
+    own = norm([3.0, 5.0], [15.0, 17.0])
+    (row,) = describe_batchnorms(trained, own).to_dict("records")
+    assert row["name"] == "0"
+    assert row["channels"] == 2
+    assert row["mean_shift"] == pytest.approx(math.sqrt((2**2 / 4 + 0) / 2))  # the trained variance and eps: 4 and 9
+    assert row["variance_ratio"] == pytest.approx(math.sqrt(16 / 4 * 18 / 9))
+
+
+def test_errors_are_in_activation_units_and_relative_to_the_exact_output() -> None:
+    error, power = 6 * 1 + 1 * 4, 60 * 1 + 20 * 4
+    assert scaled_errors(LAYER, COUNTED) == pytest.approx((error / 4, error / power))  # type: ignore[arg-type]
+
+
+def test_shares_are_of_steps_of_elements_and_of_active_operands() -> None:
+    columns = measured_columns(LAYER, COUNTED)  # type: ignore[arg-type]
+    operands = 1 * 20 + 2 * 30 + 3 * 15 + 4 * 25
+    assert columns == pytest.approx(
+        {
+            "weight_sparsity": 0.1,
+            "activation_sparsity": 0.25,
+            "steps": 100,
+            **{"active_0": 0.1, "active_1": 0.2, "active_2": 0.3, "active_3": 0.15, "active_4": 0.25},
+            "reduced_activations": 28 / operands,
+            "reduced_weights": 14 / operands,
+            "mse": 10 / 4,
+            "relative_mse": 10 / 140,
+        }
+    )
+
+
+def test_the_range_of_an_input_is_the_mean_of_each_images_largest() -> None:
+    setup = small_setup()
+    four = Variant(4, False)
+    prepared = prepare_variants(setup, [four])[four]
+    largest: list[Tensor] = []
+    conv = prepared.network.get_submodule("conv2")
+    hook = conv.register_forward_pre_hook(lambda _, given: largest.append(given[0].abs().amax((1, 2, 3))))
+    try:
+        found = input_ranges(setup, prepared, 5)
+    finally:
+        hook.remove()
+    each = torch.cat(largest)
+    assert each.shape == (5,)
+    assert found["conv2"] == pytest.approx(float(each.mean()))
+    assert float(each.mean()) < 0.999 * float(each.max())
