@@ -33,6 +33,6 @@ def network_cycles(plans: Sequence[LayerPlan], rows: int, columns: int) -> int:
 
 
 def cycle_speedup(plans: Sequence[LayerPlan], rows: int, columns: int) -> float:
-    """How many times fewer these cycles are than with one thread everywhere; 1 without a second convolution."""
+    """Return how many times fewer these cycles are than with one thread everywhere; 1 without a second convolution."""
     one = sum(layer_cycles(p.conv, 1, rows, columns) for p in plans if p.conv.order > 0)
     return one / network_cycles(plans, rows, columns) if one else 1.0
