@@ -57,28 +57,6 @@ def test_equals_its_definition(
         assert torch.equal(again.short(), wanted.short() + 128 * signed)
 
 
-@settings(max_examples=40)
-@given(
-    st.sampled_from([1, 2, 4]),
-    st.sampled_from([4, 20, 60, 64, 68, 196]),
-    st.integers(1, 40),
-    st.integers(0, 2**16),
-)
-def test_channels_in_an_order_are_those_of_the_input_in_that_order(
-    threads: int, channels: int, pixels: int, seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.relu(torch.randn(2, channels, 1, pixels, generator=generator))
-    order = torch.randperm(channels, generator=generator)
-    spec = SmtSpec(threads)
-    quantizer = Quantizer(tuple(operands_of(full_pattern(threads), spec)), spec, channels, 1)
-    quantizer.args["block"] = 7
-    for given_as in (x, quantize_activation(x, 0.02)):
-        wanted = [part.clone() for part in quantizer(given_as.index_select(1, order), 0.02, False)]
-        for part, found in zip(wanted, quantizer(given_as, 0.02, False, order), strict=True):
-            assert torch.equal(part, found)
-
-
 def test_buffers_made_in_inference_mode_serve_outside_of_it() -> None:
     levels = torch.randint(0, 256, (1, 4, 3, 3)).to(torch.uint8)
     quantizer = Quantizer((), SmtSpec(1), 4, 1)

@@ -1,6 +1,5 @@
 """A layer's input as levels, and from them its dense operands."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,12 +38,11 @@ class Quantizer:
             scratch_bytes=-(-per_worker // 64) * 64,
         )
 
-    def __call__(self, x: Tensor, x_scale: float, signed: bool, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, x_scale: float, signed: bool) -> tuple[Tensor, Tensor]:
         """Return levels and dense operands of an input, both overwritten by the next call in this thread.
 
         Args:
             x: float32 (N, groups * channels, H, W), or uint8 or int8 levels of that shape.
-            order: int64 (channels,), on the CPU: position i is taken by input channel order[i]; for one group alone.
 
         Returns:
             uint8 (N, groups * channels, H, W), signed levels as + 128, and uint8 (N, groups * len(operands) * channels,
@@ -63,11 +61,8 @@ class Quantizer:
         target = levels
         if self.expands:
             target = _channels_last("operands", images, len(self.operands) * levels.shape[1], height, width)
-        elif not args["source"] and order is None:
+        elif not args["source"]:
             return levels, levels
-        if order is not None:
-            places = order.numpy().astype(np.uint32)
-            set_args(args, order=places.ctypes.data)
         if not self.expands:
             set_args(args, operands=0)
         pixels = images * height * width

@@ -10,7 +10,7 @@ from bnrecal.nbsmt.decompose.operands import Operand
 from bnrecal.nbsmt.engines.cpu.kernels import operand_select
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
 from bnrecal.nbsmt.engines.cpu.kernels.operand_select import TABLE_BYTES, operand_select_ref
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import MANY, args_dtype, compiled, kernel_entry, u64
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compiled, kernel_entry, u64
 
 SPARE_BYTES = 256
 ARGS = args_dtype(
@@ -26,7 +26,6 @@ ARGS = args_dtype(
     "round_up",  # of r(a): 7 and 1 to half even, 0 and 0 down
     "round_odd",
     "block",  # pixels of a unit
-    "order",  # uint32 (channels,): which channel takes each position, or 0: as they come; for one group
     "scratch",
     "scratch_bytes",  # of it for each worker: `operand_select`'s, one pixel's masks twice, one expanded pixel
     floats=("inverse", "lowest", "highest", "offset"),
@@ -96,29 +95,14 @@ def _expand_pixel(levels: u64, target: u64, args: Any, scratch: u64) -> None:
 
 
 @compiled
-def _reorder(levels: u64, pixels: u64, args: Any, spare: u64) -> None:
-    """Put the channels of these pixels in order; `spare` is scratch of one pixel."""
-    order = carray(v.pointer(args.order), MANY, np.uint32)
-    before = carray(v.pointer(spare), MANY, np.uint8)
-    for _ in range(pixels):
-        v.copy(spare, levels, args.channels)
-        after = carray(v.pointer(levels), MANY, np.uint8)
-        for c in range(args.channels):
-            after[c] = before[order[c]]
-        levels += args.channels
-
-
-@compiled
 def _work_on_block(args: Any, first: u64, last: u64, scratch: u64) -> None:
-    """Quantize, reorder and expand pixels first..last-1."""
+    """Quantize and expand pixels first..last-1."""
     values = args.groups * args.channels
     levels = args.levels + first * values
     count = (last - first) * values
     spare = scratch + args.scratch_bytes - args.operands * args.channels - u64(SPARE_BYTES)
     if args.source:
         _quantize(args.source + u64(4) * first * values, levels, count, args, spare)
-    if args.order:
-        _reorder(levels, last - first, args, scratch + u64(operand_select.SCRATCH_BYTES))
     size = args.operands * args.channels
     if not size:
         return
