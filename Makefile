@@ -32,7 +32,7 @@ bench: $(VENV)/.run  ## time the NB-SMT engine against float32 PyTorch
 
 test: $(VENV)/.dev  ## lint, types, tests
 	$(MAKE) --no-print-directory lint types
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 mutate: $(VENV)/.dev  ## change the code one thing at a time and see whether a test notices (hours)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 nice -n 19 $(VENV)/bin/mutmut run --max-children 1 $(MUTANTS)

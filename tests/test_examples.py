@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from helpers.fork_server import FORKS, SOCKET, server
 from sybil import Document, Example
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
@@ -52,6 +53,7 @@ def run_shell(example: Example) -> None:
         "REPOSITORY": str(ROOT),
         "BNRECAL_EXAMPLE": "compose" if what == "needs" else "run",
         "BNRECAL_FAILURES": str(failures),
+        SOCKET: server() if FORKS else "",
     }
     script = f". '{HELPERS}/example_shell.sh'\n{example.parsed}"
     command = ["bash", "-c", script]
