@@ -29,7 +29,7 @@ def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
     refuse_other_model(overrides, "figure1", [network.model for network in figure.networks], one)
     out = Path(figure.out)
     networks = [n for n in figure.networks if not _left_out(n, figure)]
-    jobs = [(network.label, number) for number, network in enumerate(networks)]
+    tasks = [(network.label, number) for number, network in enumerate(networks)]
     measured: dict[int, list[FigurePoint]] = {}
 
     def measure(number: int) -> list[FigurePoint]:
@@ -41,7 +41,7 @@ def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
         measured[number] = points
         write_figure(_in_order(measured), out)
 
-    failed = attempt_all(jobs, "figure1", "network", measure, take, side_by_side(figure, figure.jobs, len(jobs)))
+    failed = attempt_all(tasks, "figure1", "network", measure, take, side_by_side(figure, figure.jobs, len(tasks)))
     if measured:
         print(f"written to {out}/figure1.csv, figure1.png, figure1.svg; report.html there shows it in a browser")
     raise_failed(failed, len(networks), "networks")
