@@ -51,7 +51,7 @@ def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> 
     assert "Not measured in these cells" not in (out / "report.html").read_text()
 
     stamps = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
-    again = run("table1", *TINY, "seeds=2", folder=tmp_path)
+    again = run("table1", *TINY, "seeds=2", "jobs=1", folder=tmp_path)
     assert again.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == stamps
 
