@@ -4,7 +4,7 @@
 
 prints two Markdown tables. The first: of networks that are equally good, how many `over_seeds` calls different at 5 %.
 The second: of networks that recover a known share of a loss, for how many `recovered_share` tells a share, how many
-of the told intervals hold the true one, how many do in all, and how far the told shares lie off in the mean.
+of the reported intervals hold the true one, how many do in all, and how far the reported shares lie off in the mean.
 """
 
 import sys
@@ -67,12 +67,21 @@ def main() -> None:
     for flips in NONE:
         share = called_different(flips, trials)
         print(line(flips.seeds, flips.own, flips.shared, flips.lean, f"{100 * share:.1f} %"), flush=True)
-    header = ("seeds", "images", "loss", "share", "told", "told intervals that hold it", "all that do", "mean error")
+    header = (
+        "seeds",
+        "images",
+        "loss",
+        "share",
+        "reported",
+        "reported intervals that hold it",
+        "all that do",
+        "mean error",
+    )
     print("", line(*header), line(*["---"] * len(header)), sep="\n")
     for loss in LOSSES:
-        told = shares(loss, trials // 2)
+        reported = shares(loss, trials // 2)
         own = (loss.seeds, loss.images, f"{100 * loss.loss:.0f} %", f"{100 * loss.share:.0f} %")
-        print(line(*own, *described(told)), flush=True)
+        print(line(*own, *described(reported)), flush=True)
 
 
 def line(*cells: object) -> str:
@@ -100,20 +109,20 @@ class Told:
     """What became of trials.
 
     Attributes:
-        told: how many told a share, out of `trials`; `holding`: how many of their intervals hold the true one.
+        reported: how many reported a share, out of `trials`; `holding`: how many of their intervals hold the true one.
         all_holding: how many of all intervals hold it, those without an end included.
-        error: mean of told minus true shares, NaN where none is told.
+        error: mean of reported minus true shares, NaN where none is reported.
     """
 
     trials: int
-    told: int
+    reported: int
     holding: int
     all_holding: int
     error: float
 
 
 def shares(loss: Loss, trials: int) -> Told:
-    """Draw networks and look what is told of them."""
+    """Draw networks and look what is reported of them."""
     generator = np.random.default_rng(0)
     errors, holding, all_holding = [], 0, 0
     for _ in range(trials):
@@ -151,11 +160,16 @@ def _normal(generator: np.random.Generator, seeds: int, images: int, deviation: 
     return noise
 
 
-def described(told: Told) -> list[str]:
+def described(reported: Told) -> list[str]:
     """The last four cells of a row."""
-    held = f"{100 * told.holding / told.told:.1f} %" if told.told else ""
-    error = f"{100 * told.error:+.0f} points" if told.told else ""
-    return [f"{100 * told.told / told.trials:.1f} %", held, f"{100 * told.all_holding / told.trials:.1f} %", error]
+    held = f"{100 * reported.holding / reported.reported:.1f} %" if reported.reported else ""
+    error = f"{100 * reported.error:+.0f} points" if reported.reported else ""
+    return [
+        f"{100 * reported.reported / reported.trials:.1f} %",
+        held,
+        f"{100 * reported.all_holding / reported.trials:.1f} %",
+        error,
+    ]
 
 
 if __name__ == "__main__":

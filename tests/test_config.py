@@ -106,8 +106,8 @@ def test_without_recalibration_no_images_for_it_are_asked_for() -> None:
 
 def test_a_last_batch_too_small_for_its_weight_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     def images(count: int, *more: str) -> int:
-        setup = load(config("recal=true", "recalibration.batch_size=16", f"recalibration.images={count}", *more))
-        return len(setup.recalibration.indices)
+        experiment = load(config("recal=true", "recalibration.batch_size=16", f"recalibration.images={count}", *more))
+        return len(experiment.recalibration.indices)
 
     assert images(49) == 48
     assert "recalibration.images=49: the last 1 do not fill a batch and are not used (as a small batch" in caplog.text

@@ -61,8 +61,8 @@ def run_shell(example: Example) -> None:
         command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=1800
     )
     failed = failures.read_text() if failures.exists() else ""
-    told = f"{example.path}:{example.line}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
-    assert (done.returncode, failed) == (0, ""), told
+    reported = f"{example.path}:{example.line}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+    assert (done.returncode, failed) == (0, ""), reported
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import ACT_RANGES, THREADS
 from bnrecal.quantization.calibrate import calibrate
 from bnrecal.quantization.convert import (
-    collect_statistics,
+    collect_collisions,
     compare_weights,
     quantize_layers,
     threaded_copy,
@@ -220,7 +220,7 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
     _check_gpu(model)
     compare_weights(model)
     with recalibration.eval_mode(model), tf32(False):
-        statistics = collect_statistics(model, _images(batches, model))
+        statistics = collect_collisions(model, _images(batches, model))
     rows = []
     for name, layer in layers.items():
         row: dict[str, Any] = {"name": name, "threads": layer.spec.threads, "range": layer.range}

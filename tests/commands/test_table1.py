@@ -63,9 +63,9 @@ def test_a_row_measured_alone_is_found_by_the_whole_table(tmp_path: Path, monkey
     alone = measure_model(config, [spared], tmp_path)
     measured: list[Variant] = []
 
-    def run_variants(setup: Experiment, variants: list[Variant], **how: Any) -> list[Result]:
+    def run_variants(experiment: Experiment, variants: list[Variant], **how: Any) -> list[Result]:
         measured.extend(variants)
-        return bnrecal.experiment.run.run_variants(setup, variants, **how)
+        return bnrecal.experiment.run.run_variants(experiment, variants, **how)
 
     monkeypatch.setattr(bnrecal.commands.table1, "run_variants", run_variants)
     both = measure_model(config, [plain, spared], tmp_path)

@@ -14,7 +14,7 @@ def right(count: int, first: int = 0) -> Bools:
     return (images >= first) & (images < first + count)
 
 
-def told(plain: int, control: int, without: int, with_recal: int, first: int = 0) -> Recovered | None:
+def reported(plain: int, control: int, without: int, with_recal: int, first: int = 0) -> Recovered | None:
     """Of one seed with so many images right; those with recalibration from image `first` on."""
     return recovered_share([right(plain)], [right(control)], [right(without)], [right(with_recal, first)])
 
@@ -26,7 +26,7 @@ def on_the_edge(share: float, part: Differences, whole: Differences) -> float:
 
 
 def test_a_share_is_net_of_the_control_and_its_interval_ends_where_students_test_turns() -> None:
-    found = told(900, 910, 600, 800)
+    found = reported(900, 910, 600, 800)
     assert found is not None
     assert found.share == pytest.approx((200 - 10) / 300)
     part = np.zeros((1, IMAGES))
@@ -40,7 +40,7 @@ def test_a_share_is_net_of_the_control_and_its_interval_ends_where_students_test
 
 
 def test_a_share_that_was_lost_on_top_is_negative() -> None:
-    found = told(900, 900, 600, 450)
+    found = reported(900, 900, 600, 450)
     assert found is not None
     assert found.share == pytest.approx(-0.5)
     assert found.low < -0.5 < found.high < 0
@@ -57,14 +57,14 @@ def test_a_share_that_was_lost_on_top_is_negative() -> None:
         ((900, 840, 600, 601), "the control loses, and the gain itself is one image"),
     ],
 )
-def test_nothing_is_told_beside_a_difference_that_is_not_significant(levels: tuple[int, ...], why: str) -> None:
-    assert told(*levels) is None, why
+def test_nothing_is_reported_beside_a_difference_that_is_not_significant(levels: tuple[int, ...], why: str) -> None:
+    assert reported(*levels) is None, why
 
 
-def test_a_share_is_told_where_it_is_known_to_within_half_of_itself() -> None:
+def test_a_share_is_reported_where_it_is_known_to_within_half_of_itself() -> None:
     # the net gain is the same; the more images change besides, the less of it is sure
-    assert told(900, 900, 600, 680, 40) is not None
-    assert told(900, 900, 600, 680, 300) is None
+    assert reported(900, 900, 600, 680, 40) is not None
+    assert reported(900, 900, 600, 680, 300) is None
     part = right(680, 300).astype(float) - right(600)
     whole = right(900).astype(float) - right(600)
     low, high = share_interval(part[None], whole[None]) or (0.0, 0.0)

@@ -70,7 +70,7 @@ def test_of_a_loss_that_is_none_nothing_is_recovered(without: int, why: str) -> 
     assert accuracies(right(180), right(without), FP32, A8W8, CONTROL)["recovered"] is None, why
 
 
-def test_a_share_that_is_not_known_well_is_not_told() -> None:
+def test_a_share_that_is_not_known_well_is_not_reported() -> None:
     # as many are gained, but 30 more images change back and forth
     assert accuracies(right(130, first=30), right(110), FP32, A8W8, CONTROL)["recovered"] is None
 
@@ -125,9 +125,9 @@ def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_
     few = dict.fromkeys("abcde", "depthwise: 1 thread")
     many = {f"conv{place}": "smt.layers: 2 threads" for place in range(6)}
     left_out = {"recovered": None, "restricted_top1": None, "skipped": 0}
-    told = summary({**RESULT, **left_out, "recal": False, "exceptions": {**few, **many}}, tmp_path).splitlines()
-    assert told[0] == "resnet18 on glyphs, 4 threads without recalibration, 5000 images"
-    assert told[4:] == [
+    reported = summary({**RESULT, **left_out, "recal": False, "exceptions": {**few, **many}}, tmp_path).splitlines()
+    assert reported[0] == "resnet18 on glyphs, 4 threads without recalibration, 5000 images"
+    assert reported[4:] == [
         "  speedup      3.46 x by products, 2.35 x by array cycles (1,234,567 per image)",
         "  sums by oneDNN, cpu, AVX2",
         "  weights resnet18.pth",

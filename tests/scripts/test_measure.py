@@ -33,7 +33,7 @@ def test_costs_of_weights(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     workers = torch.get_num_threads()
     measure.main()
     printed = capsys.readouterr().out.splitlines()
-    assert "in units of one listed weight" in printed[0]
+    assert "in units of one sparse weight" in printed[0]
     assert "  16 x 6 x 6 " in printed[2]
     assert "none " in printed[2]
     assert (onednn_exactness() is not Exactness.NONE) == (f"{onednn_exactness().value} " in printed[2].split("none")[1])

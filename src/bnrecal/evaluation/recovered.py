@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.significance import LEVEL, Differences, change, mean_squares, over_seeds
 
-KNOWN_TO = 0.5  # a share is told where it is known to within this part of itself
+KNOWN_TO = 0.5  # a share is reported where it is known to within this part of itself
 
 Parabola = npt.NDArray[np.float64]  # a, b, c of a * share^2 + b * share + c
 
@@ -34,10 +34,10 @@ def recovered_share(
     """The gain by recalibration net of the control's, as a share of the loss to A8W8 without recalibration.
 
     The network without recalibration is in both. Where it does badly by chance, the loss is large and much of it seems
-    to come back; so a share that is told wherever the loss is significant is too large. It is told only where the gain
+    to come back; so a share reported wherever the loss is significant is too large. It is reported only where the gain
     and the net gain are significant and the interval reaches, in the mean of its two sides, no farther than half of the
-    share (`KNOWN_TO`), which takes a significant loss too. Then chance hardly chooses which shares are told, and of
-    networks that recover nothing next to none is told (scripts/simulate_significance.py).
+    share (`KNOWN_TO`), which takes a significant loss too. Then chance hardly chooses which shares are reported, and of
+    networks that recover nothing next to none is reported (scripts/simulate_significance.py).
 
     Args:
         plain, control: A8W8 without and with recalibration, for each seed bool (images,), which images were right; the

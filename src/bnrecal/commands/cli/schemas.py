@@ -1,7 +1,7 @@
 """The settings of every command that takes `key=value`, registered with Hydra in one place.
 
 A command's docstring, and what its keys mean, are what `bnrecal COMMAND --help` prints. Nothing here loads torch: a
-wrong argument is told at once.
+wrong argument is reported at once.
 """
 
 from dataclasses import dataclass, field

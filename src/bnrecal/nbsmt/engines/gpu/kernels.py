@@ -5,7 +5,7 @@ Shapes are channels-last. N images, H x W pixels, C channels; E expanded channel
 a - 128 and the GEMM adds 128 * (sum of the filter's weights) at its end. The border is written out, as the
 activation 0, so that the GEMM's loads need no masks.
 
-An operand of the expansion is a code of 12 bits: which partners count (3 bits), then what is sent while 0, 1, and 2 or
+An operand of the expansion is a code of 12 bits: which partners count (3 bits), then the operand while 0, 1, and 2 or
 more of them are active (3 bits each, an `builtin.Value`).
 """
 
@@ -39,23 +39,23 @@ def _reduced(a, HALF_EVEN: tl.constexpr):
 
 
 @triton.jit
-def _sent(value: tl.constexpr, a, reduced):
+def _operand(value: tl.constexpr, a, reduced):
     """Return the operand that `builtin.Value` number `value` stands for."""
     if value == 1:
-        sent = a
+        selected = a
     elif value == 2:
-        sent = reduced
+        selected = reduced
     elif value == 3:
-        sent = tl.where(a <= 15, a, 0)
+        selected = tl.where(a <= 15, a, 0)
     elif value == 4:
-        sent = tl.where(a <= 15, 0, a)
+        selected = tl.where(a <= 15, 0, a)
     else:
-        sent = a * 0
-    return sent
+        selected = a * 0
+    return selected
 
 
 @triton.jit
-def _send(y, keep, a, reduced, p1, p2, p3, CODE: tl.constexpr, OFFSET: tl.constexpr):
+def _store_operand(y, keep, a, reduced, p1, p2, p3, CODE: tl.constexpr, OFFSET: tl.constexpr):
     """Store one operand of the activations a, given which partners are active (0 or 1)."""
     active = a * 0
     if CODE & 1:
@@ -64,22 +64,22 @@ def _send(y, keep, a, reduced, p1, p2, p3, CODE: tl.constexpr, OFFSET: tl.conste
         active += p2
     if CODE & 4:
         active += p3
-    none = _sent((CODE >> 3) & 7, a, reduced)
-    one = _sent((CODE >> 6) & 7, a, reduced)
-    more = _sent((CODE >> 9) & 7, a, reduced)
-    sent = tl.where(active == 0, none, tl.where(active == 1, one, more))
-    tl.store(y, (sent - OFFSET).to(tl.int8), mask=keep)
+    none = _operand((CODE >> 3) & 7, a, reduced)
+    one = _operand((CODE >> 6) & 7, a, reduced)
+    more = _operand((CODE >> 9) & 7, a, reduced)
+    selected = tl.where(active == 0, none, tl.where(active == 1, one, more))
+    tl.store(y, (selected - OFFSET).to(tl.int8), mask=keep)
 
 
 @triton.jit
-def _send_whole(
+def _store_operands(
     y, keep, a, p1, p2, p3, columns, OPERANDS: tl.constexpr, COUNT: tl.constexpr, HALF_EVEN: tl.constexpr,
     OFFSET: tl.constexpr,
 ):  # fmt: skip
     """Store every whole operand of one thread's activations."""
     reduced = _reduced(a, HALF_EVEN)
     for i in tl.static_range(COUNT):
-        _send(y + i * columns, keep, a, reduced, p1, p2, p3, (OPERANDS >> (12 * i)) & 4095, OFFSET)
+        _store_operand(y + i * columns, keep, a, reduced, p1, p2, p3, (OPERANDS >> (12 * i)) & 4095, OFFSET)
 
 
 @triton.jit
@@ -97,13 +97,13 @@ def _expand_whole(
     y_own = y + (group // bundle * depth + group % bundle * width + c)
     a0 = _levels(x_own, inside, x_inverse, QUANTIZE, SIGNED)
     if T == 1:
-        _send_whole(y_own, keep, a0, a0, a0, a0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
+        _store_operands(y_own, keep, a0, a0, a0, a0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
     elif T == 2:
         a1 = _levels(x_own + per_part, inside, x_inverse, QUANTIZE, SIGNED)
         z0 = (a0 != 0).to(tl.int32)
         z1 = (a1 != 0).to(tl.int32)
-        _send_whole(y_own, keep, a0, z1, z1, z1, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
-        _send_whole(y_own + per_part, keep, a1, z0, z0, z0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
+        _store_operands(y_own, keep, a0, z1, z1, z1, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
+        _store_operands(y_own + per_part, keep, a1, z0, z0, z0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
     else:
         a1 = _levels(x_own + per_part, inside, x_inverse, QUANTIZE, SIGNED)
         a2 = _levels(x_own + 2 * per_part, inside, x_inverse, QUANTIZE, SIGNED)
@@ -112,10 +112,10 @@ def _expand_whole(
         z1 = (a1 != 0).to(tl.int32)
         z2 = (a2 != 0).to(tl.int32)
         z3 = (a3 != 0).to(tl.int32)
-        _send_whole(y_own, keep, a0, z1, z2, z3, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
-        _send_whole(y_own + per_part, keep, a1, z2, z3, z0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
-        _send_whole(y_own + 2 * per_part, keep, a2, z3, z0, z1, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
-        _send_whole(y_own + 3 * per_part, keep, a3, z0, z1, z2, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
+        _store_operands(y_own, keep, a0, z1, z2, z3, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
+        _store_operands(y_own + per_part, keep, a1, z2, z3, z0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
+        _store_operands(y_own + 2 * per_part, keep, a2, z3, z0, z1, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
+        _store_operands(y_own + 3 * per_part, keep, a3, z0, z1, z2, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
 
 
 @triton.jit
@@ -157,10 +157,10 @@ def _expand_gathered(
                           TAPS, QUANTIZE, SIGNED)  # fmt: skip
         active += (partner != 0).to(tl.int32) * ((code >> (r - 1)) & 1)
     value = (code >> (3 + 3 * tl.minimum(active, 2))) & 7
-    sent = tl.where(value == 1, a, 0)
-    sent = tl.where(value == 2, _reduced(a, HALF_EVEN), sent)
-    sent = tl.where(((value == 3) & (a <= 15)) | ((value == 4) & (a > 15)), a, sent)
-    tl.store(y + tl.load(places + j)[None, :], (sent - OFFSET).to(tl.int8), mask=keep)
+    selected = tl.where(value == 1, a, 0)
+    selected = tl.where(value == 2, _reduced(a, HALF_EVEN), selected)
+    selected = tl.where(((value == 3) & (a <= 15)) | ((value == 4) & (a > 15)), a, selected)
+    tl.store(y + tl.load(places + j)[None, :], (selected - OFFSET).to(tl.int8), mask=keep)
 
 
 @triton.jit
@@ -170,7 +170,7 @@ def quantize_expand(
     T: tl.constexpr, TAPS: tl.constexpr, OPERANDS: tl.constexpr, COUNT: tl.constexpr, QUANTIZE: tl.constexpr,
     SIGNED: tl.constexpr, HALF_EVEN: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """Float32 activations (or 8-bit ones) to the int8 channels that the expanded weights meet (`layout.Layout`).
+    """Activations (float32 or 8-bit) to the int8 channels that expanded weights multiply (`layout.ExpandedLayout`).
 
     Pixel (i, j) of the (YH, YW) written ones sees the input from (i * SY - PY, j * SX - PX) on. Programs of the first
     `whole_blocks` column blocks write whole operands, the others the channels listed in `sources` (group * columns +
