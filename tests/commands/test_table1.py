@@ -26,7 +26,7 @@ VARIANTS = ["a8w8", "a8w8_w", "2t_wo", "2t_w", "4t_wo", "4t_w"]
 
 
 def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> None:
-    done = run("table1", *TINY, "seeds=2", folder=tmp_path)
+    done = run("table1", *TINY, "seeds=2", folder=tmp_path, fork=False)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "outputs" / "table1"
     table = pd.read_csv(out / "table1.csv")
@@ -82,7 +82,7 @@ def test_a_failing_row_does_not_lose_the_others(tmp_path: Path) -> None:
     broken = tmp_path / "broken.pth"
     broken.write_bytes(b"PK\x03\x04 no checkpoint")
     arguments = ["model.factory=helpers.nets:glyph_net", rows, *SMALL, f"model.checkpoint={broken}"]
-    done = run("table1", *arguments, folder=tmp_path)
+    done = run("table1", *arguments, folder=tmp_path, fork=False)
     assert done.returncode != 0
     assert "2 of 2 models failed" in done.stderr.splitlines()[-1]
 

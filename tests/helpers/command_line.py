@@ -19,17 +19,23 @@ SMALL = [
 CUSTOM = ["model=custom", "model.factory=helpers.nets:glyph_net", *SMALL]
 
 
-def bnrecal(*arguments: str, folder: Path, env: dict[str, str] | None = None) -> str:
+def bnrecal(*arguments: str, folder: Path, env: dict[str, str] | None = None, fork: bool = True) -> str:
     """Run a command in `folder`; its stdout. Fails the test if it fails."""
-    done = run(*arguments, folder=folder, env=env)
+    done = run(*arguments, folder=folder, env=env, fork=fork)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def run(*arguments: str, folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command in `folder`, in a fork that spares its imports where it may."""
+def run(
+    *arguments: str, folder: Path, env: dict[str, str] | None = None, fork: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in `folder`.
+
+    Args:
+        fork: spare its imports where that is possible; not for commands that start processes of their own.
+    """
     changes = env or {}
-    if not FORKS or set(changes) & set(READ_AT_IMPORT):
+    if not fork or not FORKS or set(changes) & set(READ_AT_IMPORT):
         command = [sys.executable, "-m", "bnrecal", *arguments]
         return subprocess.run(
             command, cwd=folder, env=environment(**changes), capture_output=True, text=True, check=False, timeout=300
