@@ -156,6 +156,16 @@ def nbsmt_conv2d(
     Raises:
         TypeError, ValueError: naming the bad value.
         BnrecalError: for a policy from outside, at the first operand pair that is wrong.
+
+    Example:
+        >>> import bnrecal, torch
+        >>> x = torch.tensor([200, 100], dtype=torch.uint8).view(1, 2, 1, 1)  # a channel for each thread
+        >>> w = torch.tensor([3, 0], dtype=torch.int8).view(1, 2, 1, 1)
+        >>> bnrecal.nbsmt_conv2d(x, w, threads=2).item()  # the second thread's weight is zero: no collision
+        600
+        >>> w[0, 1] = 5
+        >>> bnrecal.nbsmt_conv2d(x, w, threads=2).item()  # 192 * 3 + 96 * 5: activations in steps of 16
+        1056
     """
     if x.dtype != torch.uint8:
         raise TypeError(f"activations must be torch.uint8, not {x.dtype}")
