@@ -52,7 +52,7 @@ class Score:
     Attributes:
         outcome: which images it got right, in their order.
 
-    Example:
+    Examples:
         >>> import bnrecal, torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -95,7 +95,7 @@ class Score:
         Raises:
             BnrecalError: if the other saw another number of images.
 
-        Example:
+        Examples:
             >>> import bnrecal, torch
             >>> from torch import nn
             >>> highest, lowest = nn.Flatten(), nn.Sequential(nn.Flatten(), nn.Softmin(1))  # pixel is the answer
@@ -151,7 +151,7 @@ def quantize(
         BnrecalError: for a model that is quantized already, a convolution that cannot be, a name that matches none,
             no images, or inputs that are not finite.
 
-    Example:
+    Examples:
         >>> import bnrecal, torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
@@ -197,7 +197,7 @@ def recalibrate_(
             a batch with a single value per channel or with NaN or infinity, or weights that changed since they were
             quantized. The statistics are then as they were before.
 
-    Example:
+    Examples:
         >>> import bnrecal, torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
@@ -237,7 +237,7 @@ def evaluate(
         BnrecalError: without models or images, for images or logits of another shape or not finite,
             for too few classes, or weights that changed since they were quantized.
 
-    Example:
+    Examples:
         >>> import bnrecal, torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
@@ -277,7 +277,7 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> LayerTable:
     Raises:
         BnrecalError: for a model that `quantize` did not make, weights that changed since then, or without images.
 
-    Example:
+    Examples:
         >>> import bnrecal, torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
@@ -320,7 +320,7 @@ def run(config: Config) -> Result:
     Raises:
         BnrecalError: naming the value that is out of range, and what would do.
 
-    Example:
+    Examples:
         >>> import bnrecal
         >>> config = bnrecal.Config(
         ...     data=bnrecal.DataConfig(val_images=100),

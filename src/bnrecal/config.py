@@ -127,7 +127,7 @@ class RecalibrationConfig:
 class Config:
     """One experiment.
 
-    Example:
+    Examples:
         >>> import bnrecal
         >>> config = bnrecal.Config(smt=bnrecal.SmtConfig(threads=2, layers={"layer4.*": 1}), recal=True)
         >>> config.smt.threads, config.smt.policy, config.calibration.images

@@ -8,7 +8,7 @@ class BnrecalError(Exception):
 
     The command line prints the message without a traceback and exits with a non-zero status.
 
-    Example:
+    Examples:
         >>> import bnrecal
         >>> try:
         ...     bnrecal.evaluate({}, [])

@@ -147,8 +147,15 @@ def nbsmt_conv2d(
     Args:
         x: uint8 (N, C, H, W) of any layout.
         w: int8 (O, C / groups, kh, kw).
-        threads, policy, sparsity, rounding, saturate: as in `SmtSpec`.
-        stride, padding, dilation, groups: as in `F.conv2d`; each group is a GEMM of its own, cut among the threads.
+        threads: 1, 2 or 4; this and the next four as in `SmtSpec`.
+        policy: which operand gives way when two threads collide.
+        sparsity: a zero operand frees its thread.
+        rounding: of reduced operands, "half_even" or "floor".
+        saturate: reduced operands stay within 4 bits and a shift.
+        stride: of the kernel; this and the next three as in `F.conv2d`.
+        padding: zeros on each side.
+        dilation: distance of the kernel's taps.
+        groups: each is a GEMM of its own, cut among the threads.
 
     Returns:
         int32 (N, O, H', W') on x's device.
@@ -157,7 +164,7 @@ def nbsmt_conv2d(
         TypeError, ValueError: naming the bad value.
         BnrecalError: for a policy from outside, at the first operand pair that is wrong.
 
-    Example:
+    Examples:
         >>> import bnrecal, torch
         >>> x = torch.tensor([200, 100], dtype=torch.uint8).view(1, 2, 1, 1)  # a channel for each thread
         >>> w = torch.tensor([3, 0], dtype=torch.int8).view(1, 2, 1, 1)

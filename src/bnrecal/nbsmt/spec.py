@@ -26,7 +26,7 @@ class SmtSpec:
         ValueError: naming the value that is none of these.
         BnrecalError: for a policy object, at the first operand pair that is wrong.
 
-    Example:
+    Examples:
         >>> import bnrecal
         >>> bnrecal.SmtSpec(threads=4, policy="Aw")
         SmtSpec(threads=4, policy='Aw', sparsity=True, rounding='half_even', saturate=True)
