@@ -1,13 +1,14 @@
 """The documentation as a site: built strictly, with links that work in the repository and on the site."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import pytest
+from helpers.scripts import script
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,26 +54,20 @@ def test_the_reference_has_docstrings_examples_and_settings(site: Path) -> None:
     assert text.count("Examples:") >= 10
 
 
-@pytest.fixture
-def hooks(monkeypatch: pytest.MonkeyPatch) -> object:
-    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "scripts" / "site_hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "site_hooks", module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    return script("site_hooks")
 
 
-def test_dead_links_and_addresses_are_left_as_they_are(hooks: object) -> None:
-    find = hooks.repository_path  # type: ignore[attr-defined]
+def test_dead_links_and_addresses_are_left_as_they_are(hooks: ModuleType) -> None:
+    find = hooks.repository_path
     assert find("docs/api.md", "custom.md") == "docs/custom.md"
     assert find("docs/custom.md", "../CONTRIBUTING.md") == "CONTRIBUTING.md"
     assert find("docs/api.md", "nowhere.md") is None
     assert find("docs/api.md", "https://example.org/custom.md") is None
 
 
-def test_outputs_stand_after_their_cells(hooks: object) -> None:
+def test_outputs_stand_after_their_cells(hooks: ModuleType) -> None:
     cell = nbformat.v4.new_code_cell("f()")
     cell.outputs = [
         nbformat.v4.new_output("stream", name="stdout", text="a < b"),
@@ -80,7 +75,7 @@ def test_outputs_stand_after_their_cells(hooks: object) -> None:
         nbformat.v4.new_output("display_data", data={"image/png": "QUJD\n", "text/plain": "<Figure>"}),
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title"), cell])
-    assert hooks.with_outputs(notebook).split("\n\n") == [  # type: ignore[attr-defined]
+    assert hooks.with_outputs(notebook).split("\n\n") == [
         "# Title",
         "```python\nf()\n```",
         "<pre>a &lt; b</pre>",
