@@ -15,7 +15,7 @@ import argparse
 import copy
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -215,12 +215,14 @@ TOOLS = (
 def compare_tools(name: str, batches: Batches, val: Labelled, repeats: int, there: Sequence[str]) -> Iterator[str]:
     """Yield a row per tool: top-1, milliseconds an image, and top-1 after each re-estimation that it allows."""
     trained = shipped(name)
-    yield line(["float32", top1(trained, val), f"{milliseconds(trained, val, repeats):.2f}", ""])
-    for tool in TOOLS:
-        if tool.module and tool.module not in there:
-            continue
-        quantized = tool.quantize(copy.deepcopy(trained), batches)
-        found = [tool.name, top1(quantized, val), f"{milliseconds(quantized, val, repeats):.2f}"]
+    tools = [tool for tool in TOOLS if not tool.module or tool.module in there]
+    networks = {"float32": trained}
+    for tool in tools:
+        networks[tool.name] = tool.quantize(copy.deepcopy(trained), batches)
+    accuracies = {own: top1(network, val) for own, network in networks.items()}
+    times = milliseconds(networks, val, repeats)
+    yield line(["float32", accuracies["float32"], f"{times['float32']:.2f}", ""])
+    for tool in tools:
         told = []
         for way, recalibrate in tool.recalibrations.items():
             if recalibrate is by_fvcore and "fvcore" not in there:
@@ -228,7 +230,8 @@ def compare_tools(name: str, batches: Batches, val: Labelled, repeats: int, ther
             again = tool.quantize(copy.deepcopy(trained), batches)
             recalibrate(again, batches)
             told.append(f"{way} {top1(again, val)}")
-        yield line([*found, "; ".join(told) or "BatchNorm is folded: none"])
+        after = "; ".join(told) or "none: BatchNorm is folded"
+        yield line([tool.name, accuracies[tool.name], f"{times[tool.name]:.2f}", after])
 
 
 @torch.no_grad()
@@ -242,15 +245,14 @@ def top1(network: nn.Module, val: Labelled) -> str:
 
 
 @torch.no_grad()
-def milliseconds(network: nn.Module, val: Labelled, repeats: int) -> float:
-    """Return the time of an image, the best of some passes over all of them."""
+def milliseconds(networks: Mapping[str, nn.Module], val: Labelled, repeats: int) -> dict[str, float]:
+    """Return the time of an image in each network, the best of some rounds over all of them."""
     images = sum(len(batch) for batch, _ in val)
-
-    def forward() -> None:
-        for batch, _ in val:
-            network(batch)
-
-    return 1000 * min(timed(forward) for _ in range(repeats)) / images
+    best = dict.fromkeys(networks, float("inf"))
+    for _ in range(repeats):
+        for name, network in networks.items():
+            best[name] = min(best[name], timed(partial(top1, network, val)))
+    return {name: 1000 * seconds / images for name, seconds in best.items()}
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -300,7 +302,7 @@ def telemetry_off() -> Iterator[None]:
 def main() -> None:
     """Print what was compared with what, on which machine, and the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=NETWORKS, help="whose statistics are compared (default: all)")
+    parser.add_argument("--models", nargs="*", default=NETWORKS, help="whose statistics are compared (default: all)")
     parser.add_argument("--network", default="mobilenet_v1", help="which is quantized (default: %(default)s)")
     parser.add_argument("--images", type=int, default=2048, help="training images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=2000, help="validation images (default: %(default)s)")
