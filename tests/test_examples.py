@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 HELPERS = Path(__file__).parent / "helpers"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "src").rglob("README.md"))
+NOTEBOOK = ROOT / "docs" / "quickstart.md"  # runs as one, in test_quickstart.py
 COMMENT = re.compile(r"<!-- (needs|file): (.+?) -->\n\s*\Z")
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(\$ |bnrecal |python |make |pip |\.venv/|srun |sbatch )", re.MULTILINE)
@@ -66,7 +67,7 @@ def run_shell(example: Example) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != NOTEBOOK], ids=lambda page: page.name)
 def test_every_example_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     parsers = [CodeBlockParser("python", run_python), CodeBlockParser("sh", run_shell)]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bnrecal.memory import keep_freed_memory
     from bnrecal.nbsmt.spec import SmtSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BnrecalError",

@@ -24,6 +24,12 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library does so from now on: False where it is not glibc, and where one of its environment
         variables (`MALLOC_TRIM_THRESHOLD_` and the like, `GLIBC_TUNABLES`) has already chosen.
+
+    Examples:
+        >>> import bnrecal
+        >>> kept = bnrecal.keep_freed_memory()  # once, at the start of a script
+        >>> kept in (True, False)
+        True
     """
     if any(name in os.environ for name in _OWN_CHOICE):
         return False

@@ -1,4 +1,6 @@
+import html
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness
 from bnrecal.evaluation.significance import mcnemar
-from bnrecal.experiment.results import Details, accuracies, missing_details, read_json, summary, write_details
+from bnrecal.experiment.results import Details, Result, accuracies, missing_details, read_json, summary, write_details
 
 IMAGES = 200
 
@@ -138,6 +140,15 @@ def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_
     recalibrated = summary({**RESULT, **left_out}, tmp_path)
     assert "w/o recal" in recalibrated
     assert "recovered" not in recalibrated
+
+
+def test_a_notebook_shows_the_summary_with_every_text_escaped() -> None:
+    others: dict[str, Any] = {field.name: None for field in fields(Result) if field.name not in RESULT}
+    shown = Result(**{**others, **RESULT, "model": "<script>"})._repr_html_()
+    text = html.unescape(shown.removeprefix("<pre>").removesuffix("</pre>"))
+    assert text == summary({**RESULT, "model": "<script>"})
+    assert shown.startswith("<pre>&lt;script&gt; on glyphs, 4 threads with recalibration, 5000 images\n")
+    assert "written to" not in shown
 
 
 def test_what_is_missing_beside_a_result_is_named_until_it_is_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bnrecal.display import preformatted
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness, percent, standard_error
 from bnrecal.evaluation.recovered import Recovered, recovered_share
@@ -107,6 +108,10 @@ class Result:
     layers: pd.DataFrame | None = field(default=None, repr=False, compare=False)
     batchnorm: pd.DataFrame | None = field(default=None, repr=False, compare=False)
     state_dict: dict[str, Tensor] | None = field(default=None, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        """Return the summary, which a notebook shows in the place of all fields."""
+        return preformatted(summary(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
         """The scalar fields and the provenance."""
@@ -218,8 +223,8 @@ def read_result(path: Path) -> dict[str, Any]:
     return content
 
 
-def summary(result: dict[str, Any], where: Path) -> str:
-    """A few lines for the terminal."""
+def summary(result: dict[str, Any], where: Path | None = None) -> str:
+    """A few lines for people; `where` is the file that holds the result, if it was written."""
     images, stderr = result["images"], result["stderr"]
     recal = "with" if result["recal"] else "without"
     lines = [
@@ -249,7 +254,10 @@ def summary(result: dict[str, Any], where: Path) -> str:
     )
     lines.append(f"  sums by {result['provenance']['backend']}, {result['provenance']['device']}")
     lines.append(f"  weights {result['provenance']['weights']}")
-    return "\n".join([*lines, *_exceptions(result), f"  written to {where}"])
+    lines += _exceptions(result)
+    if where is not None:
+        lines.append(f"  written to {where}")
+    return "\n".join(lines)
 
 
 def _exceptions(result: dict[str, Any]) -> list[str]:
