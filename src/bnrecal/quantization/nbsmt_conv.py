@@ -89,6 +89,7 @@ class NBSMTConv2d:
         ordered = self.weight if order is None else self.weight.index_select(1, order)
         self.packed = PackedWeight(self.name, ordered, spec)
         self._scales: dict[torch.device, Tensor] = {}
+        self._orders: dict[torch.device, Tensor] = {}
         self._quantized: Stamp | None = _stamp(info.weight)
 
     def __call__(self, call: ConvCall) -> Tensor:
@@ -102,7 +103,7 @@ class NBSMTConv2d:
         prepared = self.packed.for_call(call)
         if isinstance(call.weight, nn.Parameter):  # else the module makes it anew for each call
             self._check_weight(call.weight)
-        x = call.x if self.order is None else call.x.index_select(1, self.order.to(call.x.device))
+        x = self._ordered(call.x)
         if self.collecting and not self.signed:
             levels = quantize_activation(x, self.input_scale)
             more = collision_statistics(prepared, levels)
@@ -146,8 +147,18 @@ class NBSMTConv2d:
             self._scales[device] = self.weight_scale.to(device)
         return self._scales[device]
 
+    def _ordered(self, x: Tensor) -> Tensor:
+        """Return the activations in the order of the channels; on a GPU channels-last, as the engines there read."""
+        if self.order is None:
+            return x
+        if x.device.type == "cpu":
+            return x.index_select(1, self.order)
+        if x.device not in self._orders:
+            self._orders[x.device] = self.order.to(x.device)
+        return x.permute(0, 2, 3, 1).index_select(3, self._orders[x.device]).permute(0, 3, 1, 2)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_scales": {}, "_quantized": None}
+        return {**vars(self), "_scales": {}, "_orders": {}, "_quantized": None}
 
     def describe(self) -> str:
         """Return what the `print` of a network shows."""
