@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kerne
 
 from helpers.fake_triton_driver import counting
 
-from bnrecal.nbsmt.engines.gpu import tile_store, tuning
+from bnrecal.nbsmt.engines.gpu import kernels, tile_store, tuning
 from bnrecal.nbsmt.engines.gpu.tile_store import Tile, TileStore
+from bnrecal.nbsmt.geometry import Geometry, Pair
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
@@ -54,11 +56,10 @@ def run_table_row(name: str) -> None:
         w = torch.randint(-128, 128, conv.weight.shape, generator=generator)
         w[torch.rand(w.shape, generator=generator) < 0.02] = 0
         scale = torch.ones(len(w)).to(GPU)
+        stride, padding, dilation = [cast(Pair, pair) for pair in (conv.stride, conv.padding, conv.dilation)]
+        geometry = Geometry(stride, padding, dilation, conv.groups)
         for threads in (1, 2, 4):
-            layer = PreparedConv2d(
-                w.to(torch.int8), SmtSpec(threads), stride=conv.stride, padding=conv.padding, groups=conv.groups,
-                device=GPU,
-            )  # fmt: skip
+            layer = PreparedConv2d(w.to(torch.int8), SmtSpec(threads), **vars(geometry), device=GPU)
             for images in BATCHES:
                 x = torch.empty(images, conv.in_channels, *size, device=GPU, memory_format=torch.channels_last)
                 layer(x, 0.01, scale)
@@ -93,7 +94,7 @@ def test_a_second_process_times_nothing_and_another_version_of_the_kernels_all(
         assert "NVIDIA-Simulated-0" in file.name
         other = tmp_path / "kernels.py"
         other.write_text("# another version")
-        monkeypatch.setattr(tuning.kernels, "__file__", str(other))
+        monkeypatch.setattr(kernels, "__file__", str(other))
         with counting(tmp_path) as third:
             run_layer()
     assert first.timed > 1
