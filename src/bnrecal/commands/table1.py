@@ -11,6 +11,7 @@ from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_s
 from bnrecal.config import experiment_part
 from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.identity import Identity
+from bnrecal.experiment.measured_on import kind_here, tell_another_device
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
@@ -96,11 +97,13 @@ def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> li
     found = [store.find(*one) if config.resume else None for one in entries]
     missing = [place for place, content in enumerate(found) if content is None]
     for place, results in zip(missing, _measure(experiment, [rows[place] for place in missing]), strict=True):
-        found[place] = {"results": results}
-        store.keep(*entries[place], {"results": results})
+        measured_now = {"results": results, "device_kind": kind_here(config)}
+        found[place] = measured_now
+        store.keep(*entries[place], measured_now)
     cells: list[CellRecord] = []
     for row, content in zip(rows, found, strict=True):
         assert content is not None
+        tell_another_device(config, content.get("device_kind"))
         kept = cast(list[MeasuredCell], content["results"])
         cells += [{**cell, "source": row.source, "label": row.label} for cell in kept]
     return cells
