@@ -48,6 +48,7 @@ class ModelConfig:
     name: str = setting("", "one of Table 1's, or a name that the family knows")
     family: str = setting("table1", "table1 (the data set decides the weights) | torchvision | custom | timm")
     checkpoint: str | None = setting(None, "a file with a state_dict, instead of the published weights")
+    checkpoint_key: str | None = setting(None, "where in that file the weights are, if there are several: model_ema")
     factory: str | None = setting(None, "custom: package.module:callable that returns an nn.Module")
     # Any, because Hydra takes {a: 1} for nothing narrower
     kwargs: Any = setting(None, "custom, torchvision, timm: arguments of the factory, as in {classes: 10}")

@@ -13,7 +13,8 @@ from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Interpolation, Preprocessing
 from bnrecal.errors import BnrecalError, first_line
 from bnrecal.models.base import IMAGENET_LABELLED, Family, LoadedModel, Recipe
-from bnrecal.models.weights import read_state, state_dict_hash
+from bnrecal.models.checkpoint_file import read_state
+from bnrecal.models.weights import state_dict_hash
 from bnrecal.options import FAMILIES
 
 # module:function of this package, imported when asked for: torchvision's model zoo alone takes a second
@@ -45,7 +46,7 @@ def load_model(config: ModelConfig, data: ImageSource, *, seed: int = 0) -> Load
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         recipe = _family(config.family)(config, data)
-        network = _with_weights(recipe)
+        network = _with_weights(recipe, config.checkpoint_key)
         preprocessing = _overridden(_usual_preprocessing(recipe, network), config)
         _check_finite(network, recipe.weights)
         offset = _label_offset(config.name, network, preprocessing, data)
@@ -59,11 +60,13 @@ def _family(name: str) -> Family:
     return cast(Family, getattr(import_module(f"bnrecal.models.{module}"), function))
 
 
-def _with_weights(recipe: Recipe) -> nn.Module:
+def _with_weights(recipe: Recipe, key: str | None) -> nn.Module:
     if recipe.checkpoint is None:
+        if key is not None:
+            raise BnrecalError(f"model.checkpoint_key={key} needs model.checkpoint=PATH, the file it is a place in")
         network = recipe.build({})
     else:
-        state = read_state(recipe.checkpoint, recipe.sha256)
+        state = read_state(recipe.checkpoint, recipe.sha256, key)
         network = recipe.build(state)
         recipe.install(network, state, str(recipe.checkpoint))
     return network.to("cpu", torch.float32).eval()
