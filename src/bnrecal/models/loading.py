@@ -12,9 +12,11 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Interpolation, Preprocessing
 from bnrecal.errors import BnrecalError, first_line
+from bnrecal.files import tell_once
 from bnrecal.models.base import IMAGENET_LABELLED, Family, LoadedModel, Recipe
 from bnrecal.models.checkpoint_file import read_state
 from bnrecal.models.weights import state_dict_hash
+from bnrecal.network_forms import logits_of, other_precisions, return_logits_, unwrapped
 from bnrecal.options import FAMILIES
 
 # module:function of this package, imported when asked for: torchvision's model zoo alone takes a second
@@ -48,6 +50,8 @@ def load_model(config: ModelConfig, data: ImageSource, *, seed: int = 0) -> Load
         recipe = _family(config.family)(config, data)
         network = _with_weights(recipe, config.checkpoint_key)
         preprocessing = _overridden(_usual_preprocessing(recipe, network), config)
+        if config.family == "custom":
+            tell_once(f"preprocessing of {config.name}: {preprocessing} (model.resize, interpolation, crop, mean, std)")
         _check_finite(network, recipe.weights)
         offset = _label_offset(config.name, network, preprocessing, data)
     return LoadedModel(config.name, network, preprocessing, offset, recipe.weights, state_dict_hash(network))
@@ -64,11 +68,14 @@ def _with_weights(recipe: Recipe, key: str | None) -> nn.Module:
     if recipe.checkpoint is None:
         if key is not None:
             raise BnrecalError(f"model.checkpoint_key={key} needs model.checkpoint=PATH, the file it is a place in")
-        network = recipe.build({})
+        network = unwrapped(recipe.build({}))
     else:
         state = read_state(recipe.checkpoint, recipe.sha256, key)
-        network = recipe.build(state)
+        network = unwrapped(recipe.build(state))
         recipe.install(network, state, str(recipe.checkpoint))
+    others = other_precisions(network)
+    if others:
+        tell_once(f"{recipe.weights}: the network has {', '.join(others)} weights and is computed in float32")
     return network.to("cpu", torch.float32).eval()
 
 
@@ -121,17 +128,23 @@ def _label_offset(name: str, network: nn.Module, preprocessing: Preprocessing, d
 
 
 def _count_outputs(name: str, network: nn.Module, preprocessing: Preprocessing, data: ImageSource) -> int:
-    """Classes of the logits that a blank image (or, where images have no fixed size, the first) gives."""
+    """Classes of the logits that a blank image (or, where images have no fixed size, the first) gives.
+
+    A network that returns them in some object returns them alone from then on.
+    """
     if preprocessing.crop is not None:
         image = torch.zeros(1, 3, preprocessing.crop, preprocessing.crop)
     else:
         image = data.dataset("val", [0], preprocessing)[0][0][None]
     try:
         with torch.inference_mode():
-            logits = network(image)
+            output = network(image)
+            logits = logits_of(output)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise BnrecalError(f"{name} cannot classify an image of {tuple(image.shape)}: {first_line(error)}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise BnrecalError(f"{name} must return logits (images, classes) in eval mode, not {found}")
+    if logits is not output:
+        return_logits_(network)
     return int(logits.shape[1])
