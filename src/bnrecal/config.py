@@ -63,8 +63,10 @@ class ModelConfig:
 class DataConfig:
     """The images; data=NAME chooses one of the files in configs/data."""
 
-    name: str = setting("", "glyphs | imagenet | imagenette | imagefolder")
-    root: str | None = setting(None, "the folder that holds the images; glyphs need none")
+    name: str = setting("", "glyphs | imagenet | imagenette | imagefolder | huggingface")
+    root: str | None = setting(
+        None, "the folder that holds the images (huggingface: or a name on the hub); glyphs need none"
+    )
     val_images: int | None = setting(None, "validation images, a seeded random choice; null: all")
     download: bool = setting(False, "imagenette only: fetch it into root, 1.5 GB")
     skip_corrupt: bool = setting(False, "leave unreadable images out and count them, instead of stopping")
@@ -196,7 +198,7 @@ def check(config: Config) -> None:
     if not config.model.name:
         raise BnrecalError(f"model.name is missing: give a name that family={config.model.family} knows")
     if not config.data.name:
-        raise BnrecalError("data.name is missing: choose one of glyphs, imagenet, imagenette, imagefolder")
+        raise BnrecalError("data.name is missing: choose one of glyphs, imagenet, imagenette, imagefolder, huggingface")
     sane_values(config)
     one_of("smt.threads", config.smt.threads, THREADS)
     config.smt.layers = mapping("smt.layers", config.smt.layers)

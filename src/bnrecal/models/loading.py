@@ -13,7 +13,7 @@ from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Interpolation, Preprocessing
 from bnrecal.errors import BnrecalError, first_line
 from bnrecal.files import tell_once
-from bnrecal.models.base import IMAGENET_LABELLED, Family, LoadedModel, Recipe
+from bnrecal.models.base import Family, LoadedModel, Recipe
 from bnrecal.models.checkpoint_file import read_state
 from bnrecal.models.weights import state_dict_hash
 from bnrecal.network_forms import logits_of, other_precisions, return_logits_, unwrapped
@@ -117,7 +117,7 @@ def _label_offset(name: str, network: nn.Module, preprocessing: Preprocessing, d
     """
     outputs = _count_outputs(name, network, preprocessing, data)
     offset = outputs - data.num_classes
-    if offset == 1 and data.name in IMAGENET_LABELLED:
+    if offset == 1 and data.imagenet_classes:
         log.info("%s has %d classes: class 0 is taken for the background", name, outputs)
     elif offset != 0:
         raise BnrecalError(
