@@ -122,7 +122,7 @@ def test_batches_and_networks_of_every_form_give_the_same_score(model: nn.Module
     q = bnrecal.quantize(wrapped, mappings, SPEC)
     assert list(threaded_layers(q)) == ["inside.conv2", "inside.depthwise", "inside.dilated"]
     for batches in (mappings, lists, arrays):
-        outcome = bnrecal.evaluate({"q": q}, batches)["q"].outcome  # type: ignore[arg-type]
+        outcome = bnrecal.evaluate({"q": q}, batches)["q"].outcome
         assert outcome.top1.tolist() == expected
     assert bnrecal.recalibrate_(wrapped, mappings) is wrapped
 

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -170,7 +171,7 @@ def test_loading_processes_are_as_many_as_shared_memory_has_room_for(
         return SimpleNamespace(f_bavail=free * 1000, f_frsize=1000)
 
     warn_once.cache_clear()
-    monkeypatch.setattr(bnrecal.data.loader.os, "statvfs", disk)
+    monkeypatch.setattr(os, "statvfs", disk)
     assert fitting_workers(workers, 100 * 3 * 224 * 224 * 4 - 206_400) == used
     assert told in caplog.text
     assert ("--shm-size" in caplog.text) == (used < workers)
