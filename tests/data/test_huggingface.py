@@ -116,7 +116,8 @@ def save(folder: Path, train: Sequence[Row], val: Sequence[Row]) -> Path:
 
 @pytest.mark.parametrize("write", [write_parquet, write_shards, save])
 def test_images_and_labels_are_those_of_the_same_files(write: Any, tmp_path: Path) -> None:
-    train, val = rows(0), rows(100, 5)
+    train = rows(0)
+    val = rows(100, 5)
     own = source(write(tmp_path / "hf", train, val))
     files = build_source(DataConfig(name="imagefolder", root=str(write_files(tmp_path / "files", train, val))))
     assert isinstance(files, FolderSource)

@@ -193,7 +193,7 @@ def _at(content: Any, key: str) -> Any:
 
 
 def _has(content: Any, found: Mapping[str, State]) -> str:
-    """What is there instead of the weights, for a message."""
+    """Words for what is there instead of the weights, for a message."""
     if found:
         return f", but under {', '.join(found)}"
     if not isinstance(content, Mapping):
