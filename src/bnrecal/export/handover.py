@@ -38,7 +38,8 @@ def policy_products(spec: SmtSpec) -> Integers:
     """Return what a thread adds to the sum: int64 (4, 256, 256), at [active - 1, a, b + 128]."""
     if is_custom(spec.policy):
         return pinned(spec.policy).tables
-    activations, weights = range(256), range(-128, 128)
+    activations = range(256)
+    weights = range(-128, 128)
     a = np.array(activations)[:, None]
     b = np.array(weights)[None, :]
     ra = np.array([reference.reduced_activation(value, spec.rounding, spec.saturate) for value in activations])[:, None]
