@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.standard_error import of_share
 from bnrecal.nbsmt.finite import check_images
+from bnrecal.network_forms import logits_of
 
 K = TypeVar("K")
 Bools = npt.NDArray[np.bool_]
@@ -70,7 +71,7 @@ def evaluate(
 
     Args:
         networks: by any key that reads well in a message; in eval mode, on the batches' device, returning logits
-            (N, classes).
+            (N, classes), alone or as `network_forms.logits_of` finds them.
         batches: float32 images (N, 3, H, W) and int64 labels (N,); label -1 marks an unreadable image.
         label_offset: logit index of label 0.
         restricted_classes: labels for the second, restricted top-1.
@@ -98,7 +99,7 @@ def evaluate(
 
 
 def _logits(name: object, network: nn.Module, images: Tensor, offset: int, labels: Tensor) -> Tensor:
-    logits = network(images)
+    logits = logits_of(network(images))
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise BnrecalError(f"the network must return logits (images, classes), not {_describe(logits)}")
     if int(labels.max()) + offset >= logits.shape[1]:

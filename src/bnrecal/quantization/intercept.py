@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bnrecal.errors import BnrecalError
+from bnrecal.files import warn_once
 from bnrecal.nbsmt.geometry import Geometry, Pair, as_pair
 
 Handler = Callable[["ConvCall"], Tensor]
@@ -142,6 +143,8 @@ def attached(
 def no_stray_convolutions(network: nn.Module, allowed: Callable[[str], bool]) -> Iterator[None]:
     """Raise at a convolution that no `ConvInterceptor` answers, unless `allowed` says yes to its weight's name.
 
+    An allowed one is named in a warning: figures that count convolutions leave it out.
+
     Raises:
         BnrecalError: naming the weight of a `conv2d` called outside any `nn.Conv2d`, or of a one- or
             three-dimensional or transposed convolution.
@@ -156,6 +159,10 @@ def no_stray_convolutions(network: nn.Module, allowed: Callable[[str], bool]) ->
                 f"the network calls {what} with the weight {name} outside any nn.Conv2d, which cannot be "
                 f"quantized: make it an nn.Conv2d, or leave it in float32 with quant.skip=[{skip}]"
             )
+        warn_once(
+            f"{what} with the weight {name} stays float32 and outside the figures: neither speedup nor cycles count "
+            "its multiply-accumulates"
+        )
 
     def stray(call: ConvCall) -> Tensor:
         check("conv2d", call.weight)
