@@ -1,0 +1,128 @@
+"""The end of a convolution in one pass over memory: BatchNorm in evaluation, an addition, a clamp.
+
+Values come channels-last, as one run. A *row* is so many of them that it holds each channel equally often and whole
+vectors alone (`lanes`): alpha and beta are given for a row. A unit is a block of rows.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, types  # type: ignore[attr-defined]
+
+from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compiled, kernel_entry, u64
+from bnrecal.nbsmt.engines.cpu.kernels.simd_u8 import broadcast, intrinsic, load_at, store_at
+
+# ruff: noqa: ARG001
+LANES = 16
+VECTOR_BYTES = 4 * LANES
+SPARE_BYTES = 4 * VECTOR_BYTES  # of scratch for each worker: the last values and their residual, in whole vectors
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+ARGS = args_dtype(
+    "source",  # float32 (values,)
+    "target",  # float32 (values,); may be the source
+    "residual",  # float32 (values,), or 0
+    "alpha",  # float32 (lanes,)
+    "beta",
+    "values",
+    "lanes",  # a multiple of the channels and of LANES
+    "block",  # values of a unit, a multiple of the lanes
+    "scratch",  # SPARE_BYTES for each worker
+    floats=("lowest", "highest"),
+)
+
+
+def _end(residual: bool) -> Any:
+    """Make the intrinsic that ends 16 values, with or without an addition."""
+
+    @intrinsic
+    def end(
+        _context: Any, target: Any, source: Any, added: Any, alpha: Any, beta: Any, lowest: Any, highest: Any
+    ) -> Any:
+        def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
+            target, source, added, alpha, beta = args[:5]
+            lowest, highest = [broadcast(builder, value, _FLOATS) for value in args[5:]]
+            signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+            fma = builder.module.declare_intrinsic(f"llvm.fma.v{LANES}f32", (), signature)
+            factors = [load_at(builder, address, _FLOATS, align=4) for address in (source, alpha, beta)]
+            y = builder.call(fma, factors)
+            if residual:
+                y = builder.fadd(y, load_at(builder, added, _FLOATS, align=4))
+            y = builder.select(builder.fcmp_ordered("olt", y, lowest), lowest, y)  # false for NaN, which stays
+            y = builder.select(builder.fcmp_ordered("ogt", y, highest), highest, y)
+            store_at(builder, target, y, align=4)
+            return context.get_dummy_value()
+
+        return types.void(*(types.uint64,) * 5, types.float32, types.float32), code
+
+    return end
+
+
+_end_alone = _end(residual=False)
+_end_added = _end(residual=True)
+
+
+@compiled
+def _end_vector(target: u64, source: u64, added: u64, lane: u64, args: Any) -> None:
+    """End 16 values, the first of which stands at `lane` of its row."""
+    alpha = args.alpha + u64(4) * lane
+    beta = args.beta + u64(4) * lane
+    if args.residual:
+        _end_added(target, source, added, alpha, beta, args.lowest, args.highest)
+    else:
+        _end_alone(target, source, added, alpha, beta, args.lowest, args.highest)
+
+
+@compiled
+def _end_rest(first: u64, count: u64, lane: u64, args: Any, spare: u64) -> None:
+    """End the last values, fewer than 16, in scratch."""
+    size = u64(4) * count
+    added = spare + u64(VECTOR_BYTES)
+    v.copy(spare, args.source + first, size)
+    if args.residual:
+        v.copy(added, args.residual + first, size)
+    _end_vector(spare, spare, added, lane, args)
+    v.copy(args.target + first, spare, size)
+
+
+@kernel_entry
+def kernel(address: Any) -> None:
+    """End every value, a block a unit."""
+    args = carray(address, 1, ARGS)[0]
+    spare = args.scratch + v.claim(args.address + u64(16)) * u64(SPARE_BYTES)
+    while True:
+        i = v.claim(args.address + u64(8)) * args.block
+        if i >= args.values:
+            return
+        last = min(i + args.block, args.values)
+        while i < last:
+            lane = u64(0)
+            row = min(args.lanes, last - i)
+            while lane + u64(LANES) <= row:
+                at = u64(4) * (i + lane)
+                _end_vector(args.target + at, args.source + at, args.residual + at, lane, args)
+                lane += u64(LANES)
+            if lane < row:
+                _end_rest(u64(4) * (i + lane), row - lane, lane, args, spare)
+            i += args.lanes
+
+
+def conv_end_ref(x: Any, alpha: Any, beta: Any, residual: Any, lowest: float, highest: float) -> Any:
+    """Return float32 (pixels, channels): each x * alpha + beta rounded once, the residual (or None) added, clamped.
+
+    The product is exact in float64, and so is the sum, or its rounding is of the kind that float32 does not notice:
+    give values with few bits.
+    """
+    y = np.zeros(x.shape, np.float32)
+    for place, value in np.ndenumerate(x):
+        channel = place[1]
+        ended = np.float32(np.float64(value) * np.float64(alpha[channel]) + np.float64(beta[channel]))
+        if residual is not None:
+            ended = np.float32(ended + residual[place])
+        if ended < lowest:
+            ended = np.float32(lowest)
+        if ended > highest:
+            ended = np.float32(highest)
+        y[place] = ended
+    return y
