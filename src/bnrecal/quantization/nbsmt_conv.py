@@ -108,7 +108,7 @@ class NBSMTConv2d:
             more = collision_statistics(prepared, levels)
             self.statistics = more if self.statistics is None else self.statistics + more
         scale = self._scale_on(call.x.device)
-        return prepared(x, self.input_scale, scale, call.bias, signed=self.signed)
+        return prepared(x, self.input_scale, scale, call.bias, signed=self.signed, end=call.end)
 
     def _check_activations(self, x: Tensor) -> None:
         if x.dtype not in FLOATS:

@@ -14,6 +14,7 @@ from bnrecal.nbsmt.geometry import Geometry, Pair, im2col, pointwise
 from bnrecal.nbsmt.policies.custom import is_custom
 from bnrecal.nbsmt.spec import SmtSpec
 
+# ruff: noqa: ARG002  (a default takes what engines take)
 NO_NUMBA = "numba is switched off or cannot compile here"
 
 
@@ -138,7 +139,8 @@ class Engine(Protocol):
         """Return what `convolve` returns, with what follows it done before it is written.
 
         Returns:
-            None where the engine cannot do that, and nothing was computed: then it is a pass of its own.
+            None, without having computed anything, where the engine cannot do that, as by default: then it is a pass
+            of its own.
         """
         return None
 
