@@ -114,7 +114,9 @@ def fuse(network: nn.Module) -> fx.GraphModule | None:
         _replace(graph, chain, name)
     targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
     parts: dict[str, Any] = {target: attrgetter(target)(network) for target in targets - ended.keys()}
-    parts |= {name: Ended(chain) for name, chain in ended.items()}
+    endings: dict[fx.Node, Ended] = {}
+    for name, chain in ended.items():
+        endings[chain.nodes[-1]] = parts[name] = Ended(chain, endings.get(chain.source))
     return fx.GraphModule(parts, graph)
 
 
@@ -130,10 +132,19 @@ def _replace(graph: fx.Graph, chain: Chain, name: str) -> None:
 
 
 class Ended(nn.Module):
-    """A chain in as few passes as its input allows; where it allows none, layer by layer, with the same result."""
+    """A chain in as few passes as its input allows; where it allows none, layer by layer, with the same result.
 
-    def __init__(self, chain: Chain) -> None:
+    Args:
+        source: the chain whose result this one reads, if it reads one.
+
+    Attributes:
+        finite: whether the last result is known to hold no NaN and no infinity.
+    """
+
+    def __init__(self, chain: Chain, source: "Ended | None") -> None:
         super().__init__()
+        self.finite = False
+        self._sources = () if source is None else (source,)  # in a tuple it is no module of this one
         self.conv = chain.conv
         self.norm = chain.norm
         norm = chain.norm
@@ -145,11 +156,17 @@ class Ended(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return what the chain's last layer returns."""
         end = replace(self.end, residual=residual)
+        y = self._run(x, end)
+        self.finite = bool(end.finite)
+        return y
+
+    def _run(self, x: Tensor, end: ConvEnd) -> Tensor:
+        residual = end.residual
         if self.conv is None:
             return apply_end_(x, end, torch.empty_like(x)) if _fits(x, residual) else self._unfused(x, residual)
         threaded = _threaded(self.conv)
         if threaded is not None and _fits_output(self.conv, x, residual):
-            return threaded.run_to_end(x, end)
+            return threaded.run_to_end(x, end, finite=any(source.finite for source in self._sources))
         x = self.conv(x)
         return apply_end_(x, end) if _fits(x, residual) else self._unfused(x, residual)
 

@@ -48,6 +48,7 @@ class ConvCall:
         weight: float32 (O, C/groups, kh, kw).
         bias: float32 (O,) or None.
         end: what follows the convolution and is to be answered with it; of a handler that knows how.
+        finite: whether x is known to hold no NaN and no infinity.
     """
 
     x: Tensor
@@ -55,6 +56,7 @@ class ConvCall:
     bias: Tensor | None
     geometry: Geometry
     end: ConvEnd | None = None
+    finite: bool = False
 
     def run(self) -> Tensor:
         """Return the float32 convolution as the module asked for it."""
@@ -101,11 +103,15 @@ class ConvInterceptor:
             )
         return output
 
-    def run_to_end(self, x: Tensor, end: ConvEnd) -> Tensor:
-        """Return what the module returns, with what follows it: where its forward is that of `nn.Conv2d`."""
+    def run_to_end(self, x: Tensor, end: ConvEnd, *, finite: bool) -> Tensor:
+        """Return what the module returns, with what follows it: where its forward is that of `nn.Conv2d`.
+
+        Args:
+            finite: whether x is known to hold no NaN and no infinity.
+        """
 
         def answer(call: ConvCall) -> Tensor:
-            return self.handler(replace(call, end=end))
+            return self.handler(replace(call, end=end, finite=finite))
 
         with _Intercept(answer):
             output: Tensor = type(self.conv).forward(self.conv, x)

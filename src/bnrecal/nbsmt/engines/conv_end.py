@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ConvEnd:
     """BatchNorm in evaluation, an addition, and ReLU or ReLU6, in this order: each step is rounded to float32.
 
@@ -22,6 +22,7 @@ class ConvEnd:
         lowest: 0 for ReLU and ReLU6, -infinity without.
         highest: 6 for ReLU6, else infinity.
         residual: float32, of the output's shape, or None: added between BatchNorm and the clamp.
+        finite: written by what applies it: True if the result holds no NaN and no infinity, None if nobody looked.
     """
 
     alpha: Tensor
@@ -29,3 +30,4 @@ class ConvEnd:
     lowest: float = -math.inf
     highest: float = math.inf
     residual: Tensor | None = None
+    finite: bool | None = None

@@ -3,6 +3,7 @@
 import math
 from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,7 +25,7 @@ def is_dense(x: Tensor) -> bool:
 
 
 def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
-    """Write a convolution's end over its output, or into `target`, and return it.
+    """Write a convolution's end over its output, or into `target`, and return it; `end.finite` says what it holds.
 
     Args:
         y: float32 (N, O, H, W), `is_dense`.
@@ -32,6 +33,7 @@ def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
         target: of y's shape, `is_dense`.
     """
     target = y if target is None else target
+    end.finite = True
     if y.numel() == 0:
         return target
     channels = y.shape[1]
@@ -43,6 +45,7 @@ def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
     block = lanes * max(1, BLOCK // lanes)
+    not_finite = np.zeros(1, np.uint64)
     args = new_args(
         ARGS,
         source=y.data_ptr(),
@@ -53,11 +56,13 @@ def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
         values=y.numel(),
         lanes=lanes,
         block=block,
+        not_finite=not_finite.ctypes.data,
         scratch=scratch("conv_end", SPARE_BYTES),
         lowest=end.lowest,
         highest=end.highest,
     )
     run_kernel(kernel(), args, -(-y.numel() // block))
+    end.finite = not not_finite[0]
     return target
 
 

@@ -28,19 +28,20 @@ ARGS = args_dtype(
     "values",
     "lanes",  # a multiple of the channels and of LANES
     "block",  # values of a unit, a multiple of the lanes
+    "not_finite",  # uint64 (1,), made 1 where a result is NaN or infinite
     "scratch",  # SPARE_BYTES for each worker
     floats=("lowest", "highest"),
 )
 
 
 def _end(residual: bool) -> Any:
-    """Make the intrinsic that ends 16 values, with or without an addition."""
+    """Make the intrinsic that ends 16 values, with or without an addition, and returns a bit for each not finite."""
 
     @intrinsic
     def end(
         _context: Any, target: Any, source: Any, added: Any, alpha: Any, beta: Any, lowest: Any, highest: Any
     ) -> Any:
-        def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
+        def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
             target, source, added, alpha, beta = args[:5]
             lowest, highest = [broadcast(builder, value, _FLOATS) for value in args[5:]]
             signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
@@ -52,9 +53,11 @@ def _end(residual: bool) -> Any:
             y = builder.select(builder.fcmp_ordered("olt", y, lowest), lowest, y)  # false for NaN, which stays
             y = builder.select(builder.fcmp_ordered("ogt", y, highest), highest, y)
             store_at(builder, target, y, align=4)
-            return context.get_dummy_value()
+            nothing = builder.fsub(y, y)  # NaN of infinity and of NaN
+            bits = builder.bitcast(builder.fcmp_unordered("uno", nothing, nothing), ir.IntType(LANES))
+            return builder.zext(bits, ir.IntType(64))
 
-        return types.void(*(types.uint64,) * 5, types.float32, types.float32), code
+        return types.uint64(*(types.uint64,) * 5, types.float32, types.float32), code
 
     return end
 
@@ -64,26 +67,40 @@ _end_added = _end(residual=True)
 
 
 @compiled
-def _end_vector(target: u64, source: u64, added: u64, lane: u64, args: Any) -> None:
-    """End 16 values, the first of which stands at `lane` of its row."""
+def _end_vector(target: u64, source: u64, added: u64, lane: u64, args: Any) -> Any:
+    """End 16 values, the first of which stands at `lane` of its row; return a bit for each that is not finite."""
     alpha = args.alpha + u64(4) * lane
     beta = args.beta + u64(4) * lane
     if args.residual:
-        _end_added(target, source, added, alpha, beta, args.lowest, args.highest)
-    else:
-        _end_alone(target, source, added, alpha, beta, args.lowest, args.highest)
+        return _end_added(target, source, added, alpha, beta, args.lowest, args.highest)
+    return _end_alone(target, source, added, alpha, beta, args.lowest, args.highest)
 
 
 @compiled
-def _end_rest(first: u64, count: u64, lane: u64, args: Any, spare: u64) -> None:
-    """End the last values, fewer than 16, in scratch."""
+def _end_rest(first: u64, count: u64, lane: u64, args: Any, spare: u64) -> Any:
+    """End the last values, fewer than 16, in scratch; return a bit for each that is not finite."""
     size = u64(4) * count
     added = spare + u64(VECTOR_BYTES)
     v.copy(spare, args.source + first, size)
     if args.residual:
         v.copy(added, args.residual + first, size)
-    _end_vector(spare, spare, added, lane, args)
+    bits = _end_vector(spare, spare, added, lane, args)
     v.copy(args.target + first, spare, size)
+    return bits & ((u64(1) << count) - u64(1))
+
+
+@compiled
+def _end_row(i: u64, row: u64, args: Any, spare: u64) -> Any:
+    """End a row of so many values, the first of which is the i-th; return 0 if all of them are finite."""
+    bits = u64(0)
+    lane = u64(0)
+    while lane + u64(LANES) <= row:
+        at = u64(4) * (i + lane)
+        bits |= _end_vector(args.target + at, args.source + at, args.residual + at, lane, args)
+        lane += u64(LANES)
+    if lane < row:
+        bits |= _end_rest(u64(4) * (i + lane), row - lane, lane, args, spare)
+    return bits
 
 
 @kernel_entry
@@ -91,21 +108,17 @@ def kernel(address: Any) -> None:
     """End every value, a block a unit."""
     args = carray(address, 1, ARGS)[0]
     spare = args.scratch + v.claim(args.address + u64(16)) * u64(SPARE_BYTES)
+    bits = u64(0)
     while True:
         i = v.claim(args.address + u64(8)) * args.block
         if i >= args.values:
-            return
+            break
         last = min(i + args.block, args.values)
         while i < last:
-            lane = u64(0)
-            row = min(args.lanes, last - i)
-            while lane + u64(LANES) <= row:
-                at = u64(4) * (i + lane)
-                _end_vector(args.target + at, args.source + at, args.residual + at, lane, args)
-                lane += u64(LANES)
-            if lane < row:
-                _end_rest(u64(4) * (i + lane), row - lane, lane, args, spare)
+            bits |= _end_row(i, min(args.lanes, last - i), args, spare)
             i += args.lanes
+    if bits:
+        v.store_u64(args.not_finite, u64(1))
 
 
 def conv_end_ref(x: Any, alpha: Any, beta: Any, residual: Any, lowest: float, highest: float) -> Any:
