@@ -38,9 +38,8 @@ def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
         return target
     channels = y.shape[1]
     lanes = math.lcm(channels, LANES)
-    repeats = lanes // channels
-    alpha = end.alpha.repeat(repeats)
-    beta = end.beta.repeat(repeats)
+    alpha = end.alpha.repeat(lanes // channels) if lanes > channels else end.alpha
+    beta = end.beta.repeat(lanes // channels) if lanes > channels else end.beta
     residual = end.residual
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
