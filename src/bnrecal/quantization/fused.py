@@ -26,11 +26,13 @@ log = logging.getLogger("bnrecal")
 
 
 class FusedNetwork:
-    """A network in evaluation, fused from its third batch on, if on the second both forms gave the same logits.
+    """A network in evaluation: fused from its third batch on, if on the second both forms gave the same logits.
 
-    A comparison that short evaluations need not pay; a graph is what a network did once, and its forward may be more.
-    Where the device's bits are close instead of equal, it is fused from the first batch on, so that all networks of an
-    evaluation compute alike.
+    They are compared because a graph shows what a forward did once, and not all of that: a tensor that is changed in
+    place under another name, say. An evaluation of one batch has nothing to gain and does not pay for it.
+
+    Where a device's bits are close instead of equal, the network is fused from the first batch on: so all networks of
+    an evaluation, float32 included, compute BatchNorm alike.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -67,7 +69,7 @@ class FusedNetwork:
 
 @dataclass(frozen=True)
 class Fusion:
-    """Of a network's BatchNorm layers, how many are fused in evaluation, and why not all or none; for provenance."""
+    """A network's BatchNorm layers, how many of them are fused in evaluation, and why none is, for provenance."""
 
     batchnorms: int
     fused: int

@@ -55,9 +55,12 @@ def test_kernel_against_its_twin(added: bool, channels: int, block: int, monkeyp
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("channels", [3, 64, 96])
 def test_bits_of_torch(channels: int, workers: int) -> None:
-    mean, bias = random(channels, seed=1), random(channels, seed=2)
-    variance, weight = random(channels, seed=3).abs(), random(channels, seed=4)
-    x, residual = random(4, channels, 15, 17, seed=5), random(4, channels, 15, 17, seed=6)
+    mean = random(channels, seed=1)
+    bias = random(channels, seed=2)
+    variance = random(channels, seed=3).abs()
+    weight = random(channels, seed=4)
+    x = random(4, channels, 15, 17, seed=5)
+    residual = random(4, channels, 15, 17, seed=6)
     expected = F.relu(F.batch_norm(x, mean, variance, weight, bias, eps=1e-3) + residual)
     before = torch.get_num_threads()
     torch.set_num_threads(workers)
@@ -76,7 +79,8 @@ def test_bits_of_torch(channels: int, workers: int) -> None:
 @equal_here
 @pytest.mark.parametrize(("affine", "biased"), [(False, False), (True, False), (False, True)])
 def test_alpha_and_beta_of_a_batchnorm_without_parameters(affine: bool, biased: bool) -> None:
-    mean, variance = random(7, seed=1), random(7, seed=2).abs()
+    mean = random(7, seed=1)
+    variance = random(7, seed=2).abs()
     weight = random(7, seed=3) if affine else None
     bias = random(7, seed=4) if biased else None
     x = random(2, 7, 3, 3)
