@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.nets import images, tiny
+import torch.nn.functional as F
+from helpers.nets import images, negative_net, tiny
 from torch import Tensor, nn
 from torchvision import models
 
@@ -23,9 +24,11 @@ from bnrecal.nbsmt.engines.apply_end import Ending, ending
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization import fused
 from bnrecal.quantization.calibrate import calibrate
-from bnrecal.quantization.convert import quantize_layers, threaded_copy
+from bnrecal.quantization.convert import quantize_layers, threaded_copy, threaded_layers
 from bnrecal.quantization.fused import Ended, FusedNetwork, describe_fusion, fuse
+from bnrecal.quantization.intercept import ConvCall
 from bnrecal.quantization.layer_plan import plan_threads
+from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
 CPU = torch.device("cpu")
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -195,6 +198,104 @@ def test_a_checked_input_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch)
     with torch.no_grad():
         short(images(2).contiguous(memory_format=torch.channels_last))
     assert looked == []
+
+
+@contextmanager
+def seen_types() -> Iterator[dict[str, torch.dtype]]:
+    """The type of each quantized convolution's input in the block, by name."""
+    seen: dict[str, torch.dtype] = {}
+    own = NBSMTConv2d.__call__
+
+    def noted(self: NBSMTConv2d, call: ConvCall) -> Tensor:
+        seen[self.name] = call.x.dtype
+        return own(self, call)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NBSMTConv2d, "__call__", noted)
+        yield seen
+
+
+class Readers(nn.Module):
+    """Four convolutions: one alone reads what is before it, one shares it, one gets either sign, one reads a pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.alone = nn.Conv2d(8, 8, 3, padding=1)
+        self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.signed = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.pooled = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.norm3 = nn.BatchNorm2d(8)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).relu()
+        x = self.norm2(self.alone(x)).relu()
+        x = self.norm2(self.shared(x)) + x
+        x = self.norm3(self.signed(x)) + x.mean((2, 3), keepdim=True)
+        y: Tensor = self.norm(self.pooled(F.max_pool2d(x, 2))).relu()
+        return y.mean((2, 3))
+
+
+def test_the_only_reader_gets_levels() -> None:
+    batch = images(3).contiguous(memory_format=torch.channels_last) - 0.3
+    network = with_statistics(Readers(), batch)
+    copy = threaded(network, 4, batch)
+    short = fuse(copy)
+    assert short is not None
+    with torch.no_grad(), seen_types() as seen:
+        found = short(batch)
+    assert seen == {
+        "alone": torch.uint8,
+        "shared": torch.float32,
+        "signed": torch.float32,
+        "pooled": torch.float32,
+    }
+    assert torch.equal(found, copy(batch))
+
+
+def test_levels_of_either_sign_and_for_a_permuted_convolution() -> None:
+    batch = images(3).contiguous(memory_format=torch.channels_last)
+    network = with_statistics(negative_net(), batch)
+    copy = threaded(network, 4, batch)
+    with torch.no_grad():
+        for order, kind in ((None, torch.int8), (torch.tensor([3, 2, 1, 0]), torch.float32)):
+            threaded_layers(copy)["2"].order = order
+            short = fuse(copy)
+            assert short is not None
+            with seen_types() as seen:
+                found = short(batch)
+            assert seen == {"2": kind}
+            assert torch.equal(found, copy(batch))
+
+
+class Unfit(nn.Module):
+    """A convolution that gets levels, and whose own end adds what one pass cannot take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm2(self.conv(self.norm(self.stem(x)).relu())) + x.mean((2, 3), keepdim=True)[:, :1]
+        return y.mean((2, 3))
+
+
+def test_levels_where_the_reader_is_not_fused_itself() -> None:
+    batch = images(3).contiguous(memory_format=torch.channels_last)
+    copy = threaded(with_statistics(Unfit(), batch), 2, batch)
+    short = fuse(copy)
+    assert short is not None
+    with torch.no_grad(), seen_types() as seen:
+        found = short(batch)
+    assert seen == {"conv": torch.uint8}
+    assert torch.equal(found, copy(batch))
 
 
 class Aliased(nn.Module):

@@ -33,7 +33,7 @@ def device_end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor
     assert {tensor.device for tensor in there} == {y.device}
     assert y.device.type == "cuda"
     residual = None if end.residual is None else held(end.residual)
-    on_cpu = replace(end, alpha=held(end.alpha), beta=held(end.beta), residual=residual)
+    on_cpu = replace(end, alpha=held(end.alpha), beta=held(end.beta), residual=residual, levels=None)
     conv_end.end_(held(y), on_cpu, held(target))
     return target
 

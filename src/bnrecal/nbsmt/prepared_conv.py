@@ -93,7 +93,7 @@ class PreparedConv2d:
         """Quantize, convolve, and scale back.
 
         Args:
-            x: float32 (N, C, H, W) of any layout.
+            x: float32 (N, C, H, W) of any layout, or its levels: uint8, int8 if signed.
             x_scale: step of the activations' grid.
             w_scale: float32 (O,), steps of the weights' grids.
             bias: float32 (O,).
@@ -102,12 +102,12 @@ class PreparedConv2d:
 
         Returns:
             float32 (N, O, H', W'), channels-last: accumulator * (x_scale * w_scale) + bias, every step rounded; then
-            what `end` says.
+            what `end` says, perhaps as the levels that it asks for.
         """
         shape = self._check(x, torch.int8 if signed else torch.uint8)
         if 0 in shape:
             return x.new_empty(shape)
-        x = x.float()
+        x = x.float() if x.is_floating_point() else x
         scale = w_scale * x_scale
         if end is None:
             return self.engine.convolve(x, x_scale, scale, bias, signed=signed)

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.nbsmt.engines.apply_end import Ending, apply_end_, can_end, ending, ending_trouble
-from bnrecal.nbsmt.engines.conv_end import ConvEnd
+from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
 from bnrecal.nbsmt.engines.cpu.conv_end import alpha_beta
 from bnrecal.nbsmt.geometry import Geometry, as_pair
 from bnrecal.quantization.chains import Chain, Untraceable, find_chains, trace
@@ -112,13 +112,17 @@ def fuse(network: nn.Module) -> fx.GraphModule | None:
     if not chains:
         return None
     ended = {f"ended_{number}": chain for number, chain in enumerate(chains)}
+    read_once = {chain.source for chain in chains if len(chain.source.users) == 1}
     for name, chain in reversed(ended.items()):  # so that no chain reads a node that is gone already
         _replace(graph, chain, name)
     targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
     parts: dict[str, Any] = {target: attrgetter(target)(network) for target in targets - ended.keys()}
     endings: dict[fx.Node, Ended] = {}
     for name, chain in ended.items():
-        endings[chain.nodes[-1]] = parts[name] = Ended(chain, endings.get(chain.source))
+        source = endings.get(chain.source)
+        if source is not None and chain.source in read_once:
+            source.end.levels = _levels_taken(chain.conv)
+        endings[chain.nodes[-1]] = parts[name] = Ended(chain, source)
     return fx.GraphModule(parts, graph)
 
 
@@ -156,7 +160,11 @@ class Ended(nn.Module):
         self.end = ConvEnd(*values, chain.lowest, chain.highest)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return what the chain's last layer returns."""
+        """Return what the chain's last layer returns, or what the next convolution's quantizer makes of it.
+
+        Args:
+            x: float32, or the levels that the chain before has made of it.
+        """
         end = replace(self.end, residual=residual)
         y = self._run(x, end)
         self.finite = bool(end.finite)
@@ -167,9 +175,13 @@ class Ended(nn.Module):
         if self.conv is None:
             return apply_end_(x, end, torch.empty_like(x)) if _fits(x, residual) else self._unfused(x, residual)
         threaded = _threaded(self.conv)
-        if threaded is not None and _fits_output(self.conv, x, residual):
-            return threaded.run_to_end(x, end, finite=any(source.finite for source in self._sources))
-        x = self.conv(x)
+        if threaded is None:
+            x = self.conv(x)
+        else:
+            checked = any(source.finite for source in self._sources)
+            if _fits_output(self.conv, x, residual):
+                return threaded.run_to_end(x, end, checked=checked)
+            x = threaded.run_to_end(x, None, checked=checked)
         return apply_end_(x, end) if _fits(x, residual) else self._unfused(x, residual)
 
     def _unfused(self, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -186,6 +198,16 @@ def _fits(x: Tensor, residual: object) -> bool:
     if not can_end(x):
         return False
     return residual is None or (isinstance(residual, Tensor) and can_end(residual) and residual.shape == x.shape)
+
+
+def _levels_taken(conv: nn.Conv2d | None) -> Levels | None:
+    """Return the quantizer of a convolution that can be given levels; None where it wants float32."""
+    threaded = None if conv is None else _threaded(conv)
+    if conv is None or threaded is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return None
+    layer = threaded.handler
+    assert isinstance(layer, NBSMTConv2d)
+    return Levels(layer.input_scale, layer.signed) if layer.order is None else None
 
 
 def _threaded(conv: nn.Conv2d) -> ConvInterceptor | None:

@@ -48,7 +48,8 @@ class ConvCall:
         weight: float32 (O, C/groups, kh, kw).
         bias: float32 (O,) or None.
         end: what follows the convolution and is to be answered with it; of a handler that knows how.
-        finite: whether x is known to hold no NaN and no infinity.
+        checked: whether x is known to be finite, or what the handler's own quantizer makes of finite activations: uint8
+            levels, or int8 if they are signed.
     """
 
     x: Tensor
@@ -56,7 +57,7 @@ class ConvCall:
     bias: Tensor | None
     geometry: Geometry
     end: ConvEnd | None = None
-    finite: bool = False
+    checked: bool = False
 
     def run(self) -> Tensor:
         """Return the float32 convolution as the module asked for it."""
@@ -103,15 +104,16 @@ class ConvInterceptor:
             )
         return output
 
-    def run_to_end(self, x: Tensor, end: ConvEnd, *, finite: bool) -> Tensor:
+    def run_to_end(self, x: Tensor, end: ConvEnd | None, *, checked: bool) -> Tensor:
         """Return what the module returns, with what follows it: where its forward is that of `nn.Conv2d`.
 
         Args:
-            finite: whether x is known to hold no NaN and no infinity.
+            end: what follows, None for nothing.
+            checked: as in `ConvCall`.
         """
 
         def answer(call: ConvCall) -> Tensor:
-            return self.handler(replace(call, end=end, finite=finite))
+            return self.handler(replace(call, end=end, checked=checked))
 
         with _Intercept(answer):
             output: Tensor = type(self.conv).forward(self.conv, x)

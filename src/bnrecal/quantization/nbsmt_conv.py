@@ -98,7 +98,8 @@ class NBSMTConv2d:
             BnrecalError: for activations of another type, or (on a GPU in the first call alone) that are not finite;
                 for a parameter that is no longer what was quantized.
         """
-        self._check_activations(call.x, call.finite)
+        if not call.checked:
+            self._check_activations(call.x)
         prepared = self.packed.for_call(call)
         if isinstance(call.weight, nn.Parameter):  # else the module makes it anew for each call
             self._check_weight(call.weight)
@@ -110,13 +111,11 @@ class NBSMTConv2d:
         scale = self._scale_on(call.x.device)
         return prepared(x, self.input_scale, scale, call.bias, signed=self.signed, end=call.end)
 
-    def _check_activations(self, x: Tensor, finite: bool) -> None:
+    def _check_activations(self, x: Tensor) -> None:
         if x.dtype not in FLOATS:
             raise BnrecalError(
                 f"the quantized convolution {self.name} gets {x.dtype} activations: give the network float32 images"
             )
-        if finite:
-            return
         # on a GPU every look waits for all that runs there, and the images themselves are looked at anyway
         if x.device.type != "cpu" and x.device in self._scales:
             return

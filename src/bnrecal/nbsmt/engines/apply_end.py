@@ -37,7 +37,7 @@ def can_end(x: Tensor) -> bool:
 
 
 def apply_end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
-    """Write a convolution's end over its output, or into `target`, and return it.
+    """Write a convolution's end over its output, or into `target`, and return it; or the levels that `end` asks for.
 
     Args:
         y: float32 (N, O, H, W) of which `can_end` is true, as what engines return; the residual is of its shape.

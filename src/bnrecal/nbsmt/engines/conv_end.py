@@ -9,6 +9,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Levels:
+    """The quantizer of the next convolution: steps of its grid in activation units, and whether levels are signed."""
+
+    step: float
+    signed: bool
+
+
 @dataclass(eq=False)
 class ConvEnd:
     """BatchNorm in evaluation, an addition, and ReLU or ReLU6, in this order: each step is rounded to float32.
@@ -22,6 +30,8 @@ class ConvEnd:
         lowest: 0 for ReLU and ReLU6, -infinity without.
         highest: 6 for ReLU6, else infinity.
         residual: float32, of the output's shape, or None: added between BatchNorm and the clamp.
+        levels: of the next convolution, if it alone reads the result. An engine may then give uint8 or int8 levels of a
+            finite result instead of float32, or ignore it.
         finite: written by what applies it: True if the result holds no NaN and no infinity, None if nobody looked.
     """
 
@@ -30,4 +40,5 @@ class ConvEnd:
     lowest: float = -math.inf
     highest: float = math.inf
     residual: Tensor | None = None
+    levels: Levels | None = None
     finite: bool | None = None

@@ -8,12 +8,16 @@ import torch.nn.functional as F
 from helpers import processors
 from torch import Tensor
 
+from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.engines.apply_end import Ending, apply_end_, can_end, ending
-from bnrecal.nbsmt.engines.conv_end import ConvEnd
+from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
 from bnrecal.nbsmt.engines.cpu import conv_end
 from bnrecal.nbsmt.engines.cpu.conv_end import alpha_beta, end_
 from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
 from bnrecal.nbsmt.engines.cpu.kernels.conv_end import conv_end_ref
+from bnrecal.nbsmt.engines.cpu.quantizer import has_slack
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
+from bnrecal.nbsmt.spec import SmtSpec
 
 CPU = torch.device("cpu")
 equal_here = pytest.mark.skipif(ending(CPU) is not Ending.EQUAL, reason="no fused end on this processor")
@@ -107,6 +111,58 @@ def test_what_is_not_finite_stays_and_is_found(bad: float, place: int) -> None:
 
 
 @compiled_here
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("channels", [5, 64])
+def test_levels_are_those_of_the_quantizer(channels: int, signed: bool) -> None:
+    x = random(2, channels, 5, 7, seed=1)
+    residual = random(2, channels, 5, 7, seed=2)
+    for added in (None, residual):
+        end = ConvEnd(random(channels, seed=3), random(channels, seed=4), -1.0, 2.0, added)
+        ended = end_(x.clone(memory_format=torch.channels_last), end)
+        for step in (0.004, 0.011):  # some levels are beyond the range, or none
+            end.levels = Levels(step, signed)
+            before = x.clone(memory_format=torch.channels_last)
+            found = end_(before, end)
+            assert found.dtype == (torch.int8 if signed else torch.uint8)
+            assert torch.equal(found.short(), quantize_activation(ended, step, signed).short())
+            assert has_slack(found)
+            assert torch.equal(before, x)  # nothing but the levels was written
+            assert end.finite
+
+
+@compiled_here
+def test_no_levels_of_infinity() -> None:
+    x = random(1, 8, 3, 3)
+    x[0, 3, 1, 1] = math.inf
+    end = ConvEnd(torch.ones(8), torch.zeros(8), levels=Levels(0.1, False))
+    found = end_(x.clone(memory_format=torch.channels_last), end)
+    assert torch.equal(found, x)
+    assert end.finite is False
+
+
+@compiled_here
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (20, 1), (20, 2), (10, 1)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_engines_make_the_same_of_activations_and_of_their_levels(
+    kernel: int, groups: int, stride: int, signed: bool
+) -> None:
+    generator = torch.Generator().manual_seed(groups)
+    w = torch.randint(-128, 128, (20, 20 // groups, kernel, kernel), generator=generator).to(torch.int8)
+    x = random(2, 20, 9, 8, seed=5) * 3
+    scale = random(20, seed=6).abs()
+    end = ConvEnd(torch.ones(20), torch.zeros(20), levels=Levels(0.05, signed))
+    levels = end_(x.clone(memory_format=torch.channels_last), end)
+    for threads in (1,) if signed else (1, 2, 4):
+        prepared = PreparedConv2d(w, SmtSpec(threads), stride=stride, padding=kernel // 2, groups=groups)
+        expected = prepared(x, 0.05, scale, signed=signed)
+        kept = levels.clone()
+        assert torch.equal(prepared(levels, 0.05, scale, signed=signed), expected)
+        assert torch.equal(prepared(levels.contiguous(), 0.05, scale, signed=signed), expected)  # another layout
+        assert torch.equal(levels, kept)
+
+
+@compiled_here
 def test_an_empty_batch() -> None:
     x = torch.empty(0, 3, 5, 5)
     assert end_(x, ConvEnd(torch.ones(3), torch.zeros(3))) is x
@@ -130,6 +186,7 @@ def test_a_trial_that_differs_in_one_bit_fails(monkeypatch: pytest.MonkeyPatch) 
 
 PLAIN = """
 import torch
+from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.engines.apply_end import ending, ending_trouble
 print(ending(torch.device("cpu")).value, ending_trouble(torch.device("cpu")))
 """

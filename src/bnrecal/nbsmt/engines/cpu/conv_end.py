@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.engines.conv_end import ConvEnd
 from bnrecal.nbsmt.engines.cpu.kernels.conv_end import ARGS, LANES, SPARE_BYTES, kernel
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import new_args, run_kernel, scratch
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import new_args, run_kernel, scratch, set_args
+from bnrecal.nbsmt.engines.cpu.quantizer import empty_levels
 from bnrecal.nbsmt.engines.engine import NO_NUMBA
 
 BLOCK = 16384  # values of a unit
@@ -27,6 +29,8 @@ def is_dense(x: Tensor) -> bool:
 def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
     """Write a convolution's end over its output, or into `target`, and return it; `end.finite` says what it holds.
 
+    Where `end.levels` asks for them and the result is finite, its levels are returned, and nothing else is written.
+
     Args:
         y: float32 (N, O, H, W), `is_dense`.
         end: its residual of y's shape.
@@ -36,6 +40,17 @@ def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
     end.finite = True
     if y.numel() == 0:
         return target
+    if end.levels is not None:
+        levels = empty_levels(y.shape, end.levels.signed)
+        end.finite = _run(y, end, levels)
+        if end.finite:
+            return levels
+    end.finite = _run(y, end, target)
+    return target
+
+
+def _run(y: Tensor, end: ConvEnd, target: Tensor) -> bool:
+    """Write a convolution's end, or the levels of it, into the target; return whether it is finite."""
     channels = y.shape[1]
     lanes = math.lcm(channels, LANES)
     alpha = end.alpha.repeat(lanes // channels) if lanes > channels else end.alpha
@@ -49,6 +64,7 @@ def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
         ARGS,
         source=y.data_ptr(),
         target=target.data_ptr(),
+        target_bytes=target.element_size(),
         residual=0 if residual is None else residual.data_ptr(),
         alpha=alpha.data_ptr(),
         beta=beta.data_ptr(),
@@ -60,9 +76,12 @@ def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
         lowest=end.lowest,
         highest=end.highest,
     )
+    if target.element_size() == 1:
+        assert end.levels is not None
+        lowest, highest = (-128, 127) if end.levels.signed else (0, 255)
+        set_args(args, inverse=inverse_scale(end.levels.step), lowest_level=lowest, highest_level=highest)
     run_kernel(kernel(), args, -(-y.numel() // block))
-    end.finite = not not_finite[0]
-    return target
+    return not not_finite[0]
 
 
 @cache

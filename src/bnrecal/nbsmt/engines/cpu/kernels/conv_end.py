@@ -1,4 +1,4 @@
-"""The end of a convolution in one pass over memory: BatchNorm in evaluation, an addition, a clamp.
+"""The end of a convolution in one pass over memory: BatchNorm in evaluation, an addition, a clamp, the next levels.
 
 Values come channels-last, as one run. A *row* is so many of them that it holds each channel equally often and whole
 vectors alone (`lanes`): alpha and beta are given for a row. A unit is a block of rows.
@@ -12,7 +12,7 @@ from numba import carray, types  # type: ignore[attr-defined]
 
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compiled, kernel_entry, u64
-from bnrecal.nbsmt.engines.cpu.kernels.simd_u8 import broadcast, intrinsic, load_at, store_at
+from bnrecal.nbsmt.engines.cpu.kernels.simd_u8 import broadcast, intrinsic, levels, load_at, store_at
 
 # ruff: noqa: ARG001
 LANES = 16
@@ -21,7 +21,8 @@ SPARE_BYTES = 4 * VECTOR_BYTES  # of scratch for each worker: the last values an
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 ARGS = args_dtype(
     "source",  # float32 (values,)
-    "target",  # float32 (values,); may be the source
+    "target",  # float32 (values,), may be the source; or levels, a byte each
+    "target_bytes",  # of a value: 4, or 1 for levels
     "residual",  # float32 (values,), or 0
     "alpha",  # float32 (lanes,)
     "beta",
@@ -30,20 +31,30 @@ ARGS = args_dtype(
     "block",  # values of a unit, a multiple of the lanes
     "not_finite",  # uint64 (1,), made 1 where a result is NaN or infinite
     "scratch",  # SPARE_BYTES for each worker
-    floats=("lowest", "highest"),
+    floats=("lowest", "highest", "inverse", "lowest_level", "highest_level"),
 )
 
 
-def _end(residual: bool) -> Any:
-    """Make the intrinsic that ends 16 values, with or without an addition, and returns a bit for each not finite."""
+def _end(residual: bool, to_levels: bool) -> Any:
+    """Make the intrinsic that ends 16 values and returns a bit for each that is not finite."""
 
     @intrinsic
     def end(
-        _context: Any, target: Any, source: Any, added: Any, alpha: Any, beta: Any, lowest: Any, highest: Any
+        _context: Any,
+        target: Any,
+        source: Any,
+        added: Any,
+        alpha: Any,
+        beta: Any,
+        lowest: Any,
+        highest: Any,
+        inverse: Any,
+        lowest_level: Any,
+        highest_level: Any,
     ) -> Any:
         def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
             target, source, added, alpha, beta = args[:5]
-            lowest, highest = [broadcast(builder, value, _FLOATS) for value in args[5:]]
+            lowest, highest, inverse, least, most = [broadcast(builder, value, _FLOATS) for value in args[5:]]
             signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
             fma = builder.module.declare_intrinsic(f"llvm.fma.v{LANES}f32", (), signature)
             factors = [load_at(builder, address, _FLOATS, align=4) for address in (source, alpha, beta)]
@@ -52,18 +63,24 @@ def _end(residual: bool) -> Any:
                 y = builder.fadd(y, load_at(builder, added, _FLOATS, align=4))
             y = builder.select(builder.fcmp_ordered("olt", y, lowest), lowest, y)  # false for NaN, which stays
             y = builder.select(builder.fcmp_ordered("ogt", y, highest), highest, y)
-            store_at(builder, target, y, align=4)
+            if to_levels:
+                whole = builder.fptosi(levels(builder, y, inverse, least, most), ir.VectorType(ir.IntType(32), LANES))
+                store_at(builder, target, builder.trunc(whole, ir.VectorType(ir.IntType(8), LANES)))
+            else:
+                store_at(builder, target, y, align=4)
             nothing = builder.fsub(y, y)  # NaN of infinity and of NaN
             bits = builder.bitcast(builder.fcmp_unordered("uno", nothing, nothing), ir.IntType(LANES))
             return builder.zext(bits, ir.IntType(64))
 
-        return types.uint64(*(types.uint64,) * 5, types.float32, types.float32), code
+        return types.uint64(*(types.uint64,) * 5, *(types.float32,) * 5), code
 
     return end
 
 
-_end_alone = _end(residual=False)
-_end_added = _end(residual=True)
+_end_alone = _end(residual=False, to_levels=False)
+_end_added = _end(residual=True, to_levels=False)
+_end_alone_levels = _end(residual=False, to_levels=True)
+_end_added_levels = _end(residual=True, to_levels=True)
 
 
 @compiled
@@ -71,21 +88,30 @@ def _end_vector(target: u64, source: u64, added: u64, lane: u64, args: Any) -> A
     """End 16 values, the first of which stands at `lane` of its row; return a bit for each that is not finite."""
     alpha = args.alpha + u64(4) * lane
     beta = args.beta + u64(4) * lane
+    lowest = args.lowest
+    highest = args.highest
+    inverse = args.inverse
+    least = args.lowest_level
+    most = args.highest_level
+    if args.target_bytes == u64(4):
+        if args.residual:
+            return _end_added(target, source, added, alpha, beta, lowest, highest, inverse, least, most)
+        return _end_alone(target, source, added, alpha, beta, lowest, highest, inverse, least, most)
     if args.residual:
-        return _end_added(target, source, added, alpha, beta, args.lowest, args.highest)
-    return _end_alone(target, source, added, alpha, beta, args.lowest, args.highest)
+        return _end_added_levels(target, source, added, alpha, beta, lowest, highest, inverse, least, most)
+    return _end_alone_levels(target, source, added, alpha, beta, lowest, highest, inverse, least, most)
 
 
 @compiled
-def _end_rest(first: u64, count: u64, lane: u64, args: Any, spare: u64) -> Any:
+def _end_rest(i: u64, count: u64, lane: u64, args: Any, spare: u64) -> Any:
     """End the last values, fewer than 16, in scratch; return a bit for each that is not finite."""
     size = u64(4) * count
     added = spare + u64(VECTOR_BYTES)
-    v.copy(spare, args.source + first, size)
+    v.copy(spare, args.source + u64(4) * i, size)
     if args.residual:
-        v.copy(added, args.residual + first, size)
+        v.copy(added, args.residual + u64(4) * i, size)
     bits = _end_vector(spare, spare, added, lane, args)
-    v.copy(args.target + first, spare, size)
+    v.copy(args.target + args.target_bytes * i, spare, args.target_bytes * count)
     return bits & ((u64(1) << count) - u64(1))
 
 
@@ -96,10 +122,11 @@ def _end_row(i: u64, row: u64, args: Any, spare: u64) -> Any:
     lane = u64(0)
     while lane + u64(LANES) <= row:
         at = u64(4) * (i + lane)
-        bits |= _end_vector(args.target + at, args.source + at, args.residual + at, lane, args)
+        target = args.target + args.target_bytes * (i + lane)
+        bits |= _end_vector(target, args.source + at, args.residual + at, lane, args)
         lane += u64(LANES)
     if lane < row:
-        bits |= _end_rest(u64(4) * (i + lane), row - lane, lane, args, spare)
+        bits |= _end_rest(i + lane, row - lane, lane, args, spare)
     return bits
 
 
