@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from bnrecal.errors import BnrecalError
 from bnrecal.files import warn_once
+from bnrecal.nbsmt.engines.conv_end import ConvEnd
 from bnrecal.nbsmt.geometry import Geometry, Pair, as_pair
 
 Handler = Callable[["ConvCall"], Tensor]
@@ -47,12 +48,17 @@ class ConvCall:
         x: float32 (N, C, H, W).
         weight: float32 (O, C/groups, kh, kw).
         bias: float32 (O,) or None.
+        end: what follows the convolution and is to be answered with it; of a handler that knows how.
+        checked: whether x is known to be finite, or what the handler's own quantizer makes of finite activations: uint8
+            levels, or int8 if they are signed.
     """
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
     geometry: Geometry
+    end: ConvEnd | None = None
+    checked: bool = False
 
     def run(self) -> Tensor:
         """Return the float32 convolution as the module asked for it."""
@@ -97,6 +103,21 @@ class ConvInterceptor:
                 f"the convolution {self.name} ({type(self.conv).__name__}) makes {calls} conv2d calls in one forward, "
                 f"not 1, and cannot be quantized: leave it in float32 with quant.skip=[{self.name}]"
             )
+        return output
+
+    def run_to_end(self, x: Tensor, end: ConvEnd | None, *, checked: bool) -> Tensor:
+        """Return what the module returns, with what follows it: where its forward is that of `nn.Conv2d`.
+
+        Args:
+            end: what follows, None for nothing.
+            checked: as in `ConvCall`.
+        """
+
+        def answer(call: ConvCall) -> Tensor:
+            return self.handler(replace(call, end=end, checked=checked))
+
+        with _Intercept(answer):
+            output: Tensor = type(self.conv).forward(self.conv, x)
         return output
 
     def extra_repr(self) -> str:

@@ -83,7 +83,7 @@ class DepthwiseEngine(Engine):
     def convolve(
         self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, *, signed: bool = False
     ) -> Tensor:
-        """Return sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
+        """Return sums * scale + bias of activations or of their levels, float32 (N, O, H', W'), channels-last."""
         each = self.filters // self.geometry.groups
         if each > 1:  # the kernel knows one filter a channel
             x = x.repeat_interleave(each, 1)
@@ -99,6 +99,8 @@ class DepthwiseEngine(Engine):
         args = set_args(
             self._shaped_args(x.shape, y.shape, torch.get_num_threads()).copy(),
             source=x.data_ptr(),
+            source_bytes=x.element_size(),
+            signed=x.dtype == torch.int8,
             target=y.data_ptr(),
             scale=scale.data_ptr(),
             bias=bias.data_ptr(),
