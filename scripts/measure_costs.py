@@ -20,7 +20,7 @@ from bnrecal.nbsmt.decompose.dense_sparse import SparseWeights, decompose_weight
 from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
 from bnrecal.nbsmt.engines.cpu.onednn import Exactness, OneDnnConv, onednn_exactness
 from bnrecal.nbsmt.engines.cpu.sparse import SparseSums
-from bnrecal.nbsmt.engines.cpu.sparse_layout import Layer
+from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer
 from bnrecal.nbsmt.engines.integer_conv import FloatConv
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec

@@ -24,7 +24,7 @@ from bnrecal.nbsmt.engines.cpu.onednn import (
 )
 from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer
 from bnrecal.nbsmt.engines.cpu.sparse import Inexact, SparseSums
-from bnrecal.nbsmt.engines.cpu.sparse_layout import Layer as SparseLayer
+from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer as SparseLayer
 from bnrecal.nbsmt.engines.engine import NO_NUMBA, ConvLayer, Engine
 from bnrecal.nbsmt.engines.integer_conv import FloatConv, IntegerConv
 
