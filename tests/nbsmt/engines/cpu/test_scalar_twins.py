@@ -10,7 +10,7 @@ import torch
 
 from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.decompose.dense_sparse import DenseShare, decompose_weights
-from bnrecal.nbsmt.decompose.operands import Operand
+from bnrecal.nbsmt.decompose.operands import Operand, full_pattern, operands_of
 from bnrecal.nbsmt.engines.cpu import channel_sums, sparse_layout
 from bnrecal.nbsmt.engines.cpu.channel_planes import Planes, plan_layout
 from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
@@ -73,6 +73,22 @@ def test_operand_select(threads: int, rounding: str) -> None:
     x = random_levels((1, 12, 5, 8))
     _, expanded = Quantizer(tuple(operands), SmtSpec(threads, rounding=rounding), 12, 1)(x, 1.0, False)
     for levels, found in zip(pixels_of(x), pixels_of(expanded), strict=True):
+        assert (found == expand_ref(levels, operands, threads, rounding == "half_even")).all()
+
+
+@pytest.mark.parametrize("rounding", ["half_even", "floor"])
+@pytest.mark.parametrize("channels", [4, 12, 64, 128, 256, 260, 300])
+@pytest.mark.parametrize("threads", [2, 4])
+def test_operands_of_the_full_pattern(threads: int, channels: int, rounding: str) -> None:
+    spec = SmtSpec(threads, rounding=rounding)
+    operands = tuple(operands_of(full_pattern(threads), spec))
+    x = random_levels((1, 2 * channels, 1, 3))
+    quantizer = Quantizer(operands, spec, channels, 2)
+    assert quantizer.args["full"]
+    assert not Quantizer(operands[:1] * 3, spec, channels, 2).args["full"]
+    _, expanded = quantizer(x, 1.0, False)
+    rows = pixels_of(x).reshape(-1, channels)  # one group of one pixel
+    for levels, found in zip(rows, pixels_of(expanded).reshape(len(rows), -1), strict=True):
         assert (found == expand_ref(levels, operands, threads, rounding == "half_even")).all()
 
 

@@ -8,6 +8,7 @@ from bnrecal.nbsmt.decompose.operands import ACTIVATION, Operand
 from bnrecal.nbsmt.engines.cpu.kernels import operand_select
 from bnrecal.nbsmt.engines.cpu.kernels.quantize import ARGS, SPARE_BYTES, kernel
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import buffer, copy_args, new_args, run_kernel, scratch, set_args
+from bnrecal.nbsmt.engines.cpu.kernels.slice_operands import FULL_OPERANDS
 from bnrecal.nbsmt.spec import SmtSpec
 
 BLOCK_BYTES = 16384  # quantized bytes a worker takes at a time: they stay in its first-level cache
@@ -31,6 +32,7 @@ class Quantizer:
             channels=channels,
             threads=spec.threads,
             operands=len(operands),
+            full=operands == FULL_OPERANDS.get(spec.threads),
             table=self.table.ctypes.data,
             round_up=7 * half_even,
             round_odd=half_even,

@@ -66,6 +66,8 @@ SINGLES = (
     *((_side(c, 0), _side(c + 1, 0)) for c in (0, 2)),
 )
 FULL = tuple(_main_and_extra(c, 7) for c in range(CHANNELS))
+# Operands of the full pattern, by threads; where those are all, no scratch is needed to make them.
+FULL_OPERANDS = {2: (_side(0, 1).operand,), CHANNELS: tuple(side.operand for side in FULL[0])}
 SETS: tuple[tuple[Plane, ...], ...] = (PAIRS, SINGLES, FULL)
 SLICE_PLANES = (*PAIRS, *SINGLES, *FULL)
 
