@@ -41,6 +41,7 @@ class SparseSums:
         self.signed_base = np.zeros(-(-self.filters // LANES) * LANES, np.int32)
         np.subtract.at(self.signed_base, sparse.filters.numpy(), 128 * sparse.weights.numpy().sum(1, dtype=np.int32))
         self.zeros = np.zeros_like(self.signed_base)
+        self.no_values = torch.zeros(len(self.zeros))
         self.args = self._args(spec)
 
     def _args(self, spec: SmtSpec) -> Args:
@@ -103,8 +104,8 @@ class SparseSums:
             target.copy_(wider[:, : target.shape[1]])
             return
         inexact = np.zeros((), np.uint64)
-        padded_scale = _padded(scale, self.filters)
-        padded_bias = _padded(bias, self.filters)
+        padded_scale = self.no_values if scale is None else _padded(scale)
+        padded_bias = self.no_values if bias is None else _padded(bias)
         args = set_args(
             copy_args(self.args),
             planes=self.planes(levels, signed),
@@ -123,12 +124,10 @@ class SparseSums:
             raise Inexact
 
 
-def _padded(values: Tensor | None, filters: int) -> Tensor:
-    """Return float32, a multiple of LANES of them, zeros behind."""
-    padded = torch.zeros(-(-filters // LANES) * LANES)
-    if values is not None:
-        padded[: len(values)] = values
-    return padded
+def _padded(values: Tensor) -> Tensor:
+    """Return float32 (O,) with zeros behind, a multiple of LANES of them; values that are such already as they are."""
+    missing = -len(values) % LANES
+    return F.pad(values, (0, missing)) if missing else values.contiguous()
 
 
 def _wider(x: Tensor, channels: int) -> Tensor:

@@ -46,7 +46,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class PlaneRecords:
-    """What the kernel makes planes from.
+    """Records that the kernel makes planes from.
 
     Attributes:
         sets, sources: the kernel's SETs and SOURCEs.
@@ -227,7 +227,9 @@ def _products(sparse: SparseWeights, layer: Layer) -> _Products:
     filters = sparse.filters.numpy()[entry]
     slices = filters // (layer.filters // layer.groups) * layer.part + sparse.channels.numpy()[entry] % layer.part
     taps = sparse.taps.numpy()[entry]
-    order = np.lexsort((half, place, taps, slices, filters))
+    # One number for all, which sorts quicker than five; below 2^63 by far.
+    number = (filters * layer.slices + slices) * (taps.max(initial=0) + 1) + taps
+    order = np.argsort((number * len(SLICE_PLANES) + place) * 2 + half, kind="stable")
     return _Products(filters[order], slices[order], taps[order], place[order], half[order], weights[entry, side][order])
 
 

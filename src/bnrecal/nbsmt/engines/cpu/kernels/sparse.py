@@ -267,7 +267,7 @@ def kernel(address: Any) -> None:
 
 @dataclass(frozen=True)
 class Records:
-    """What `sparse_ref` reads: the arrays of a kernel's args, and what stands for its table."""
+    """The arrays of a kernel's args that `sparse_ref` reads, and what stands for its table."""
 
     blocks: Any
     sets: Any
