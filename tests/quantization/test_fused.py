@@ -262,7 +262,7 @@ def test_levels_of_either_sign_and_for_a_permuted_convolution() -> None:
     copy = threaded(network, 4, batch)
     with torch.no_grad():
         for order, kind in ((None, torch.int8), (torch.tensor([3, 2, 1, 0]), torch.float32)):
-            threaded_layers(copy)["2"].order = order
+            threaded_layers(copy)["2"].permutation = order
             short = fuse(copy)
             assert short is not None
             with seen_types() as seen:

@@ -207,7 +207,7 @@ def _levels_taken(conv: nn.Conv2d | None) -> Levels | None:
         return None
     layer = threaded.handler
     assert isinstance(layer, NBSMTConv2d)
-    return Levels(layer.input_scale, layer.signed) if layer.order is None else None
+    return Levels(layer.input_scale, layer.signed) if layer.permutation is None else None
 
 
 def _threaded(conv: nn.Conv2d) -> ConvInterceptor | None:

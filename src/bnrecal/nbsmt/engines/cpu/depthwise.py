@@ -9,7 +9,6 @@ from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.engines.cpu.kernels.depthwise import ARGS, POSITIONS, VECTOR, kernel
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, new_args, run_kernel, scratch, set_args
 from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import LANES
-from bnrecal.nbsmt.engines.cpu.kernels.simd_i32 import I32X64_BYTES
 from bnrecal.nbsmt.engines.engine import NO_NUMBA, ConvLayer, Engine
 from bnrecal.nbsmt.engines.integer_conv import FloatConv
 
@@ -147,7 +146,7 @@ class DepthwiseEngine(Engine):
             out_rows=out_rows,
             out_columns=out_columns,
             pitch=pitch,
-            scratch_bytes=-(-used // I32X64_BYTES) * I32X64_BYTES,
+            scratch_bytes=-(-used // VECTOR) * VECTOR,
         )
         self._shaped = ((shape, workers), args)
         return args

@@ -16,6 +16,7 @@ from bnrecal.nbsmt.engines.cpu.kernels.runtime import (
     scratch,
     set_args,
 )
+from bnrecal.nbsmt.engines.cpu.kernels.slice_operands import FULL_OPERANDS
 from bnrecal.nbsmt.spec import SmtSpec
 
 BLOCK_BYTES = 16384  # quantized bytes a worker takes at a time: they stay in its first-level cache
@@ -39,6 +40,7 @@ class Quantizer:
             channels=channels,
             threads=spec.threads,
             operands=len(operands),
+            full=operands == FULL_OPERANDS.get(spec.threads),
             table=self.table.ctypes.data,
             round_up=7 * half_even,
             round_odd=half_even,

@@ -12,7 +12,6 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
 from bnrecal.nbsmt.engines.cpu.kernels import simd_f32 as f
-from bnrecal.nbsmt.engines.cpu.kernels import simd_i32 as s
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
 from bnrecal.nbsmt.engines.cpu.kernels.quantize import quantize_ref
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compiled, kernel_entry, u64
@@ -145,8 +144,7 @@ def kernel(address: Any) -> None:
     """Convolve a batch, a band of rows and some channels a unit."""
     args = carray(address, 1, ARGS)[0]
     scratch = args.scratch + v.claim(args.address + u64(16)) * args.scratch_bytes
-    for at in range(u64(0), args.scratch_bytes, u64(s.I32X64_BYTES)):  # the borders are zeros
-        s.store_i32x64(scratch + at, s.zero_i32x64())
+    v.clear(scratch, args.scratch_bytes)  # the borders are zeros
     while True:
         unit = v.claim(args.address + u64(8))
         if unit >= args.units:
