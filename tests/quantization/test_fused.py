@@ -261,8 +261,8 @@ def test_levels_of_either_sign_and_for_a_permuted_convolution() -> None:
     network = with_statistics(negative_net(), batch)
     copy = threaded(network, 4, batch)
     with torch.no_grad():
-        for order, kind in ((None, torch.int8), (torch.tensor([3, 2, 1, 0]), torch.float32)):
-            threaded_layers(copy)["2"].permutation = order
+        for permutation, kind in ((None, torch.int8), (torch.tensor([3, 2, 1, 0]), torch.float32)):
+            threaded_layers(copy)["2"].permutation = permutation
             short = fuse(copy)
             assert short is not None
             with seen_types() as seen:
