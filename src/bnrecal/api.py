@@ -9,13 +9,14 @@ A GPU is compared with the reference of the arithmetic at its first use. These f
 without TF32, whatever torch is set to; the settings are as before when they return.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from bnrecal.batch_forms import Batch, images_of, labelled
 from bnrecal.batchnorm import recalibrate as recalibration
 from bnrecal.config import Config, complete
 from bnrecal.device import tf32
@@ -44,9 +45,6 @@ from bnrecal.quantization.convert import (
 from bnrecal.quantization.layer_plan import check_skipped, matches_any, plan_threads
 
 __all__ = ["Score", "evaluate", "layer_table", "nbsmt_conv2d", "quantize", "recalibrate_", "run"]
-
-# Images; a tuple that begins with them and their labels; a mapping of pixel_values and labels.
-Batch = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def quantize(
             raise BnrecalError(f"layers[{name}]={threads}: choose one of {', '.join(map(str, THREADS))}")
     _check_gpu(model)
     with recalibration.eval_mode(model), tf32(False):
-        seen = calibrate(model, _images(batches, model), keep_float=lambda name: matches_any(name, skip))
+        seen = calibrate(model, images_of(batches, _device(model)), keep_float=lambda name: matches_any(name, skip))
     check_skipped("skip", skip, model, seen)
     plans = plan_threads(seen, spec.threads, dict(layers or {}), skip)
     return threaded_copy(model, quantize_layers(plans, spec, act_range)).eval()
@@ -221,7 +219,7 @@ def recalibrate_(
     _check_gpu(network)
     compare_weights(network)
     with tf32(False):
-        recalibration.recalibrate_(network, _images(batches, network), method=method, momentum=momentum)
+        recalibration.recalibrate_(network, images_of(batches, _device(network)), method=method, momentum=momentum)
     return model
 
 
@@ -257,7 +255,7 @@ def evaluate(
     networks = {name: _usable(model) for name, model in models.items()}
     first = next(iter(networks.values()))
     _check_gpu(first)
-    pairs = _labelled(batches, _device(first))
+    pairs = labelled(batches, _device(first))
     for network in networks.values():
         compare_weights(network)
     with recalibration.eval_mode(*networks.values()), tf32(False):
@@ -303,7 +301,7 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> LayerTable:
     _check_gpu(model)
     compare_weights(model)
     with recalibration.eval_mode(model), tf32(False):
-        statistics = collect_collisions(model, _images(batches, model))
+        statistics = collect_collisions(model, images_of(batches, _device(model)))
     rows = []
     for name, layer in layers.items():
         row: dict[str, Any] = {"name": name, "threads": layer.spec.threads, "range": layer.range}
@@ -371,76 +369,3 @@ def _check_gpu(model: nn.Module) -> None:
     device = _device(model)
     if device.type == "cuda":
         check_exact_once(device)
-
-
-def _images(batches: Iterable[Batch], model: nn.Module) -> Iterator[Tensor]:
-    """The images of each batch, on the model's device.
-
-    Raises:
-        BnrecalError: if there is no batch, or one is not float32 (N, C, H, W), N above 0.
-    """
-    device = _device(model)
-    count = 0
-    for batch in batches:
-        images = _checked(_parts(batch)[0])
-        count += len(images)
-        yield images.to(device)
-    if count == 0:
-        raise BnrecalError("there was no batch of images: a generator gives its batches only once")
-
-
-def _labelled(
-    batches: Iterable[Sequence[Any] | Mapping[str, Any]], device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images and labels of each batch, on the device.
-
-    Raises:
-        BnrecalError: for a batch that `_checked` or `_class_numbers` refuse.
-    """
-    for batch in batches:
-        given, labels = _parts(batch)
-        images = _checked(given)
-        yield images.to(device), _class_numbers(labels, len(images)).to(device)
-
-
-def _parts(batch: object) -> tuple[object, object]:
-    """Images and labels of a batch; None for labels that it does not have."""
-    if isinstance(batch, Tensor):
-        return batch, None
-    if isinstance(batch, Mapping):
-        if "pixel_values" not in batch:
-            raise BnrecalError(f"a batch has {', '.join(map(str, batch))}: give images as pixel_values, and labels")
-        return batch["pixel_values"], batch.get("labels")
-    if isinstance(batch, Sequence) and len(batch) > 0 and not isinstance(batch, str):
-        return batch[0], batch[1] if len(batch) > 1 else None
-    return batch, None
-
-
-def _class_numbers(labels: object, images: int) -> Tensor:
-    """Return labels as int64 (N,), if they are whole numbers from 0, one an image."""
-    if labels is None:
-        raise BnrecalError("a batch has no labels: give pairs of images and labels, or pixel_values and labels")
-    try:
-        numbers = torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise BnrecalError(f"labels are {type(labels).__name__}: give one class number an image") from error
-    whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
-    if not whole or numbers.shape != (images,):
-        kind = f"{str(numbers.dtype).removeprefix('torch.')} {tuple(numbers.shape)}"
-        raise BnrecalError(f"labels are {kind} for {images} images: give one class number an image, int64 ({images},)")
-    if int(numbers.min()) < 0:
-        raise BnrecalError(
-            f"a label is {int(numbers.min())}, which is no class (test splits have -1 for labels that are secret): "
-            "give labelled images"
-        )
-    return numbers.long()
-
-
-def _checked(images: object) -> Tensor:
-    """Return the images of a batch, if they are that."""
-    if not isinstance(images, Tensor) or images.dim() != 4 or images.dtype != torch.float32:
-        kind = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise BnrecalError(f"a batch is {kind}: give float32 images (N, C, H, W), or pairs that begin with them")
-    if len(images) == 0:
-        raise BnrecalError(f"a batch has no images, {tuple(images.shape)}: leave it out")
-    return images

@@ -7,9 +7,8 @@ activation 0, so that the GEMM's loads need no masks.
 
 An operand of the expansion is a code of 12 bits: which partners count (3 bits), then the operand while 0, 1, and 2 or
 more of them are active (3 bits each: activations up to 15, those above as they are, those above reduced). Codes are
-data, so that one compiled kernel serves every layer.
-
-The expansion works on 4 activations at a time, the bytes of an int32 word, with the same operations as on one.
+data, so that one compiled kernel serves every layer. The expansion works on 4 activations at a time, the bytes of an
+int32 word, with the same operations as on one.
 """
 
 import triton
@@ -24,8 +23,7 @@ def _levels(x, keep, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr):
         steps = tl.where(steps == steps, steps, 0.0)  # NaN
         lowest: tl.constexpr = -128.0 if SIGNED else 0.0
         steps = tl.minimum(tl.maximum(steps, lowest), lowest + 255.0)
-        # float32 numbers of this size are whole: adding it rounds half to even
-        levels = ((steps + 12582912.0) - 12582912.0).to(tl.int32)
+        levels = ((steps + 12582912.0) - 12582912.0).to(tl.int32)  # so large a sum is whole, rounded half to even
     else:
         levels = tl.load(x, mask=keep, other=0).to(tl.int32)
     return levels
@@ -283,13 +281,12 @@ def quantize_expand(
     T: tl.constexpr, TAPS: tl.constexpr, VEC: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
     HALF_EVEN: tl.constexpr, LANES: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """Float32 activations (or 8-bit ones) to the int8 channels that the expanded weights meet (`layout.Layout`).
+    """Float32 activations (or 8-bit ones) to the int8 channels that the expanded weights take (`ExpandedLayout`).
 
     Pixel (i, j) of the (YH, YW) written ones sees the input from (i * SY - PY, j * SX - PX) on. VEC divides the
-    channels of a thread and all addresses; y_words is y as int32. Programs come in rows that share LANES pixels, which
-    are read from memory once: first those that write the `count` whole operands, a lane VEC channels of each thread;
-    then those that write the channels listed in `sources` with their operands in `codes`, to `places` in 0..E-1, BP
-    pixels and BC of them at a time.
+    channels of a thread and all addresses; y_words is y as int32. Programs in a row share LANES pixels: first those that
+    write the `count` whole operands, a lane VEC channels of each thread; then those that write the channels in `sources`
+    with their operands in `codes` to `places` in 0..E-1, BP pixels and BC of them at a time.
     """
     vectors = groups * (columns // T // VEC)
     whole = tl.where(count > 0, vectors, 0)
