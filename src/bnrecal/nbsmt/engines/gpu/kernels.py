@@ -284,9 +284,9 @@ def quantize_expand(
     """Float32 activations (or 8-bit ones) to the int8 channels that the expanded weights take (`ExpandedLayout`).
 
     Pixel (i, j) of the (YH, YW) written ones sees the input from (i * SY - PY, j * SX - PX) on. VEC divides the
-    channels of a thread and all addresses; y_words is y as int32. Programs in a row share LANES pixels: first those that
-    write the `count` whole operands, a lane VEC channels of each thread; then those that write the channels in `sources`
-    with their operands in `codes` to `places` in 0..E-1, BP pixels and BC of them at a time.
+    channels of a thread and all addresses; y_words is y as int32. Programs in a row share LANES pixels: first those
+    that write the `count` whole operands, a lane VEC channels of each thread; then those that write the channels in
+    `sources` with their operands in `codes` to `places` in 0..E-1, BP pixels and BC of them at a time.
     """
     vectors = groups * (columns // T // VEC)
     whole = tl.where(count > 0, vectors, 0)
