@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.standard_error import of_share
 from bnrecal.nbsmt.finite import check_images
+from bnrecal.nbsmt.float_conv import forward
 
 K = TypeVar("K")
 Bools = npt.NDArray[np.bool_]
@@ -98,7 +99,7 @@ def evaluate(
 
 
 def _logits(name: object, network: nn.Module, images: Tensor, offset: int, labels: Tensor) -> Tensor:
-    logits = network(images)
+    logits = forward(network, images)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise BnrecalError(f"the network must return logits (images, classes), not {_describe(logits)}")
     if int(labels.max()) + offset >= logits.shape[1]:

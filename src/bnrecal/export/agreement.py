@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.float_conv import forward
 
 MOST_DIFFERENT = 1e-3  # share of images that may be classified differently: last-bit differences of float32
 
@@ -57,8 +58,8 @@ def compare(
         readable = labels >= 0
         kept, truth = images[readable], labels[readable] + label_offset
         for name, (original, folded) in pairs.items():
-            one = original(kept).argmax(1)
-            other = folded(kept).argmax(1)
+            one = forward(original, kept).argmax(1)
+            other = forward(folded, kept).argmax(1)
             counts = (one == other, one == truth, other == truth)
             total[name] += Agreement(len(kept), *(int(count.sum()) for count in counts))
     if any(agreement.images == 0 for agreement in total.values()):

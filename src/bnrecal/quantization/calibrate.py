@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.finite import check_images
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.quantization.intercept import ConvCall, attached, conv_modules, no_stray_convolutions
 
@@ -126,7 +127,7 @@ def calibrate(
     with answered, no_stray_convolutions(network, keep_float):
         for number, batch in enumerate(batches, start=1):
             check_images(batch, f"calibration batch {number}")
-            network(batch)
+            forward(network, batch)
             for observer in observers.values():
                 observer.end_batch()
     infos = [o.seen for o in observers.values() if o.seen is not None and o.seen.images]

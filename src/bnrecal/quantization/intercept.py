@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.float_conv import conv2d
 from bnrecal.nbsmt.geometry import Geometry, Pair, as_pair
 
 Handler = Callable[["ConvCall"], Tensor]
@@ -54,8 +55,8 @@ class ConvCall:
     geometry: Geometry
 
     def run(self) -> Tensor:
-        """Return the float32 convolution as the module asked for it."""
-        return F.conv2d(self.x, self.weight, self.bias, **vars(self.geometry))
+        """Return the float32 convolution as the module asked for it, the same on any number of cores."""
+        return conv2d(self.x, self.weight, self.bias, **vars(self.geometry))
 
 
 def conv_modules(network: nn.Module) -> dict[str, nn.Conv2d]:

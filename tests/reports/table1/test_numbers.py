@@ -49,7 +49,9 @@ def test_gains_are_tested_over_all_seeds_and_counted_net_of_the_control() -> Non
     assert found[2].recovered is None  # a loss of half a point is not significant
     assert found[4].loss.points == pytest.approx(8.0)
     assert found[4].loss.p < 0.05
-    assert found[4].recovered is None  # nor is the gain
+    assert found[4].recovered is not None
+    assert found[4].recovered.share is None  # the gain is not significant
+    assert found[4].recovered.low < 0 < found[4].recovered.high
 
 
 def test_a_share_is_reported_with_its_interval_where_it_is_known() -> None:
