@@ -3,8 +3,8 @@
     python scripts/simulate_significance.py [TRIALS]
 
 prints two Markdown tables. The first: of networks that are equally good, how many `over_seeds` calls different at 5 %.
-The second: of networks that recover a known share of a loss, for how many `recovered_share` tells a share, how many
-of the told intervals hold the true one, how many do in all, and how far the told shares lie off in the mean.
+The second: of networks that recover a known share of a loss, for how many `recovered_share` tells an interval, how
+many of these hold the true share, for how many a share is told as one number, and how far those lie off in the mean.
 """
 
 import sys
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from bnrecal.evaluation.accuracy import Bools
-from bnrecal.evaluation.recovered import recovered_share, share_interval
+from bnrecal.evaluation.recovered import recovered_share
 from bnrecal.evaluation.significance import Differences, over_seeds
 
 TRIALS = 1000
@@ -57,6 +57,7 @@ class Loss:
 
 LOSSES = [Loss(1, 5000, loss, share) for loss in (0.01, 0.03, 0.1) for share in (0.0, 0.3, 0.5, 0.8)]
 LOSSES += [Loss(1, 500, loss, share) for loss in (0.05, 0.2) for share in (0.0, 0.5, 0.8)]
+LOSSES += [Loss(1, 2000, 0.01, share) for share in (0.0, 0.5)]  # a loss that is significant in half of the trials
 LOSSES += [Loss(3, 2000, loss, share, 0.01) for loss in (0.04, 0.15) for share in (0.0, 0.5, 0.8)]
 
 
@@ -67,7 +68,7 @@ def main() -> None:
     for flips in NONE:
         share = called_different(flips, trials)
         print(line(flips.seeds, flips.own, flips.shared, flips.lean, f"{100 * share:.1f} %"), flush=True)
-    header = ("seeds", "images", "loss", "share", "told", "told intervals that hold it", "all that do", "mean error")
+    header = ("seeds", "images", "loss", "share", "intervals told", "that hold it", "shares told", "mean error")
     print("", line(*header), line(*["---"] * len(header)), sep="\n")
     for loss in LOSSES:
         told = shares(loss, trials // 2)
@@ -100,33 +101,25 @@ class Told:
     """What became of trials.
 
     Attributes:
-        told: how many told a share, out of `trials`; `holding`: how many of their intervals hold the true one.
-        all_holding: how many of all intervals hold it, those without an end included.
-        error: mean of told minus true shares, NaN where none is told.
+        intervals: how many told an interval, out of `trials`; `holding`: how many of these hold the true share.
+        shares: how many told a share as one number. error: mean of these minus the true one, NaN without any.
     """
 
     trials: int
-    told: int
+    intervals: int
     holding: int
-    all_holding: int
+    shares: int
     error: float
 
 
 def shares(loss: Loss, trials: int) -> Told:
     """Draw networks and look what is told of them."""
     generator = np.random.default_rng(0)
-    errors, holding, all_holding = [], 0, 0
-    for _ in range(trials):
-        plain, control, without, recal = networks(generator, loss)
-        whole = plain.astype(np.float64) - without
-        part = recal.astype(np.float64) - without - control + plain
-        ends = share_interval(part, whole)
-        all_holding += ends is None or ends[0] <= loss.share <= ends[1]
-        found = recovered_share(list(plain), list(control), list(without), list(recal))
-        if found is not None:
-            errors.append(found.share - loss.share)
-            holding += found.low <= loss.share <= found.high
-    return Told(trials, len(errors), holding, all_holding, float(np.mean(errors)) if errors else np.nan)
+    results = [recovered_share(*(list(one) for one in networks(generator, loss))) for _ in range(trials)]
+    told = [result for result in results if result is not None]
+    holding = sum(one.low <= loss.share <= one.high for one in told)
+    errors = [one.share - loss.share for one in told if one.share is not None]
+    return Told(trials, len(told), holding, len(errors), float(np.mean(errors)) if errors else np.nan)
 
 
 def networks(generator: np.random.Generator, loss: Loss) -> list[Bools]:
@@ -153,9 +146,9 @@ def _normal(generator: np.random.Generator, seeds: int, images: int, deviation: 
 
 def described(told: Told) -> list[str]:
     """The last four cells of a row."""
-    held = f"{100 * told.holding / told.told:.1f} %" if told.told else ""
-    error = f"{100 * told.error:+.0f} points" if told.told else ""
-    return [f"{100 * told.told / told.trials:.1f} %", held, f"{100 * told.all_holding / told.trials:.1f} %", error]
+    held = f"{100 * told.holding / told.intervals:.1f} %" if told.intervals else ""
+    error = f"{100 * told.error:+.0f} points" if told.shares else ""
+    return [f"{100 * told.intervals / told.trials:.1f} %", held, f"{100 * told.shares / told.trials:.1f} %", error]
 
 
 if __name__ == "__main__":

@@ -123,6 +123,8 @@ def test_seeds_that_differ_widen_the_interval_to_where_the_test_over_seeds_turns
         image = parts.image + 3 * 2 / 1999  # two images that changed for all three seeds
         quantiles = 4.302653**2 * parts.seed + 1.961151**2 * (image - parts.rest)
         assert (part - end * whole).mean() ** 2 * 6000 == pytest.approx(quantiles, rel=1e-4)
+    two = share_interval(part[:2], whole[:2])
+    assert two is None or two[1] - two[0] > 3 * (ends[1] - ends[0])  # t of one degree of freedom
     alone = share_interval(part.reshape(1, -1), whole.reshape(1, -1))
     assert alone is not None
     assert ends[0] < alone[0] < alone[1] < ends[1]
