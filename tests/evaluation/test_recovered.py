@@ -29,6 +29,7 @@ def on_the_edge(share: float, part: Differences, whole: Differences) -> float:
 def test_a_share_is_net_of_the_control_and_its_interval_ends_where_students_test_turns() -> None:
     found = told(900, 910, 600, 800)
     assert found is not None
+    assert found.share is not None
     assert found.share == pytest.approx((200 - 10) / 300)
     part = np.zeros((1, IMAGES))
     whole = np.zeros((1, IMAGES))

@@ -11,10 +11,10 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from bnrecal.reports import layers as layers_picture
 from bnrecal.reports.common.document import to_markdown
 from bnrecal.reports.figure1 import page as figure1_page
 from bnrecal.reports.figure1 import picture as figure1_picture
-from bnrecal.reports.layers import draw_layers
 from bnrecal.reports.table1 import page as table1_page
 from bnrecal.reports.table1 import picture as table1_picture
 from bnrecal.reports.table1.latex import latex
@@ -57,15 +57,15 @@ def _layers_picture() -> list[Figure]:
     """With the relative errors and without."""
     unknown = float("nan")
     layers = pd.DataFrame({"name": ["stem", "conv2", "conv3"], "threads": [0, 4, 2], "range": [unknown, 2.0, 3.0]})
-    for active, shares in enumerate([(0.1, 0.6), (0.4, 0.2), (0.25, 0.2), (0.15, unknown), (0.1, unknown)]):
+    for active, shares in enumerate([(0.1, 0.6), (0.4, 0.2), (0.25, 0.15), (0.15, 0.05), (0.1, unknown)]):
         layers[f"active_{active}"] = [unknown, *shares]
     errors = layers.assign(mse=[unknown, 0.01, 0.02], mse_wo=[unknown, 0.03, 0.0])
     ranges = {"input_range": [unknown, 2.5, 2.75], "input_range_wo": [unknown, 1.5, 3.25]}
     relative = {"relative_mse": [unknown, 0.1, 0.2], "relative_mse_wo": [unknown, 0.3, 0.0]}
     norms = pd.DataFrame({"name": ["bn1", "bn2"], "mean_shift": [0.0, 0.1], "variance_ratio": [1.0, 0.95]})
     return [
-        draw_layers(errors.assign(**ranges, **relative), norms, "with ranges"),
-        draw_layers(errors.drop(columns="active_4"), norms, "without"),
+        layers_picture.draw_layers(errors.assign(**ranges, **relative), norms, "with ranges"),
+        layers_picture.draw_layers(errors.drop(columns="active_4"), norms, "without"),
     ]
 
 

@@ -59,6 +59,7 @@ def test_a_share_is_reported_with_its_interval_where_it_is_known() -> None:
     found = by_threads(gains(seeds_of(NET, levels)))
     share = found[4].recovered
     assert share is not None
+    assert share.share is not None
     assert share.share == pytest.approx((8.9 - 0.2) / 18.0)
     assert share.low < share.share < share.high
     row = gains_table(list(found.values())).set_index("threads").loc[4]
