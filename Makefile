@@ -13,7 +13,7 @@ ARGS   ?=
 OVERRIDES = data=$(DATA) $(if $(ROOT),'data.root=$(ROOT)') $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup table1 figure1 bench test mutate lint types wheel clean distclean
+.PHONY: help setup table1 figure1 bench test mutate lint types site notebook wheel clean distclean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ bench: $(VENV)/.run  ## time the NB-SMT engine against float32 PyTorch
 
 test: $(VENV)/.dev  ## lint, types, tests
 	$(MAKE) --no-print-directory lint types
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 mutate: $(VENV)/.dev  ## change the code one thing at a time and see whether a test notices (hours)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 nice -n 19 $(VENV)/bin/mutmut run --max-children 1 $(MUTANTS)
@@ -45,6 +45,14 @@ lint: $(VENV)/.dev  ## style, format, and that imports point down
 
 types: $(VENV)/.dev  ## mypy, strict, as of the lowest Python promised
 	$(VENV)/bin/mypy
+
+site: notebook  ## the documentation as a site, build/site/index.html; a dead link fails
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+notebook: $(VENV)/.dev  ## docs/quickstart.md as build/quickstart.ipynb, with its pictures
+	mkdir -p build
+	$(VENV)/bin/jupytext --quiet --to ipynb --set-kernel python3 --output build/quickstart.ipynb docs/quickstart.md
+	$(VENV)/bin/jupyter-execute --inplace build/quickstart.ipynb
 
 wheel: $(VENV)/.dev  ## build the wheel into dist/
 	$(PY) -m build --wheel

@@ -116,10 +116,10 @@ def main() -> None:
     config = parse(compose_config("config", sys.argv[2:]))
     if config.smt.policy != "A" or not config.smt.sparsity or config.smt.rounding != "half_even":
         raise BnrecalError("only the default policy, sparsity and rounding are checked here")
-    setup = prepare(load(config))
-    images = next(iter(setup.loader.images(setup.validation, count)))
+    experiment = prepare(load(config))
+    images = next(iter(experiment.loader.images(experiment.validation, count)))
     variants = [Variant(threads, recal) for threads in (2, 4) for recal in (False, True)]
-    for variant, prepared in prepare_variants(setup, variants).items():
+    for variant, prepared in prepare_variants(experiment, variants).items():
         twin = threaded_copy(prepared.network, prepared.layers)
         handlers: dict[str, Any] = {name: answering(layer) for name, layer in prepared.layers.items()}
         attach(twin, handlers)

@@ -24,7 +24,7 @@ from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.significance import over_seeds
 from bnrecal.evaluation.standard_error import of_mean
 from bnrecal.experiment import baselines
-from bnrecal.experiment.layer_report import gather_statistics
+from bnrecal.experiment.layer_report import gather_collisions
 from bnrecal.experiment.networks import ThreadedNetwork, prepare_variants
 from bnrecal.experiment.run import measure
 from bnrecal.experiment.setup import Experiment, load, prepare
@@ -48,13 +48,13 @@ def main() -> None:
     counts = []
     print(_line([*HEADER, *DIFFERENCES]), _line(["---"] * (len(HEADER) + len(DIFFERENCES))), sep="\n", flush=True)
     for model in models:
-        setup = prepare(load(parse(compose_config("config", [*overrides, f"model={model}", "recal=true"]))))
+        experiment = prepare(load(parse(compose_config("config", [*overrides, f"model={model}", "recal=true"]))))
         variants = {}
         for how, given in orders.items():
             variants[how] = [Variant(4, False, reorder=one) for one in given]
         plain = [variant for group in variants.values() for variant in group]
-        prepared = prepare_variants(setup, [*plain, *map(_recal, plain)])
-        outcomes = measure(setup, prepared, baselines.load(setup))
+        prepared = prepare_variants(experiment, [*plain, *map(_recal, plain)])
+        outcomes = measure(experiment, prepared, baselines.load(experiment))
         for recal in (False, True):
             right = {}
             for how, group in variants.items():
@@ -62,7 +62,7 @@ def main() -> None:
             print(_line([model, "with" if recal else "without", *levels(right), *differences(right)]), flush=True)
         collisions = []
         for group in variants.values():
-            collisions.append(np.mean([steps(setup, prepared[variant]) for variant in group], 0))
+            collisions.append(np.mean([steps(experiment, prepared[variant]) for variant in group], 0))
         counts.append([model, *(f"{100 * s[0]:.1f} %" for s in collisions), *(f"{s[1]:.2f}" for s in collisions)])
     names = [f"{what}: {how}" for what in ("colliding steps", "lost operands per step") for how in orders]
     print("", _line(["network", *names]), _line(["---"] * (1 + len(names))), *map(_line, counts), sep="\n")
@@ -77,17 +77,19 @@ def levels(right: Rights) -> list[str]:
 
 def differences(right: Rights) -> list[str]:
     """Of top-1 on the same images, in points."""
-    told = []
+    reported = []
     for pair in DIFFERENCES:
         one, other = (np.array(right[how], dtype=np.float64) for how in pair.split(" - "))
         found = over_seeds(one - other)
-        told.append(f"{found.points:+.2f} ± {found.stderr:.2f}{' *' if found.significant else ''}")
-    return told
+        reported.append(f"{found.points:+.2f} ± {found.stderr:.2f}{' *' if found.significant else ''}")
+    return reported
 
 
-def steps(setup: Experiment, prepared: ThreadedNetwork) -> npt.NDArray[np.float64]:
+def steps(experiment: Experiment, prepared: ThreadedNetwork) -> npt.NDArray[np.float64]:
     """On calibration images: the share of colliding steps, and how many operands lose bits per step."""
-    threaded = [s for name, s in gather_statistics(setup, prepared).items() if prepared.layers[name].spec.threads > 1]
+    threaded = [
+        s for name, s in gather_collisions(experiment, prepared).items() if prepared.layers[name].spec.threads > 1
+    ]
     colliding = sum(sum(s.steps_by_active[2:]) for s in threaded)
     reduced = [count for s in threaded for count in (s.reduced_activations, s.reduced_weights)]
     lost = np.nan if None in reduced else sum(count or 0 for count in reduced)  # a policy from outside does not say

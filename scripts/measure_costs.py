@@ -27,7 +27,7 @@ from bnrecal.nbsmt.spec import SmtSpec
 
 # Channels and height of 3x3 layers as ResNets have them; one image, so that all stays in the caches.
 LAYERS = ((64, 56), (128, 28), (256, 14))
-ZEROS = 0.02  # of the weights, as in trained networks: some 6 % of the others lack a partner and are listed
+ZEROS = 0.02  # of the weights, as in trained networks: some 6 % of the others lack a partner and are sparse
 SPEC = SmtSpec(4)
 GEOMETRY = Geometry((1, 1), (1, 1), (1, 1), 1)
 
@@ -38,9 +38,9 @@ class Costs:
 
     Attributes:
         dense: of a weight in the dense convolution, by what does its sums.
-        listed: of a weight in the list.
-        finish: of adding the list's sums to the dense ones, without any weights.
-        planes: of an input value, to make it ready for the list.
+        sparse: of a sparse weight.
+        finish: of adding sparse sums to the dense ones, without any weights.
+        planes: of an input value, to make it ready for sparse weights.
     """
 
     channels: int
@@ -61,43 +61,43 @@ def measure_costs(channels: int, size: int, repeats: int) -> Costs:
     none = decompose_weights(torch.ones_like(w), SPEC, paired=True).sparse
     onednn = OneDnnConv(lambda: w, GEOMETRY)
     plain = FloatConv(w, GEOMETRY, 255, torch.float32, x.device)
-    lists = {name: _list_conv(sparse, x) for name, sparse in (("list", full), ("finish", none))}
-    calls = {name: _adding(listing, x) for name, listing in lists.items()}
-    calls |= {"planes": lambda: lists["finish"].planes(x, False), "none": lambda: plain.sums(x)}
+    kernels = {name: _sparse_sums(sparse, x) for name, sparse in (("sparse", full), ("finish", none))}
+    calls = {name: _adding(sums, x) for name, sums in kernels.items()}
+    calls |= {"planes": lambda: kernels["finish"].planes(x, False), "none": lambda: plain.sums(x)}
     if onednn_exactness() is not Exactness.NONE:
         calls[onednn_exactness().value] = lambda: onednn.sums(x)
     ns = {name: 1e9 * seconds / x.numel() for name, seconds in on_one_worker(calls, repeats).items()}
-    sparse = ns.pop("list")
+    sparse = ns.pop("sparse")
     finish = ns.pop("finish")
     planes = ns.pop("planes")
     dense = {name: value / w[0].numel() for name, value in ns.items()}
     return Costs(channels, dense, (sparse - finish) / (len(full) / channels), finish - planes, planes)
 
 
-def _list_conv(sparse: SparseWeights, x: Tensor) -> SparseSums:
+def _sparse_sums(sparse: SparseWeights, x: Tensor) -> SparseSums:
     channels = x.shape[1]
     return SparseSums(sparse, SPEC, Layer(SPEC.threads, channels, channels, 1), GEOMETRY, (3, 3), x.shape)
 
 
-def _adding(listing: SparseSums, x: Tensor) -> Callable[[], object]:
-    """Make a call that adds the list's sums to dense sums that are there already."""
+def _adding(sums: SparseSums, x: Tensor) -> Callable[[], object]:
+    """Make a call that adds sparse sums to dense sums that are there already."""
     dense = torch.zeros_like(x, dtype=torch.float32)
     target = torch.zeros_like(x, dtype=torch.float32)
     scale = torch.ones(x.shape[1])
-    return lambda: listing(x, False, dense, target, scale, None)
+    return lambda: sums(x, False, dense, target, scale, None)
 
 
 def describe_costs(repeats: int) -> str:
-    """Return a table for people: costs in units of one listed weight.
+    """Return a table for people: costs in units of one sparse weight.
 
     Raises:
-        BnrecalError: where numba compiles nothing, and there is no list.
+        BnrecalError: where numba compiles nothing, and there is no sparse kernel.
     """
     if not kernels_compile():
-        raise BnrecalError("numba is switched off or cannot compile here, so there is no list to measure")
+        raise BnrecalError("numba is switched off or cannot compile here, so there is no sparse kernel to measure")
     lines = [
-        f"{processor_name()} ({instruction_set()}), one worker; in units of one listed weight",
-        f"{'3x3 layer':>13} {'listed (ns)':>12} {'planes':>7} {'finish':>7}  dense, by class of its sums",
+        f"{processor_name()} ({instruction_set()}), one worker; in units of one sparse weight",
+        f"{'3x3 layer':>13} {'sparse (ns)':>12} {'planes':>7} {'finish':>7}  dense, by class of its sums",
     ]
     for channels, size in LAYERS:
         found = measure_costs(channels, size, repeats)

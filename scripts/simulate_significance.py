@@ -3,8 +3,9 @@
     python scripts/simulate_significance.py [TRIALS]
 
 prints two Markdown tables. The first: of networks that are equally good, how many `over_seeds` calls different at 5 %.
-The second: of networks that recover a known share of a loss, for how many `recovered_share` tells an interval, how
-many of these hold the true share, for how many a share is told as one number, and how far those lie off in the mean.
+The second: of networks that recover a known share of a loss, for how many `recovered_share` reports an interval, how
+many of these hold the true share, for how many a share is reported as one number, and how far those lie off in the
+mean.
 """
 
 import sys
@@ -68,12 +69,12 @@ def main() -> None:
     for flips in NONE:
         share = called_different(flips, trials)
         print(line(flips.seeds, flips.own, flips.shared, flips.lean, f"{100 * share:.1f} %"), flush=True)
-    header = ("seeds", "images", "loss", "share", "intervals told", "that hold it", "shares told", "mean error")
+    header = ("seeds", "images", "loss", "share", "intervals reported", "that hold it", "shares reported", "mean error")
     print("", line(*header), line(*["---"] * len(header)), sep="\n")
     for loss in LOSSES:
-        told = shares(loss, trials // 2)
+        reported = shares(loss, trials // 2)
         own = (loss.seeds, loss.images, f"{100 * loss.loss:.0f} %", f"{100 * loss.share:.0f} %")
-        print(line(*own, *described(told)), flush=True)
+        print(line(*own, *described(reported)), flush=True)
 
 
 def line(*cells: object) -> str:
@@ -101,8 +102,8 @@ class Told:
     """What became of trials.
 
     Attributes:
-        intervals: how many told an interval, out of `trials`; `holding`: how many of these hold the true share.
-        shares: how many told a share as one number. error: mean of these minus the true one, NaN without any.
+        intervals: how many reported an interval, out of `trials`; `holding`: how many of these hold the true share.
+        shares: how many reported a share as one number. error: mean of these minus the true one, NaN without any.
     """
 
     trials: int
@@ -113,13 +114,13 @@ class Told:
 
 
 def shares(loss: Loss, trials: int) -> Told:
-    """Draw networks and look what is told of them."""
+    """Draw networks and look what is reported of them."""
     generator = np.random.default_rng(0)
     results = [recovered_share(*(list(one) for one in networks(generator, loss))) for _ in range(trials)]
-    told = [result for result in results if result is not None]
-    holding = sum(one.low <= loss.share <= one.high for one in told)
-    errors = [one.share - loss.share for one in told if one.share is not None]
-    return Told(trials, len(told), holding, len(errors), float(np.mean(errors)) if errors else np.nan)
+    reported = [result for result in results if result is not None]
+    holding = sum(one.low <= loss.share <= one.high for one in reported)
+    errors = [one.share - loss.share for one in reported if one.share is not None]
+    return Told(trials, len(reported), holding, len(errors), float(np.mean(errors)) if errors else np.nan)
 
 
 def networks(generator: np.random.Generator, loss: Loss) -> list[Bools]:
@@ -144,11 +145,16 @@ def _normal(generator: np.random.Generator, seeds: int, images: int, deviation: 
     return noise
 
 
-def described(told: Told) -> list[str]:
+def described(reported: Told) -> list[str]:
     """The last four cells of a row."""
-    held = f"{100 * told.holding / told.intervals:.1f} %" if told.intervals else ""
-    error = f"{100 * told.error:+.0f} points" if told.shares else ""
-    return [f"{100 * told.intervals / told.trials:.1f} %", held, f"{100 * told.shares / told.trials:.1f} %", error]
+    held = f"{100 * reported.holding / reported.intervals:.1f} %" if reported.intervals else ""
+    error = f"{100 * reported.error:+.0f} points" if reported.shares else ""
+    return [
+        f"{100 * reported.intervals / reported.trials:.1f} %",
+        held,
+        f"{100 * reported.shares / reported.trials:.1f} %",
+        error,
+    ]
 
 
 if __name__ == "__main__":

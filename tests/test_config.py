@@ -106,11 +106,11 @@ def test_without_recalibration_no_images_for_it_are_asked_for() -> None:
 
 def test_a_last_batch_too_small_for_its_weight_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     def images(count: int, *more: str) -> int:
-        setup = load(config("recal=true", "recalibration.batch_size=16", f"recalibration.images={count}", *more))
-        return len(setup.recalibration.indices)
+        experiment = load(config("recal=true", "recalibration.batch_size=16", f"recalibration.images={count}", *more))
+        return len(experiment.recalibration.indices)
 
     assert images(49) == 48
-    assert "recalibration.images=49: the last 1 would be a batch of their own with the weight of 16" in caplog.text
+    assert "recalibration.images=49: the last 1 do not fill a batch and are not used (as a small batch" in caplog.text
     assert images(55) == 48
     assert images(56) == 56
     assert images(48) == 48

@@ -56,7 +56,7 @@ def test_a_device_that_is_not_there_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:-1", "cpu:0", "mps"])
-def test_what_is_no_device_is_told_in_one_line(name: str) -> None:
+def test_what_is_no_device_is_reported_in_one_line(name: str) -> None:
     with pytest.raises(BnrecalError, match=f"^device={name}: choose auto, cpu, cuda or cuda:N$"):
         check_device(name)
     with pytest.raises(BnrecalError, match=f"^device={name}: choose auto, cpu, cuda or cuda:N$"):

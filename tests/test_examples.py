@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from helpers.fork_server import FORKS, SOCKET, server
 from sybil import Document, Example
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 HELPERS = Path(__file__).parent / "helpers"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "src").rglob("README.md"))
+NOTEBOOK = ROOT / "docs" / "quickstart.md"  # runs as one, in test_quickstart.py
 COMMENT = re.compile(r"<!-- (needs|file): (.+?) -->\n\s*\Z")
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(\$ |bnrecal |python |make |pip |\.venv/|srun |sbatch )", re.MULTILINE)
@@ -52,6 +54,7 @@ def run_shell(example: Example) -> None:
         "REPOSITORY": str(ROOT),
         "BNRECAL_EXAMPLE": "compose" if what == "needs" else "run",
         "BNRECAL_FAILURES": str(failures),
+        SOCKET: server() if FORKS else "",
     }
     script = f". '{HELPERS}/example_shell.sh'\n{example.parsed}"
     command = ["bash", "-c", script]
@@ -59,12 +62,12 @@ def run_shell(example: Example) -> None:
         command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=1800
     )
     failed = failures.read_text() if failures.exists() else ""
-    told = f"{example.path}:{example.line}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
-    assert (done.returncode, failed) == (0, ""), told
+    reported = f"{example.path}:{example.line}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+    assert (done.returncode, failed) == (0, ""), reported
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != NOTEBOOK], ids=lambda page: page.name)
 def test_every_example_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     parsers = [CodeBlockParser("python", run_python), CodeBlockParser("sh", run_shell)]

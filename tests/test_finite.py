@@ -13,7 +13,7 @@ from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import evaluate
 from bnrecal.nbsmt.finite import all_finite
 from bnrecal.quantization.calibrate import calibrate
-from bnrecal.quantization.convert import collect_statistics
+from bnrecal.quantization.convert import collect_collisions
 
 LABELS = torch.zeros(8, dtype=torch.int64)
 BAD = [float("nan"), float("inf"), -float("inf")]
@@ -40,7 +40,7 @@ INSIDE: dict[str, Callable[[list[Tensor]], object]] = {
     "calibration batch 2": lambda batches: calibrate(tiny(), batches),
     "recalibration batch 2": lambda batches: recalibrate_(tiny(), batches),
     "validation batch 2": lambda batches: evaluate({"4T": quantized()}, [(x, LABELS) for x in batches]),
-    "batch 2": lambda batches: collect_statistics(quantized(), batches),
+    "batch 2": lambda batches: collect_collisions(quantized(), batches),
 }
 
 

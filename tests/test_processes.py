@@ -1,4 +1,4 @@
-"""Jobs side by side: every one is told, whatever becomes of its process."""
+"""Jobs side by side: every one is reported, whatever becomes of its process."""
 
 import os
 import signal
@@ -21,12 +21,12 @@ def square_or_trouble(job: int | str) -> tuple[int, str | None]:
     return job * job, os.environ.get("OMP_WAIT_POLICY")
 
 
-def test_a_job_that_fails_or_whose_process_dies_is_told_and_the_others_finish() -> None:
+def test_a_job_that_fails_or_whose_process_dies_is_reported_and_the_others_finish() -> None:
     jobs: list[int | str] = [1, "dies", 2, "refuses", "raises", 3]
-    told = dict(in_processes(square_or_trouble, jobs, 2))
-    assert told.keys() == set(jobs)
-    assert [told[job] for job in (1, 2, 3)] == [(1, "passive"), (4, "passive"), (9, "passive")]
-    died, refused, raised = (told[job] for job in ("dies", "refuses", "raises"))
+    reported = dict(in_processes(square_or_trouble, jobs, 2))
+    assert reported.keys() == set(jobs)
+    assert [reported[job] for job in (1, 2, 3)] == [(1, "passive"), (4, "passive"), (9, "passive")]
+    died, refused, raised = (reported[job] for job in ("dies", "refuses", "raises"))
     assert isinstance(died, BnrecalError)
     assert "its process died" in str(died)
     assert isinstance(refused, BnrecalError)

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
         SmtConfig,
     )
     from bnrecal.errors import BnrecalError
+    from bnrecal.memory import keep_freed_memory
     from bnrecal.nbsmt.spec import SmtSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BnrecalError",
@@ -38,6 +39,7 @@ __all__ = [
     "SmtConfig",
     "SmtSpec",
     "evaluate",
+    "keep_freed_memory",
     "layer_table",
     "nbsmt_conv2d",
     "quantize",
@@ -45,7 +47,11 @@ __all__ = [
     "run",
 ]
 
-_ELSEWHERE = {"BnrecalError": "bnrecal.errors", "SmtSpec": "bnrecal.nbsmt.spec"}
+_ELSEWHERE = {
+    "BnrecalError": "bnrecal.errors",
+    "SmtSpec": "bnrecal.nbsmt.spec",
+    "keep_freed_memory": "bnrecal.memory",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from bnrecal.batchnorm import recalibrate as recalibration
 from bnrecal.config import Config, complete
 from bnrecal.device import tf32
+from bnrecal.display import LayerTable, facts_table
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness, percent, standard_error
 from bnrecal.evaluation.accuracy import evaluate as judge
@@ -32,7 +32,7 @@ from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import ACT_RANGES, THREADS
 from bnrecal.quantization.calibrate import calibrate
 from bnrecal.quantization.convert import (
-    collect_statistics,
+    collect_collisions,
     compare_weights,
     quantize_layers,
     threaded_copy,
@@ -51,6 +51,17 @@ class Score:
 
     Attributes:
         outcome: which images it got right, in their order.
+
+    Examples:
+        >>> import bnrecal, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> batches = [(torch.rand(50, 3, 8, 8), torch.randint(4, (50,))) for _ in range(2)]
+        >>> score = bnrecal.evaluate({"float32": model}, batches)["float32"]
+        >>> score
+        Score(top1=..., stderr=..., images=100)
+        >>> 0 <= score.top1 <= score.top5 == 100.0  # of four classes, all are among the five highest
+        True
     """
 
     outcome: Correctness
@@ -83,6 +94,17 @@ class Score:
 
         Raises:
             BnrecalError: if the other saw another number of images.
+
+        Examples:
+            >>> import bnrecal, torch
+            >>> from torch import nn
+            >>> highest, lowest = nn.Flatten(), nn.Sequential(nn.Flatten(), nn.Softmin(1))  # pixel is the answer
+            >>> images = torch.tensor([3.0, 2.0, 1.0]).view(1, 3, 1, 1).expand(6, 3, 1, 1)
+            >>> labels = torch.tensor([0, 0, 0, 0, 0, 1])
+            >>> scores = bnrecal.evaluate({"right": highest, "wrong": lowest}, [(images, labels)])
+            >>> gain = scores["right"].gain_over(scores["wrong"])
+            >>> round(gain.points, 2), round(gain.p, 4)  # five images turned right, none wrong: 2 / 2^5
+            (83.33, 0.0625)
         """
         if self.images != other.images:
             raise BnrecalError(f"{self.images} and {other.images} images cannot be compared: evaluate both in one call")
@@ -90,6 +112,15 @@ class Score:
 
     def __repr__(self) -> str:
         return f"Score(top1={self.top1:.2f}, stderr={self.stderr:.2f}, images={self.images})"
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        facts = {
+            "top-1": f"{self.top1:.2f} % ± {self.stderr:.2f}",
+            "top-5": f"{self.top5:.2f} %",
+            "images": f"{self.images:,}",
+        }
+        return facts_table(facts)
 
 
 def quantize(
@@ -119,6 +150,16 @@ def quantize(
     Raises:
         BnrecalError: for a model that is quantized already, a convolution that cannot be, a name that matches none,
             no images, or inputs that are not finite.
+
+    Examples:
+        >>> import bnrecal, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
+        >>> q = bnrecal.quantize(model, [torch.rand(64, 3, 5, 5)], bnrecal.SmtSpec(threads=4))
+        >>> q[3]
+        Conv2d(8, 4, kernel_size=(3, 3), stride=(1, 1), 8-bit, threads=4, policy=A, scale=...)
+        >>> q[0]  # the first convolution stays float32
+        Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
     """
     if threaded_layers(model):
         raise BnrecalError("the model is quantized already: quantize the float32 model it was made from")
@@ -155,6 +196,19 @@ def recalibrate_(
         BnrecalError: for an unknown method, a momentum out of range, a network without BatchNorm statistics, no images,
             a batch with a single value per channel or with NaN or infinity, or weights that changed since they were
             quantized. The statistics are then as they were before.
+
+    Examples:
+        >>> import bnrecal, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
+        >>> images = torch.rand(64, 3, 5, 5)
+        >>> q = bnrecal.quantize(model, [images], bnrecal.SmtSpec(threads=4))
+        >>> bnrecal.recalibrate_(q, images.split(16), method="pooled") is q
+        True
+        >>> q[1].running_mean.equal(model[1].running_mean)  # the copy's statistics are its own
+        False
+        >>> q[1].weight is model[1].weight
+        True
     """
     if not 0 < momentum <= 1:
         raise BnrecalError(f"momentum={momentum}: choose a number above 0 and up to 1")
@@ -182,6 +236,15 @@ def evaluate(
     Raises:
         BnrecalError: without models or images, for images or logits of another shape or not finite,
             for too few classes, or weights that changed since they were quantized.
+
+    Examples:
+        >>> import bnrecal, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
+        >>> images, labels = torch.rand(64, 3, 5, 5), torch.randint(4, (64,))
+        >>> q = bnrecal.quantize(model, [images], bnrecal.SmtSpec(threads=2))
+        >>> bnrecal.evaluate({"float32": model, "2T": q}, [(images, labels)])
+        {'float32': Score(top1=..., stderr=..., images=64), '2T': Score(top1=..., stderr=..., images=64)}
     """
     if not models:
         raise BnrecalError("evaluate got no models: give a mapping, as in {'float32': model}")
@@ -196,7 +259,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
+def layer_table(model: nn.Module, batches: Iterable[Batch]) -> LayerTable:
     """Count exactly what happened inside each quantized convolution on these images.
 
     Args:
@@ -204,15 +267,28 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
         batches: a few images suffice: counting takes several times a forward pass.
 
     Returns:
-        One row per quantized convolution, in the order of the network's modules: name, threads, range (of the input,
-        in activation units), scale (of one level), weight_sparsity, activation_sparsity, steps (of processing
-        elements), active_0..active_4 (share of steps with so many active threads), collisions (share with two or
-        more), reduced_activations and reduced_weights (share of active operands that lost bits; empty for
+        A data frame with one row per quantized convolution, in the order of the network's modules: name, threads,
+        range (of the input, in activation units), scale (of one level), weight_sparsity, activation_sparsity, steps
+        (of processing elements), active_0..active_4 (share of steps with so many active threads), collisions (share
+        with two or more), reduced_activations and reduced_weights (share of active operands that lost bits; empty for
         a policy of your own), mse and relative_mse (of the output against the exact 8-bit convolution). Counts are
-        missing where the input is signed: it runs one thread.
+        missing where the input is signed: it runs one thread. A notebook shows a choice of the columns.
 
     Raises:
         BnrecalError: for a model that `quantize` did not make, weights that changed since then, or without images.
+
+    Examples:
+        >>> import bnrecal, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten())
+        >>> images = torch.rand(64, 3, 5, 5)
+        >>> q = bnrecal.quantize(model, [images], bnrecal.SmtSpec(threads=4))
+        >>> table = bnrecal.layer_table(q, [images[:4]])
+        >>> table[["name", "threads", "steps"]]
+          name  threads  steps
+        0    3        4    288
+        >>> bool(table["collisions"].between(0, 1).all())
+        True
     """
     layers = threaded_layers(model)
     if not layers:
@@ -220,7 +296,7 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
     _check_gpu(model)
     compare_weights(model)
     with recalibration.eval_mode(model), tf32(False):
-        statistics = collect_statistics(model, _images(batches, model))
+        statistics = collect_collisions(model, _images(batches, model))
     rows = []
     for name, layer in layers.items():
         row: dict[str, Any] = {"name": name, "threads": layer.spec.threads, "range": layer.range}
@@ -229,7 +305,7 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> pd.DataFrame:
             measured = measured_columns(layer, statistics[name])
             row |= {**measured, "collisions": sum(measured[f"active_{p}"] for p in range(2, 5))}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return LayerTable(rows)
 
 
 def run(config: Config) -> Result:
@@ -243,6 +319,20 @@ def run(config: Config) -> Result:
 
     Raises:
         BnrecalError: naming the value that is out of range, and what would do.
+
+    Examples:
+        >>> import bnrecal
+        >>> config = bnrecal.Config(
+        ...     data=bnrecal.DataConfig(val_images=100),
+        ...     calibration=bnrecal.CalibrationConfig(images=32),
+        ...     recalibration=bnrecal.RecalibrationConfig(images=32, batch_size=16),
+        ...     recal=True,
+        ... )
+        >>> result = bnrecal.run(config)
+        >>> result.model, result.data, result.threads, result.images
+        ('resnet18', 'glyphs', 4, 100)
+        >>> result.top1_wo_recal + result.gain == result.top1 > 50
+        True
     """
     return run_experiment(complete(config))
 

@@ -125,7 +125,14 @@ class RecalibrationConfig:
 
 @dataclass
 class Config:
-    """One experiment."""
+    """One experiment.
+
+    Examples:
+        >>> import bnrecal
+        >>> config = bnrecal.Config(smt=bnrecal.SmtConfig(threads=2, layers={"layer4.*": 1}), recal=True)
+        >>> config.smt.threads, config.smt.policy, config.calibration.images
+        (2, 'A', 2048)
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

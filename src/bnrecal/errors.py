@@ -7,6 +7,14 @@ class BnrecalError(Exception):
     """Bad input or an impossible request, in one line: it names the bad value and what would do.
 
     The command line prints the message without a traceback and exits with a non-zero status.
+
+    Examples:
+        >>> import bnrecal
+        >>> try:
+        ...     bnrecal.evaluate({}, [])
+        ... except bnrecal.BnrecalError as error:
+        ...     print(error)
+        evaluate got no models: give a mapping, as in {'float32': model}
     """
 
 

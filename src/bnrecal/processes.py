@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from joblib.externals import loky
 
 from bnrecal.errors import BnrecalError
+from bnrecal.memory import keep_freed_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -120,6 +121,7 @@ class _NoTerminal(io.TextIOWrapper):
 
 
 def _prepare_process(parent: int) -> None:
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     sys.stderr = _NoTerminal(sys.stderr.buffer, line_buffering=True)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

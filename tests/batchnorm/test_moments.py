@@ -67,11 +67,11 @@ from bnrecal.experiment.variant import Variant
 assert torch.get_num_threads() == int(sys.argv[2])
 overrides = ["model=mobilenet_v1", "device=cpu", "data.val_images=50", "calibration.images=50"]
 overrides += ["recalibration.images=256"]
-setup = prepare(load(parse(compose_config("config", overrides))))
+experiment = prepare(load(parse(compose_config("config", overrides))))
 cell = Variant(4, True)
-network = prepare_variants(setup, [cell])[cell].network
+network = prepare_variants(experiment, [cell])[cell].network
 with torch.no_grad():
-    torch.save([network(images) for images, _ in setup.loader.batches(setup.validation, 50)], sys.argv[1])
+    torch.save([network(images) for images, _ in experiment.loader.batches(experiment.validation, 50)], sys.argv[1])
 """
 
 

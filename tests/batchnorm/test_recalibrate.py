@@ -187,7 +187,7 @@ def test_a_layer_that_does_more_than_normalise_is_normalised_by_the_batch_and_do
     assert torch.allclose(found.double(), ((x - mean) / (var + layer.eps).sqrt()).relu(), atol=1e-5)
 
 
-def test_one_value_a_channel_is_told() -> None:
+def test_one_value_a_channel_is_reported() -> None:
     with pytest.raises(BnrecalError, match="one value per channel"):
         recalibrate_(nn.BatchNorm1d(3), [torch.ones(1, 3)])
 

@@ -8,14 +8,18 @@ import torch
 
 from bnrecal.benchmark import bench, compiled, networks
 from bnrecal.benchmark.broadcast import broadcast_conv2d
+from bnrecal.benchmark.floor import ABSORBED, _SumsAlone, floor_network
 from bnrecal.commands.bench import run_bench
 from bnrecal.commands.cli.compose import read_config
 from bnrecal.commands.cli.schemas import BenchConfig
 from bnrecal.device import choose_device, tf32_is_on
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt import reference
+from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine
+from bnrecal.nbsmt.engines.cpu.onednn import Exactness, onednn_exactness
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.prepared_conv import nbsmt_conv2d
+from bnrecal.quantization.intercept import handlers
 
 
 def made(overrides: list[str]) -> None:
@@ -26,22 +30,77 @@ def test_rows_of_a_small_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "_measured_apart", lambda *_: 2.0)
-    monkeypatch.setattr(bench, "time_compiled", lambda *_: {"float32": 0.5, "float32 compiled": 0.25})
+    monkeypatch.setattr(bench, "time_compiled", lambda *_: {"float32": 1.0, "float32 compiled": 0.5})
     monkeypatch.setattr(bench, "broadcast_conv2d", lambda x, w, *_: nbsmt_conv2d(x, w, threads=4, padding=1))
     out = tmp_path / "deep" / "bench.json"
+    monkeypatch.setattr(bench, "_quickest_batch", lambda _, images: images.repeat(4, 1, 1, 1))
+    monkeypatch.setattr(bench, "keep_freed_memory", lambda: False)
+    workers = [2]  # said and asked, not used: on a busy machine two wait for each other
+    monkeypatch.setattr(torch, "set_num_threads", workers.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: workers[-1])
     made(["models=[resnet18]", "batch=1", "repeats=1", "size=32", f"out={out}"])
     rows = json.loads(out.read_text())
-    found = [row["variant"] for row in rows]
-    assert found == ["float32", "1T", "2T", "4T", "4T, P40", "float32 compiled", "float32", "4T", "broadcast 4T"]
+    found = [(row["variant"], row["workers"]) for row in rows]
+    network = ["float32", "1T", "2T", "4T", "4T, P40"]
+    layer = ["float32", "4T", "broadcast 4T"]
+    assert found == [
+        *((variant, 2) for variant in network),
+        *((variant, 1) for variant in network),
+        *((variant, 2) for variant in ["float32 compiled", *layer]),
+    ]
     assert set(rows[0]) == set(bench.Row.__dataclass_fields__)
     assert [round(row["zero_weights"], 2) for row in rows[1:5]] == [0.02, 0.02, 0.02, 0.4]
     assert all(row["isa"] for row in rows)
-    assert rows[0]["ratio"] == rows[0]["memory_ratio"] == 1.0
-    assert (rows[5]["ratio"], rows[5]["images_per_s"]) == (0.5, 4.0)
+    assert rows[0]["ratio"] == rows[5]["ratio"] == rows[0]["memory_ratio"] == 1.0
+    assert (rows[10]["ratio"], rows[10]["images_per_s"]) == (0.5, 2.0)
     assert all(row["ratio"] > 0 and row["images_per_s"] > 0 for row in rows)
     printed = capsys.readouterr().out
     assert "resnet18" in printed
     assert "times faster than product by product" in printed
+    assert "may go back to the system" in printed
+
+
+def test_ratios_are_of_times_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = networks.random_images(2, 32, "cpu")
+    built = {name: networks.build("resnet18", networks.VARIANTS[name], images) for name in ("float32", "4T")}
+    monkeypatch.setattr(bench, "_quickest_batch", lambda _, images: images.repeat(4, 1, 1, 1))
+    monkeypatch.setattr(bench, "interleaved", lambda *_: {"float32": 4.0, "4T": 0.5, "floor 4T": 0.25})
+    float32, threaded = bench._time_variants("resnet18", built, images, 1, {"4T": 3.0})
+    assert (float32.batch, float32.images_per_s, float32.ratio) == (8, 2.0, 1.0)
+    assert (threaded.batch, threaded.images_per_s, threaded.ratio, threaded.memory_ratio) == (2, 4.0, 0.5, 3.0)
+    assert float32.floor is None
+    assert threaded.floor in (0.25, None)  # None where oneDNN's 8 bits are not used
+
+
+def test_float32_takes_the_batch_that_it_is_quickest_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = networks.random_images(2, 32, "cpu")
+    monkeypatch.setattr(bench, "interleaved", lambda *_: {"1": 1.0, "2": 1.5, "4": 3.2})
+    assert len(bench._quickest_batch(torch.nn.Identity(), images)) == 4
+
+
+def test_the_floor_is_the_same_network_with_sums_alone() -> None:
+    images = networks.random_images(1, 64, "cpu")
+    float32 = networks.build("resnet18", networks.VARIANTS["float32"], images)
+    threaded = networks.build("resnet18", networks.VARIANTS["4T"], images)
+    bare = floor_network(float32.network, threaded)
+    if onednn_exactness() is Exactness.NONE:
+        assert bare is None
+        return
+    assert bare is not None
+    seen: list[torch.Size] = []
+    conv = bare.get_submodule("layer4.1.conv2")
+    conv.register_forward_hook(lambda _, __, y: seen.append(y.shape))
+    with torch.inference_mode():
+        assert bare(images).shape == (1, 1000)
+        answer = handlers(bare)["layer4.1.conv2"]
+    assert seen == [(1, 512, 2, 2)]
+    assert isinstance(answer, _SumsAlone)
+    engine = threaded.layers["layer4.1.conv2"].packed.convolutions()[0].engine
+    assert isinstance(engine, DenseSparseEngine)
+    assert answer.levels.shape == (1, 512 * len(engine.operands), 2, 2)
+    assert not any(isinstance(module, ABSORBED) for module in bare.modules())
+    assert any(isinstance(module, ABSORBED) for module in float32.network.modules())
+    assert set(handlers(bare)) == set(threaded.layers)
 
 
 def test_threaded_network_computes_what_float_does_roughly() -> None:

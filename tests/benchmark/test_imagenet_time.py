@@ -7,8 +7,9 @@ from bnrecal.benchmark.bench import Row
 from bnrecal.benchmark.imagenet_time import decoding_rate, describe_estimates, estimate
 
 SPEEDS = {"float32": 100.0, "TF32": 1e9, "1T": 200.0, "2T": 50.0, "4T": 25.0}
-ROWS = [Row("net", variant, 100 / speed, speed, None, "torch") for variant, speed in SPEEDS.items()]
-ROWS += [Row("a layer", "float32", 1.0, 1.0, None, "torch"), Row("a layer", "4T", 1.0, 1.0, None, "torch")]
+ROWS = [Row("net", variant, 100 / speed, speed, "torch", 2, 8) for variant, speed in SPEEDS.items()]
+ROWS += [Row("net", variant, 100 / speed, speed / 2, "torch", 1, 8) for variant, speed in SPEEDS.items()]
+ROWS += [Row("a layer", variant, 1.0, 1.0, "torch", 2, 8) for variant in ("float32", "4T")]
 COMPUTING = 52_048 / 100 + 102_048 / 200 + 102_048 / 50 + 102_048 / 25
 DECODING = 58_192 / 10
 

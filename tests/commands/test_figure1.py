@@ -122,6 +122,6 @@ def test_the_embedded_set_is_measured_on_more_images_unless_their_number_is_give
         ("smt.plan=x.json", "leave them out"),
     ],
 )
-def test_values_out_of_range_are_told(tmp_path: Path, override: str, message: str) -> None:
+def test_values_out_of_range_are_reported(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
         made(tmp_path, ONE, override)

@@ -1,4 +1,4 @@
-"""One entry for every command: what it lists, what it loads, and how wrong words are told."""
+"""One entry for every command: what it lists, what it loads, and how wrong words are reported."""
 
 import subprocess
 import sys

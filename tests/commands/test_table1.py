@@ -26,7 +26,7 @@ VARIANTS = ["a8w8", "a8w8_w", "2t_wo", "2t_w", "4t_wo", "4t_w"]
 
 
 def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> None:
-    done = run("table1", *TINY, "seeds=2", folder=tmp_path)
+    done = run("table1", *TINY, "seeds=2", folder=tmp_path, fork=False)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "outputs" / "table1"
     table = pd.read_csv(out / "table1.csv")
@@ -51,7 +51,7 @@ def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> 
     assert "Not measured in these cells" not in (out / "report.html").read_text()
 
     stamps = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
-    again = run("table1", *TINY, "seeds=2", folder=tmp_path)
+    again = run("table1", *TINY, "seeds=2", "jobs=1", folder=tmp_path)
     assert again.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == stamps
 
@@ -63,9 +63,9 @@ def test_a_row_measured_alone_is_found_by_the_whole_table(tmp_path: Path, monkey
     alone = measure_model(config, [spared], tmp_path)
     measured: list[Variant] = []
 
-    def run_variants(setup: Experiment, variants: list[Variant], **how: Any) -> list[Result]:
+    def run_variants(experiment: Experiment, variants: list[Variant], **how: Any) -> list[Result]:
         measured.extend(variants)
-        return bnrecal.experiment.run.run_variants(setup, variants, **how)
+        return bnrecal.experiment.run.run_variants(experiment, variants, **how)
 
     monkeypatch.setattr(bnrecal.commands.table1, "run_variants", run_variants)
     both = measure_model(config, [plain, spared], tmp_path)
@@ -82,7 +82,7 @@ def test_a_failing_row_does_not_lose_the_others(tmp_path: Path) -> None:
     broken = tmp_path / "broken.pth"
     broken.write_bytes(b"PK\x03\x04 no checkpoint")
     arguments = ["model.factory=helpers.nets:glyph_net", rows, *SMALL, f"model.checkpoint={broken}"]
-    done = run("table1", *arguments, folder=tmp_path)
+    done = run("table1", *arguments, folder=tmp_path, fork=False)
     assert done.returncode != 0
     assert "2 of 2 models failed" in done.stderr.splitlines()[-1]
 

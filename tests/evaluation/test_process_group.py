@@ -59,7 +59,7 @@ def lead():
     try:
         on_every_rank(fail)
     except BnrecalError as error:
-        print("told:", error)
+        print("reported:", error)
     print(on_every_rank(double, 10))
 
 if __name__ == "__main__":
@@ -121,7 +121,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
 
 def test_a_failure_of_any_rank_is_raised_on_rank_0_and_the_group_goes_on(tmp_path: Path) -> None:
     first, second = _outputs(tmp_path, _FAILS)
-    assert first == "told: bad.JPEG cannot be read\n[20, 30]\n"
+    assert first == "reported: bad.JPEG cannot be read\n[20, 30]\n"
     assert second == ""
 
 

@@ -1,4 +1,4 @@
-"""Results in order, failures told, and no process left behind."""
+"""Results in order, failures reported, and no process left behind."""
 
 import multiprocessing
 import os
@@ -50,12 +50,12 @@ def test_the_first_failure_is_raised_and_ends_the_others(error: Exception, messa
     assert not multiprocessing.active_children()
 
 
-def test_what_cannot_be_sent_is_told() -> None:
+def test_what_cannot_be_sent_is_reported() -> None:
     with pytest.raises(BnrecalError, match="gpus=1"):
         run_on_ranks(_double, 2, lambda: 0)
 
 
-def test_a_process_that_dies_is_told() -> None:
+def test_a_process_that_dies_is_reported() -> None:
     with pytest.raises(BnrecalError, match="rank 0 died"):
         run_on_ranks(_die, 2)
 

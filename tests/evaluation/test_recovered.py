@@ -15,7 +15,7 @@ def right(count: int, first: int = 0) -> Bools:
     return (images >= first) & (images < first + count)
 
 
-def told(plain: int, control: int, without: int, with_recal: int, first: int = 0) -> Recovered | None:
+def reported(plain: int, control: int, without: int, with_recal: int, first: int = 0) -> Recovered | None:
     """Of one seed with so many images right; those with recalibration from image `first` on."""
     return recovered_share([right(plain)], [right(control)], [right(without)], [right(with_recal, first)])
 
@@ -27,7 +27,7 @@ def on_the_edge(share: float, part: Differences, whole: Differences) -> float:
 
 
 def test_a_share_is_net_of_the_control_and_its_interval_ends_where_students_test_turns() -> None:
-    found = told(900, 910, 600, 800)
+    found = reported(900, 910, 600, 800)
     assert found is not None
     assert found.share is not None
     assert found.share == pytest.approx((200 - 10) / 300)
@@ -42,7 +42,7 @@ def test_a_share_is_net_of_the_control_and_its_interval_ends_where_students_test
 
 
 def test_a_share_that_was_lost_on_top_is_negative() -> None:
-    found = told(900, 900, 600, 450)
+    found = reported(900, 900, 600, 450)
     assert found is not None
     assert found.share == pytest.approx(-0.5)
     assert found.low < -0.5 < found.high < 0
@@ -56,8 +56,10 @@ def test_a_share_that_was_lost_on_top_is_negative() -> None:
         ((900, 840, 600, 601), "the control loses, and the gain itself is one image"),
     ],
 )
-def test_beside_a_gain_that_is_not_significant_the_interval_alone_is_told(levels: tuple[int, ...], why: str) -> None:
-    found = told(*levels)
+def test_beside_a_gain_that_is_not_significant_the_interval_alone_is_reported(
+    levels: tuple[int, ...], why: str
+) -> None:
+    found = reported(*levels)
     assert found is not None, why
     assert found.share is None, why
     plain, control, without, with_recal = levels
@@ -72,16 +74,16 @@ def test_beside_a_gain_that_is_not_significant_the_interval_alone_is_told(levels
         ((600, 600, 900, 800), "better than A8W8"),
     ],
 )
-def test_of_a_loss_that_is_not_significant_nothing_is_told(levels: tuple[int, ...], why: str) -> None:
-    assert told(*levels) is None, why
+def test_of_a_loss_that_is_not_significant_nothing_is_reported(levels: tuple[int, ...], why: str) -> None:
+    assert reported(*levels) is None, why
 
 
-def test_a_share_is_told_where_it_is_known_to_within_half_of_itself() -> None:
+def test_a_share_is_reported_where_it_is_known_to_within_half_of_itself() -> None:
     # the net gain is the same; the more images change besides, the less of it is sure
-    sure = told(900, 900, 600, 680, 40)
+    sure = reported(900, 900, 600, 680, 40)
     assert sure is not None
     assert sure.share == pytest.approx(80 / 300)
-    unsure = told(900, 900, 600, 680, 300)
+    unsure = reported(900, 900, 600, 680, 300)
     assert unsure is not None
     assert unsure.share is None
     assert 0 < unsure.low < 80 / 300 < unsure.high  # significant all the same
@@ -98,7 +100,7 @@ def test_few_lost_images_that_come_back_alike_do_not_make_the_share_sure(lost: i
     """Each of the lost images comes back with this chance, and nothing else changes."""
     holding = 0.0
     for back in range(lost + 1):
-        found = told(900, 900, 900 - lost, 900 - lost + back)
+        found = reported(900, 900, 900 - lost, 900 - lost + back)
         assert found is not None
         holding += (found.low <= share <= found.high) * float(binom.pmf(back, lost, share))
     assert holding >= 0.93

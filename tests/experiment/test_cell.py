@@ -150,9 +150,9 @@ def test_a_damaged_piece_is_made_again(content: str, tmp_path: Path, caplog: pyt
 def test_what_recalibration_gains_without_threads_is_measured_once_in_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def recalibrate(setup: Experiment, network: nn.Module, progress: str) -> None:
+    def recalibrate(experiment: Experiment, network: nn.Module, progress: str) -> None:
         calls.append(progress)
-        recalibrate_network(setup, network, progress)
+        recalibrate_network(experiment, network, progress)
 
     monkeypatch.setattr(bnrecal.experiment.networks, "recalibrate_network", recalibrate)
     sweep = [config("recal=true", "seed=5", f"smt.threads={threads}") for threads in (2, 4)]

@@ -69,16 +69,16 @@ class Relabelled(ImageSource):
 
 
 def _refusal(labels: Sequence[int]) -> str:
-    setup = shipped.setup()
+    experiment = shipped.experiment()
     with pytest.raises(BnrecalError) as caught:
-        refuse_chance(replace(setup, source=Relabelled(setup.source, labels)), None)
+        refuse_chance(replace(experiment, source=Relabelled(experiment.source, labels)), None)
     assert re.match(CHANCE, str(caught.value))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_a_trained_network_goes_on_and_with_other_labels_does_not() -> None:
-    refuse_chance(shipped.setup(), None)
+    refuse_chance(shipped.experiment(), None)
     shuffled = np.random.default_rng(0).permutation(96).tolist()
     message = _refusal(shuffled)
     assert "counted from 1" not in message
@@ -92,10 +92,10 @@ def test_labels_counted_from_1_are_recognised() -> None:
 
 def test_labels_counted_from_1_are_recognised_though_neighbouring_classes_are_alike() -> None:
     """Photographs of neighbouring classes are often taken for each other: more are right than by chance."""
-    setup = shipped.setup()
+    experiment = shipped.experiment()
     right = np.arange(64) % 10 == 0
-    refuse_chance(setup, Correctness(right, right))
-    wrong = replace(setup, source=Relabelled(setup.source, [*range(1, 96), 95]))
+    refuse_chance(experiment, Correctness(right, right))
+    wrong = replace(experiment, source=Relabelled(experiment.source, [*range(1, 96), 95]))
     with pytest.raises(BnrecalError, match=r"is 10\.94 % .* labels are counted from 1"):
         refuse_chance(wrong, Correctness(right, right))
 
@@ -103,14 +103,14 @@ def test_labels_counted_from_1_are_recognised_though_neighbouring_classes_are_al
 def test_a_known_outcome_is_not_measured_again() -> None:
     wrong = np.zeros(300, dtype=bool)
     with pytest.raises(BnrecalError, match=r"is 0\.00 % on 300 validation images"):
-        refuse_chance(shipped.setup(), Correctness(wrong, wrong))
+        refuse_chance(shipped.experiment(), Correctness(wrong, wrong))
 
 
 def _not_reached(*_: object) -> None:
     raise AssertionError("cells were computed")
 
 
-def test_a_run_stops_before_any_cell_unless_told_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stops_before_any_cell_unless_reported_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "prepare_variants", _not_reached)
     with pytest.raises(BnrecalError, match=CHANCE):
         module.run(config("data.allow_chance=false"))

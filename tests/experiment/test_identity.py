@@ -26,7 +26,7 @@ from bnrecal.search.plans import save_plan
 
 BASE = ["model.factory=helpers.gain:gain_net", "recal=true"]
 
-# setting -> how a change is told
+# setting -> how a change is reported
 CHANGES = {
     "quant.act_range=max": "quant.act_range",
     "quant.skip=[conv2]": "quant.skip",
@@ -55,13 +55,13 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(("change", "told"), CHANGES.items())
-def test_a_setting_that_can_change_a_number_changes_its_identity(change: str, told: str) -> None:
+@pytest.mark.parametrize(("change", "reported"), CHANGES.items())
+def test_a_setting_that_can_change_a_number_changes_its_identity(change: str, reported: str) -> None:
     before = config(*BASE)
     after = config(*BASE, change)
     one = identify(before)
     other = identify(after)
-    assert told in differences(one, other)
+    assert reported in differences(one, other)
     assert identity_key(one) != identity_key(other)
     assert cell_key(before) != cell_key(after)
 
@@ -186,17 +186,17 @@ def test_the_probe_is_compared_within_a_tolerance() -> None:
 class Found:
     """What `save_plan` asks of a search."""
 
-    def __init__(self, setup: Experiment) -> None:
-        self.setup = setup
-        self.selection = setup.calibration
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.selection = experiment.calibration
         self.config = SearchConfig()
         self.probe = self.heldout = self
 
 
 def plan_path(out: Path, *changes: str) -> Path:
-    setup = prepare(load(config(*BASE, *changes)))
+    experiment = prepare(load(config(*BASE, *changes)))
     choice = Choice({"network.conv2": 2, "network.dilated": 4}, 3.0, 0.0, 0.0, "swaps")
-    return save_plan(cast(Search, Found(setup)), 3.0, choice, None, pd.DataFrame(), 1, out)
+    return save_plan(cast(Search, Found(experiment)), 3.0, choice, None, pd.DataFrame(), 1, out)
 
 
 @pytest.mark.parametrize("change", ["seed=1", "smt.policy=W", "model.kwargs={gain: 2}", "calibration.images=41"])

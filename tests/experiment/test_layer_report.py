@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.known_search import small_setup
+from helpers.known_search import small_experiment
 from torch import Tensor, nn
 
 from bnrecal.experiment.layer_report import describe_batchnorms, input_ranges, measured_columns, scaled_errors
@@ -71,14 +71,14 @@ def test_shares_are_of_steps_of_elements_and_of_active_operands() -> None:
 
 
 def test_the_range_of_an_input_is_the_mean_of_each_images_largest() -> None:
-    setup = small_setup()
+    experiment = small_experiment()
     four = Variant(4, False)
-    prepared = prepare_variants(setup, [four])[four]
+    prepared = prepare_variants(experiment, [four])[four]
     largest: list[Tensor] = []
     conv = prepared.network.get_submodule("conv2")
     hook = conv.register_forward_pre_hook(lambda _, given: largest.append(given[0].abs().amax((1, 2, 3))))
     try:
-        found = input_ranges(setup, prepared, 5)
+        found = input_ranges(experiment, prepared, 5)
     finally:
         hook.remove()
     each = torch.cat(largest)

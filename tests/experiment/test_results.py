@@ -1,4 +1,6 @@
+import html
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness
 from bnrecal.evaluation.significance import mcnemar
-from bnrecal.experiment.results import Details, accuracies, missing_details, read_json, summary, write_details
+from bnrecal.experiment.results import Details, Result, accuracies, missing_details, read_json, summary, write_details
 
 IMAGES = 200
 
@@ -71,7 +73,7 @@ def test_of_a_loss_that_is_none_nothing_is_recovered(without: int, why: str) -> 
     assert (found["recovered"], found["recovered_low"], found["recovered_high"]) == (None, None, None), why
 
 
-def test_of_a_share_that_is_not_known_well_the_interval_alone_is_told() -> None:
+def test_of_a_share_that_is_not_known_well_the_interval_alone_is_reported() -> None:
     # as many are gained, but 30 more images change back and forth
     found = accuracies(right(130, first=30), right(110), FP32, A8W8, CONTROL)
     assert found["recovered"] is None
@@ -130,9 +132,9 @@ def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_
     many = {f"conv{place}": "smt.layers: 2 threads" for place in range(6)}
     shares = dict.fromkeys(("recovered", "recovered_low", "recovered_high"))
     left_out = {**shares, "restricted_top1": None, "skipped": 0}
-    told = summary({**RESULT, **left_out, "recal": False, "exceptions": {**few, **many}}, tmp_path).splitlines()
-    assert told[0] == "resnet18 on glyphs, 4 threads without recalibration, 5000 images"
-    assert told[4:] == [
+    reported = summary({**RESULT, **left_out, "recal": False, "exceptions": {**few, **many}}, tmp_path).splitlines()
+    assert reported[0] == "resnet18 on glyphs, 4 threads without recalibration, 5000 images"
+    assert reported[4:] == [
         "  speedup      3.46 x by products, 2.35 x by array cycles (1,234,567 per image)",
         "  sums by oneDNN, cpu, AVX2",
         "  weights resnet18.pth",
@@ -145,6 +147,15 @@ def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_
     assert "recovered" not in recalibrated
     line = "  net of that, -3 to 79 % of the loss to A8W8 is recovered (95 % confidence)"
     assert line in summary({**RESULT, "recovered": None, "recovered_low": -0.031}, tmp_path).splitlines()
+
+
+def test_a_notebook_shows_the_summary_with_every_text_escaped() -> None:
+    others: dict[str, Any] = {field.name: None for field in fields(Result) if field.name not in RESULT}
+    shown = Result(**{**others, **RESULT, "model": "<script>"})._repr_html_()
+    text = html.unescape(shown.removeprefix("<pre>").removesuffix("</pre>"))
+    assert text == summary({**RESULT, "model": "<script>"})
+    assert shown.startswith("<pre>&lt;script&gt; on glyphs, 4 threads with recalibration, 5000 images\n")
+    assert "written to" not in shown
 
 
 def test_what_is_missing_beside_a_result_is_named_until_it_is_written(tmp_path: Path) -> None:

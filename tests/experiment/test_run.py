@@ -57,33 +57,33 @@ def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) 
     assert source["images"]["calibration"]["images"] == 40
     assert {"torch", "bnrecal", "source", "python"} <= source["versions"].keys()
     assert len(source["weights_hash"]) == 64
-    told = summary(result, path)
-    assert "gain" in told
-    assert describe_backend(torch.device("cpu")) in told
+    reported = summary(result, path)
+    assert "gain" in reported
+    assert describe_backend(torch.device("cpu")) in reported
 
 
 def test_a_result_carries_all_that_its_experiment_was(recalibrated: Result) -> None:
-    setup = prepare(load(config("recal=true", "save_checkpoint=true")))
+    experiment = prepare(load(config("recal=true", "save_checkpoint=true")))
     variant = Variant(4, True)
-    plans = prepare_variants(setup, [variant])[variant].plans
+    plans = prepare_variants(experiment, [variant])[variant].plans
     images = {
-        "calibration": setup.calibration.provenance(setup.source),
-        "validation": setup.validation.provenance(setup.source),
-        "recalibration": setup.recalibration.provenance(setup.source),
+        "calibration": experiment.calibration.provenance(experiment.source),
+        "validation": experiment.validation.provenance(experiment.source),
+        "recalibration": experiment.recalibration.provenance(experiment.source),
     }
     assert recalibrated.provenance == {
-        "cell": identity_key(setup.identity),
-        "identity": setup.identity,
-        "config": asdict(setup.config),
+        "cell": identity_key(experiment.identity),
+        "identity": experiment.identity,
+        "config": asdict(experiment.config),
         "versions": versions(),
-        "device": describe_device(setup.device),
+        "device": describe_device(experiment.device),
         "device_kind": "cpu",
-        "backend": describe_backend(setup.device),
+        "backend": describe_backend(experiment.device),
         "weights": "helpers.nets:glyph_net",
-        "weights_hash": setup.model.weights_hash,
+        "weights_hash": experiment.model.weights_hash,
         "images": images,
     }
-    assert identify(setup.config) == setup.identity
+    assert identify(experiment.config) == experiment.identity
     assert "recalibration" not in identify(config("recalibration.images=50000"))["images"]  # nor are they demanded
     assert (recalibrated.seed, recalibrated.policy) == (0, "A")
     assert recalibrated.speedup == plan_speedup(plans)
@@ -151,9 +151,9 @@ def test_same_seed_same_result_and_another_seed_another_choice(recalibrated: Res
 
 
 def test_variants_in_one_pass_equal_runs_of_their_own(recalibrated: Result) -> None:
-    setup = prepare(load(config()))
+    experiment = prepare(load(config()))
     variants = [Variant(4, True), Variant(2, False), A8W8, Variant(4, False, (("dilated", 1),))]
-    together = run_variants(setup, variants)
+    together = run_variants(experiment, variants)
     assert together[0].outcome is not None
     assert recalibrated.outcome is not None
     assert np.array_equal(together[0].outcome.top1, recalibrated.outcome.top1)
@@ -203,11 +203,11 @@ def test_the_validation_images_are_shared_out_where_there_are_several_processes(
 
 
 def test_recalibration_is_the_plain_library_call_on_the_threaded_network() -> None:
-    setup = prepare(load(config("recalibration.augment=false")))
-    prepared = prepare_variants(setup, [Variant(4, False), Variant(4, True)])
+    experiment = prepare(load(config("recalibration.augment=false")))
+    prepared = prepare_variants(experiment, [Variant(4, False), Variant(4, True)])
     by_hand = prepared[Variant(4, False)].network
     seed = derive_seed(0, "recalibration")
-    recalibrate_(by_hand, setup.loader.images(setup.recalibration, 16, seed=seed))
+    recalibrate_(by_hand, experiment.loader.images(experiment.recalibration, 16, seed=seed))
     for (name, one), (_, other) in zip(
         by_hand.named_buffers(), prepared[Variant(4, True)].network.named_buffers(), strict=True
     ):

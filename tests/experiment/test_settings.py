@@ -42,5 +42,9 @@ def test_a_setting_of_how_it_runs_does_not(override: str) -> None:
 
 
 def test_calibration_and_recalibration_take_training_images_and_the_exam_validation_images() -> None:
-    setup = shipped.setup()
-    assert (setup.calibration.split, setup.recalibration.split, setup.validation.split) == ("train", "train", "val")
+    experiment = shipped.experiment()
+    assert (experiment.calibration.split, experiment.recalibration.split, experiment.validation.split) == (
+        "train",
+        "train",
+        "val",
+    )

@@ -36,50 +36,50 @@ def test_a_convolution_that_is_no_module_is_left_in_float32_by_the_name_of_its_w
 
 
 def test_equal_threads_by_layer_are_the_whole_network_setting() -> None:
-    setup = prepare(load(config()))
-    images = torch.cat(list(setup.loader.images(setup.validation, 30)))
+    experiment = prepare(load(config()))
+    images = torch.cat(list(experiment.loader.images(experiment.validation, 30)))
     whole = Variant(4, False)
     by_layer = Variant(1, False, (("*", 4),))
-    prepared = prepare_variants(setup, [whole, by_layer])
+    prepared = prepare_variants(experiment, [whole, by_layer])
     assert torch.equal(prepared[whole].network(images), prepared[by_layer].network(images))
     assert [p.threads for p in prepared[whole].plans] == [p.threads for p in prepared[by_layer].plans]
 
 
 def test_a_variant_with_an_order_of_its_own_is_the_network_that_the_setting_gives() -> None:
-    setup = prepare(load(config()))
-    images = torch.cat(list(setup.loader.images(setup.validation, 30)))
+    experiment = prepare(load(config()))
+    images = torch.cat(list(experiment.loader.images(experiment.validation, 30)))
     plain = Variant(4, False)
-    answers = [prepare_variants(setup, [plain])[plain].network(images)]
+    answers = [prepare_variants(experiment, [plain])[plain].network(images)]
     for how in ("activity", "bits", "random:0", "random:1"):
         own = Variant(4, False, reorder=how)
         by_setting = prepare(load(config(f"smt.reorder={how}")))
-        answers.append(prepare_variants(setup, [own])[own].network(images))
+        answers.append(prepare_variants(experiment, [own])[own].network(images))
         assert torch.equal(answers[-1], prepare_variants(by_setting, [plain])[plain].network(images))
-        assert own.apply(setup.config).smt.reorder == how
+        assert own.apply(experiment.config).smt.reorder == how
     for place, one in enumerate(answers):
         assert not any(torch.equal(one, other) for other in answers[:place])
 
 
 def test_threaded_networks_share_parameters_and_leave_the_original_alone() -> None:
-    setup = prepare(load(config()))
-    before = {name: tensor.clone() for name, tensor in setup.model.network.state_dict().items()}
-    prepared = prepare_variants(setup, [Variant(4, True)])
+    experiment = prepare(load(config()))
+    before = {name: tensor.clone() for name, tensor in experiment.model.network.state_dict().items()}
+    prepared = prepare_variants(experiment, [Variant(4, True)])
     twin = prepared[Variant(4, True)].network
-    assert twin.get_parameter("fc.weight") is setup.model.network.get_parameter("fc.weight")
-    assert all(torch.equal(tensor, before[name]) for name, tensor in setup.model.network.state_dict().items())
+    assert twin.get_parameter("fc.weight") is experiment.model.network.get_parameter("fc.weight")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in experiment.model.network.state_dict().items())
 
 
 def test_channels_are_reordered_where_that_decides_about_partners() -> None:
     variant = Variant(4, False)
     layers = prepare_variants(prepare(load(config("smt.reorder=bits"))), [variant])[variant].layers
-    assert {name: layer.order is not None for name, layer in layers.items()} == {
+    assert {name: layer.permutation is not None for name, layer in layers.items()} == {
         "conv2": True,
         "depthwise": False,
         "dilated": True,
     }
     for layer in (layers["conv2"], layers["dilated"]):
-        assert layer.order is not None
-        assert sorted(layer.order.tolist()) == list(range(layer.weight.shape[1]))
+        assert layer.permutation is not None
+        assert sorted(layer.permutation.tolist()) == list(range(layer.weight.shape[1]))
 
 
 def test_channels_are_ordered_by_levels_of_the_range_that_is_set() -> None:
@@ -88,7 +88,7 @@ def test_channels_are_ordered_by_levels_of_the_range_that_is_set() -> None:
         prepare_variants(prepare(load(config("smt.reorder=bits", f"quant.act_range={r}"))), [variant])
         for r in ACT_RANGES
     ]
-    orders = [prepared[variant].layers["dilated"].order for prepared in found]
+    orders = [prepared[variant].layers["dilated"].permutation for prepared in found]
     assert orders[0] is not None
     assert orders[1] is not None
     assert not torch.equal(orders[0], orders[1])
@@ -98,5 +98,5 @@ def test_channels_are_ordered_by_levels_of_the_range_that_is_set() -> None:
 def test_a_last_batch_of_less_than_half_a_batch_is_left_out_where_batches_have_equal_weight(
     images: int, method: str, taken: int
 ) -> None:
-    setup = load(config("recal=true", f"recalibration.images={images}", f"recalibration.method={method}"))
-    assert len(setup.recalibration.indices) == taken
+    experiment = load(config("recal=true", f"recalibration.images={images}", f"recalibration.method={method}"))
+    assert len(experiment.recalibration.indices) == taken

@@ -20,10 +20,10 @@ from bnrecal.search.error_order import at_four_threads
 
 
 def test_an_experiment_reports_the_answers_of_its_networks() -> None:
-    setup = shipped.setup()
+    experiment = shipped.experiment()
     variant = Variant(4, True)
     labels = shipped.labels()
-    result = run_variants(setup, [variant])[0]
+    result = run_variants(experiment, [variant])[0]
     cells = {
         "top1": shipped.logits("smt.threads=4", "recal=true"),
         "top1_wo_recal": shipped.logits("smt.threads=4"),
@@ -38,10 +38,10 @@ def test_an_experiment_reports_the_answers_of_its_networks() -> None:
     assert np.array_equal(result.outcome.top1, (cells["top1"].argmax(1) == labels).numpy())
 
 
-def test_the_share_recovered_is_net_of_the_control_and_told_of_losses_only() -> None:
+def test_the_share_recovered_is_net_of_the_control_and_reported_of_losses_only() -> None:
     loses_most = "smt.sparsity=false"
-    setup = shipped.setup(loses_most, "data.val_images=400")  # of 64 images not even the gain is significant
-    control, four, one = run_variants(setup, [CONTROL, Variant(4, True), Variant(4, False)])
+    experiment = shipped.experiment(loses_most, "data.val_images=400")  # of 64 images not even the gain is significant
+    control, four, one = run_variants(experiment, [CONTROL, Variant(4, True), Variant(4, False)])
     assert control.recovered is None  # no loss to recover
     assert one.recovered is None
     assert one.control_gain is None
@@ -57,18 +57,18 @@ def test_the_share_recovered_is_net_of_the_control_and_told_of_losses_only() -> 
 
 
 def test_the_layers_of_highest_error_come_first() -> None:
-    setup = shipped.setup()
+    experiment = shipped.experiment()
     four = Variant(4, False)
-    prepared = prepare_variants(setup, [four])[four]
-    layers = describe_layers(setup, prepared, prepared).set_index("name")
+    prepared = prepare_variants(experiment, [four])[four]
+    layers = describe_layers(experiment, prepared, prepared).set_index("name")
     error = layers["mse"]
-    order = at_four_threads(setup).order
+    order = at_four_threads(experiment).order
     assert error[order].is_monotonic_decreasing
     assert error[order[0]] == error.max() > 0
     assert order[0] == "model.2.4"
     several = layers.loc[order]
     colliding = several[["active_2", "active_3", "active_4"]].astype(float).sum(axis=1) * several["steps"]
-    assert at_four_threads(setup).collisions == pytest.approx(colliding.sum() / several["steps"].sum())
+    assert at_four_threads(experiment).collisions == pytest.approx(colliding.sum() / several["steps"].sum())
 
 
 def test_networks_that_count_the_background_are_judged_one_class_further(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def test_an_export_holds_the_layers_of_the_experiment_folded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = exported(tmp_path / "out")
-    setup = prepare(load(parse(compose_config("config", SMALL))))
-    prepared = prepare_variants(setup, [Variant(4, True)])[Variant(4, True)]
+    experiment = prepare(load(parse(compose_config("config", SMALL))))
+    prepared = prepare_variants(experiment, [Variant(4, True)])[Variant(4, True)]
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     for name, norm in (("conv2", "bn2"), ("depthwise", "bn3"), ("dilated", "bn4")):
         layer = prepared.layers[name]
@@ -60,7 +60,7 @@ def test_an_export_holds_the_layers_of_the_experiment_folded(
         assert tensors[f"{name}.input_scale"].item() == layer.input_scale
         scale = layer.input_scale * layer.weight_scale.double() * gain
         assert torch.allclose(tensors[f"{name}.scale"].double(), scale, rtol=1e-6)
-        own = setup.model.network.state_dict().get(f"{name}.bias")
+        own = experiment.model.network.state_dict().get(f"{name}.bias")
         bias = shift if own is None else own.double() * gain + shift
         assert torch.allclose(tensors[f"{name}.bias"].double(), bias, rtol=1e-6)
     assert tensors["stem.weight"].dtype == torch.float32
@@ -244,11 +244,13 @@ def test_how_many_answers_may_differ(images: int, equal: int, good: bool) -> Non
         check_agreement("some", agreement)
 
 
-def test_both_networks_top1_are_told(tmp_path: Path) -> None:
+def test_both_networks_top1_are_reported(tmp_path: Path) -> None:
     plan = {"speedup": 3.5, "cycle_speedup": 2.25, "cycles": 12345}
     agreements = {"quantized": Agreement(images=200, equal=199, top1=150, folded_top1=149)}
-    told = describe_export(Export(tmp_path, Folding({"conv": "bn"}, {}), agreements, {"conv": 3}, plan)).splitlines()
-    assert told == [
+    reported = describe_export(
+        Export(tmp_path, Folding({"conv": "bn"}, {}), agreements, {"conv": 3}, plan)
+    ).splitlines()
+    assert reported == [
         "  folded      1 of 1 BatchNorm layers",
         "  quantized   99.50 % equal predictions on 200 images, top-1 75.00 % unfolded, 74.50 % folded",
         "  vectors     3 outputs of 1 layers, equal to the golden model",
@@ -257,6 +259,6 @@ def test_both_networks_top1_are_told(tmp_path: Path) -> None:
     ]
 
 
-def test_values_out_of_range_are_told() -> None:
+def test_values_out_of_range_are_reported() -> None:
     with pytest.raises(BnrecalError, match=r"vectors\.outputs=0: must be at least 1"):
         read_config(ExportConfig, [*SMALL, "vectors.outputs=0"])

@@ -1,9 +1,12 @@
-"""Commands run as a user runs them: in a process of their own."""
+"""Commands run as a user runs them: in processes of their own."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from helpers.fork_server import FORKS, READ_AT_IMPORT, SOCKET, run_in_fork, server
 
 SMALL = [
     "device=cpu",
@@ -16,18 +19,34 @@ SMALL = [
 CUSTOM = ["model=custom", "model.factory=helpers.nets:glyph_net", *SMALL]
 
 
-def bnrecal(*arguments: str, folder: Path, env: dict[str, str] | None = None) -> str:
+def bnrecal(*arguments: str, folder: Path, env: dict[str, str] | None = None, fork: bool = True) -> str:
     """Run a command in `folder`; its stdout. Fails the test if it fails."""
-    done = run(*arguments, folder=folder, env=env)
+    done = run(*arguments, folder=folder, env=env, fork=fork)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def run(*arguments: str, folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bnrecal", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment(**env or {}), capture_output=True, text=True, check=False, timeout=300
-    )
+def run(
+    *arguments: str, folder: Path, env: dict[str, str] | None = None, fork: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in `folder`.
+
+    Args:
+        fork: spare its imports where that is possible; not for commands that start processes of their own.
+    """
+    changes = env or {}
+    if not fork or not FORKS or set(changes) & set(READ_AT_IMPORT):
+        command = [sys.executable, "-m", "bnrecal", *arguments]
+        return subprocess.run(
+            command, cwd=folder, env=environment(**changes), capture_output=True, text=True, check=False, timeout=300
+        )
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as errors, open(os.devnull) as nothing:
+        files = (nothing.fileno(), out.fileno(), errors.fileno())
+        everything = environment(**changes, **{SOCKET: server()})
+        status = run_in_fork(["bnrecal", *arguments], folder, everything, files, 300)
+        out.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(arguments, status, out.read(), errors.read())
 
 
 def environment(**changes: str) -> dict[str, str]:

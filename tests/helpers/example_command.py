@@ -7,7 +7,7 @@ BNRECAL_FAILURES too, because a shell does not pass on the status of everything 
 
 import argparse
 import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -47,7 +47,14 @@ def main(arguments: list[str]) -> int:
         return 0
     settings = not isinstance(COMMANDS.get(name), FilesCommand) and not any(a.startswith("--") for a in arguments)
     small = SMALL.get(name, RUN) if settings else []
-    return subprocess.run([sys.executable, "-m", "bnrecal", *arguments, *small], check=False).returncode
+    sys.argv = ["bnrecal", *arguments, *small]
+    try:
+        runpy.run_module("bnrecal", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return int(bool(end.code))
+    return 0
 
 
 def check(name: str, arguments: list[str]) -> None:

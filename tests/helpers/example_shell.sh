@@ -2,7 +2,13 @@
 # With BNRECAL_EXAMPLE=compose everything else is left undone.
 set -euo pipefail
 
-bnrecal() { "$PYTHON" "$HELPERS/example_command.py" "$@"; }
+bnrecal() {
+    if [ -n "${BNRECAL_TEST_FORKS:-}" ]; then
+        "$PYTHON" -S "$HELPERS/fork_server.py" run helpers.example_command "$@"
+    else
+        "$PYTHON" "$HELPERS/example_command.py" "$@"
+    fi
+}
 
 python() {
     if [ "${1:-} ${2:-}" = "-m bnrecal" ]; then

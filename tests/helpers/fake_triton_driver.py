@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import triton.testing
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from bnrecal.nbsmt.engines.gpu import kernels, tuning
+from bnrecal.nbsmt.engines.gpu import choose, kernels, tuning
 
 # Bytes of shared memory that a block can have, by compute capability.
 SHARED_MEMORY = {(7, 5): 65_536, (8, 0): 166_912, (8, 9): 101_376, (9, 0): 232_448, (12, 0): 101_376}
@@ -27,7 +30,7 @@ class Seen:
     Attributes:
         launches: kernels started, those that the tuner timed left out.
         variants: binaries loaded: one for each set of constants, types and tile.
-        timed: tiles that the tuner timed, one for each pair of tile and kind of layer.
+        timed: pairs of a tile and a kind of layer that were timed.
     """
 
     launches: Counter[str] = field(default_factory=Counter)
@@ -62,6 +65,16 @@ class _Driver:
         self.utils = _Utils(seen, capability)
         self.timing = False
 
+    def time_one(self, call: Callable[[], object], **_: Any) -> float:
+        """Stands for `triton.testing.do_bench`."""
+        self.seen.timed += 1
+        self.timing = True
+        try:
+            call()
+        finally:
+            self.timing = False
+        return 1.0
+
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 10 * self.capability[0] + self.capability[1], 32)
 
@@ -76,18 +89,6 @@ class _Driver:
 
     def get_active_torch_device(self) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device())
-
-    def get_benchmarker(self) -> Callable[..., list[float]]:
-        def time_one(call: Callable[[], object], **_: Any) -> list[float]:
-            self.seen.timed += 1
-            self.timing = True
-            try:
-                call()
-            finally:
-                self.timing = False
-            return [1.0, 1.0, 1.0]
-
-        return time_one
 
     def launcher_cls(self, source: Any, _: Any) -> Callable[..., None]:
         """Takes the grid and what is launched; refuses a grid that CUDA has not."""
@@ -105,23 +106,33 @@ class _Driver:
 
 
 @contextmanager
-def counting(capability: tuple[int, int] = (9, 0)) -> Iterator[Seen]:
-    """Triton with such a driver; nothing that it compiled before, or will after, is known to the other."""
+def counting(folder: Path, capability: tuple[int, int] = (9, 0)) -> Iterator[Seen]:
+    """Triton with such a driver; nothing that it compiled before, or will after, is known to the other.
+
+    Args:
+        folder: where compiled kernels and chosen tiles are kept.
+    """
     seen = Seen()
+    fake = _Driver(seen, capability)
     _forget_kernels()
     kept = "_active" if "_active" in vars(driver) else "active"  # resetting would look for a real driver
     before = vars(driver)[kept]
-    driver.set_active(_Driver(seen, capability))
-    try:
-        yield seen
-    finally:
-        _forget_kernels()
-        gc.collect()  # compiled kernels ask the driver to unload them when they go
-        setattr(driver, kept, before)
+    driver.set_active(fake)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton.testing, "do_bench", fake.time_one)
+        patch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+        patch.setenv("BNRECAL_CACHE", str(folder / "bnrecal"))
+        patch.setattr(choose, "triton_trouble", lambda _: "")  # the trial's kernel writes nothing
+        try:
+            yield seen
+        finally:
+            _forget_kernels()
+            gc.collect()  # compiled kernels ask the driver to unload them when they go
+            setattr(driver, kept, before)
 
 
 def _forget_kernels() -> None:
-    """Let go of what the kernels have compiled and tuned."""
-    tuning._tuned_kernel.cache_clear()
+    """Let go of what the kernels have compiled and of the tiles that were chosen."""
+    tuning._store.cache_clear()
     for kernel in (kernels.trial, kernels.quantize_expand, kernels.conv_int8, kernels.depthwise):
         kernel.device_caches.clear()

@@ -18,7 +18,7 @@ from helpers.small import TINY
 Costs = Mapping[tuple[str, int], float]
 
 
-def small_setup() -> Experiment:
+def small_experiment() -> Experiment:
     """On 100 training and 20 validation images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 20))
@@ -28,8 +28,8 @@ def small_setup() -> Experiment:
 class Known:
     """A probe whose losses are written down: of three images, 0.9, 1 and 1.1 times the sum of the layers' costs."""
 
-    def __init__(self, setup: Experiment, cost: Costs) -> None:
-        self.setup = setup
+    def __init__(self, experiment: Experiment, cost: Costs) -> None:
+        self.experiment = experiment
         self.cost = cost
         self.calls = 0
 
@@ -39,8 +39,8 @@ class Known:
         return total * np.array([0.9, 1.0, 1.1])
 
 
-def known_search(setup: Experiment, cost: Costs, believed: Costs) -> Search:
+def known_search(experiment: Experiment, cost: Costs, believed: Costs) -> Search:
     """A search that measures `cost` and takes `believed` for the sensitivities."""
     rows = [{"name": name, "threads": threads, "loss": loss} for (name, threads), loss in believed.items()]
     config = SearchConfig(rounds=3, tries=8)
-    return Search(Known(setup, cost), pd.DataFrame(rows), config)  # type: ignore[arg-type]
+    return Search(Known(experiment, cost), pd.DataFrame(rows), config)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""torchvision, timm and custom networks: what is taken, and how each way to be wrong is told."""
+"""torchvision, timm and custom networks: what is taken, and how each way to be wrong is reported."""
 
 import sys
 from dataclasses import replace
@@ -188,12 +188,12 @@ def test_a_networks_own_transform_is_kept(tmp_path: Path) -> None:
         (_torchvision("vit_h_14"), "publishes no IMAGENET1K_V1 of vit_h_14"),
     ],
 )
-def test_unknown_torchvision_names_are_told(config: ModelConfig, message: str) -> None:
+def test_unknown_torchvision_names_are_reported(config: ModelConfig, message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
         load_model(config, Blank())
 
 
-def test_an_unknown_argument_is_told(tmp_path: Path) -> None:
+def test_an_unknown_argument_is_reported(tmp_path: Path) -> None:
     torch.save(models.resnet18(num_classes=7).state_dict(), tmp_path / "w.pth")
     config = _torchvision("resnet18", checkpoint=str(tmp_path / "w.pth"), kwargs={"depth": 3})
     with pytest.raises(BnrecalError, match=r"cannot build resnet18 with model\.kwargs=.*depth"):
@@ -269,7 +269,7 @@ def test_a_timm_network_with_its_own_preprocessing(tmp_path: Path) -> None:
         ("nope", Blank(), r"model\.name=nope: no network of timm 1\.0"),
     ],
 )
-def test_what_timm_does_not_have_is_told(name: str, data: Blank, message: str) -> None:
+def test_what_timm_does_not_have_is_reported(name: str, data: Blank, message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
         load_model(ModelConfig(name=name, family="timm"), data)
 

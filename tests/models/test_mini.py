@@ -115,6 +115,6 @@ def test_a_changed_byte_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load("resnet18")
 
 
-def test_unknown_names_are_told_the_known_ones() -> None:
+def test_unknown_names_are_reported_the_known_ones() -> None:
     with pytest.raises(BnrecalError, match=r"no model 'vgg16' for data=glyphs: choose from .*resnet18"):
         mini.build_mini("vgg16")

@@ -100,7 +100,7 @@ def test_offline_every_row_says_which_file_to_put_where(name: str, tmp_path: Pat
         ("resnet19", Blank(), "choose resnet18, resnet50, googlenet, densenet121, resnet50_mlperf, mobilenet_v1"),
     ],
 )
-def test_what_cannot_be_had_is_told(name: str, data: Blank, message: str) -> None:
+def test_what_cannot_be_had_is_reported(name: str, data: Blank, message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
         load_model(ModelConfig(name=name), data)
 

@@ -1,4 +1,4 @@
-"""Published weights: kept in torch's cache, checked by their hash, and told in one line where they cannot be had."""
+"""Published weights: kept in torch's cache, checked by their hash, and reported in one line where they are missing."""
 
 import hashlib
 import subprocess

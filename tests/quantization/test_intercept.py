@@ -169,6 +169,6 @@ def test_arguments_by_name_reach_the_handler() -> None:
         assert torch.equal(conv(images(2)), -expected)
 
 
-def test_an_image_without_its_batch_is_told_with_its_shape() -> None:
+def test_an_image_without_its_batch_is_reported_with_its_shape() -> None:
     with pytest.raises(BnrecalError, match=r"an input of shape \(3, 12, 12\): only batches"):
         calibrate(nn.Conv2d(3, 4, 1), [images(1)[0]])

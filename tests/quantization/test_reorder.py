@@ -15,7 +15,14 @@ from bnrecal.quantization.calibrate import ConvInfo, calibrate
 from bnrecal.quantization.intercept import ConvCall
 from bnrecal.quantization.layer_plan import LayerPlan
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
-from bnrecal.quantization.reorder import COSTS, Marks, can_reorder, channel_order, gather_activity, random_order
+from bnrecal.quantization.reorder import (
+    COSTS,
+    Marks,
+    can_reorder,
+    channel_permutation,
+    gather_activity,
+    random_permutation,
+)
 
 
 def observed() -> tuple[nn.Module, ConvInfo]:
@@ -40,7 +47,7 @@ def test_a_reordered_layer_equals_the_golden_model_with_the_same_permutation(thr
     network, conv = observed()
     order = torch.tensor([3, 0, 7, 5, 1, 2, 6, 4])
     plain = NBSMTConv2d(conv, SmtSpec(threads), signed=False, act_range="max")
-    layer = NBSMTConv2d(conv, SmtSpec(threads), signed=False, act_range="max", order=order)
+    layer = NBSMTConv2d(conv, SmtSpec(threads), signed=False, act_range="max", permutation=order)
     assert torch.equal(layer.weight, plain.weight)
     x = torch.relu(network.bn1(network.stem(images(1)))).detach()  # type: ignore[operator]
     call = ConvCall(x, conv.weight, None, conv.geometry)
@@ -61,7 +68,7 @@ def test_an_order_is_a_permutation_that_costs_no_more(seed: int, threads: int, s
     generator = np.random.default_rng(seed)
     share = generator.uniform(0, 1, threads * sets)
     active = (generator.uniform(size=(32, threads * sets)) < share).astype(np.float32)
-    order = channel_order(active, threads, how).tolist()
+    order = channel_permutation(active, threads, how).tolist()
     identity = list(range(threads * sets))
     assert sorted(order) == identity
     found = cost_of(active, order, threads, how)
@@ -82,17 +89,17 @@ def test_channels_that_exclude_each_other_become_partners(threads: int) -> None:
     for pixel in range(200):
         for members in names:
             active[pixel, generator.choice(members)] = 1
-    order = channel_order(active, threads, "bits")
+    order = channel_permutation(active, threads, "bits")
     assert cost_of(active, order.tolist(), threads, "bits") == 0
     found = {frozenset(column) for column in order.reshape(threads, sets).T.tolist()}
     assert found == {frozenset(members) for members in names.tolist()}
 
 
 def test_a_random_order_follows_from_its_number() -> None:
-    order = random_order(16, 3)
+    order = random_permutation(16, 3)
     assert sorted(order.tolist()) == list(range(16))
-    assert torch.equal(order, random_order(16, 3))
-    assert not torch.equal(order, random_order(16, 4))
+    assert torch.equal(order, random_permutation(16, 3))
+    assert not torch.equal(order, random_permutation(16, 4))
 
 
 def test_activity_is_that_of_the_quantized_inputs() -> None:
@@ -118,4 +125,4 @@ def test_which_layers_have_an_order() -> None:
 
 def test_channels_that_nothing_tells_apart_stay_where_they_are() -> None:
     active = np.ones((9, 8), np.float32)
-    assert channel_order(active, 4, "bits").tolist() == list(range(8))
+    assert channel_permutation(active, 4, "bits").tolist() == list(range(8))

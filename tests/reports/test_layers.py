@@ -57,7 +57,7 @@ def test_every_axis_is_labelled_and_the_shares_fill_it() -> None:
         ("layers.csv", "", "cannot be read as a table"),
     ],
 )
-def test_wrong_folders_are_told(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+def test_wrong_folders_are_reported(tmp_path: Path, file: str, content: str | None, message: str) -> None:
     write(tmp_path)
     if content is None:
         (tmp_path / file).unlink()

@@ -48,7 +48,7 @@ def test_what_a_killed_run_left_is_named_and_left_out(content: str, tmp_path: Pa
     assert done.stderr.startswith(f"bnrecal: left out: {tmp_path / 'bad' / 'result.json'} ")
 
 
-def test_rows_are_told_apart_by_every_setting_that_differs_and_by_no_other(tmp_path: Path) -> None:
+def test_rows_are_reported_apart_by_every_setting_that_differs_and_by_no_other(tmp_path: Path) -> None:
     write(tmp_path / "1" / "result.json", result("a"))
     write(tmp_path / "2" / "result.json", result("b", rounding="floor"))
     write(tmp_path / "3" / "result.json", result("c", layers={"conv": 2}, array={"rows": 8}))

@@ -1,29 +1,14 @@
 """The developers' measurements on small layers: complete tables, sensible numbers, loud errors."""
 
-import importlib.util
 import re
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from helpers.scripts import script
 
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.engines.cpu.onednn import Exactness, onednn_exactness
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-def script(name: str) -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_costs_of_weights(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +18,7 @@ def test_costs_of_weights(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     workers = torch.get_num_threads()
     measure.main()
     printed = capsys.readouterr().out.splitlines()
-    assert "in units of one listed weight" in printed[0]
+    assert "in units of one sparse weight" in printed[0]
     assert "  16 x 6 x 6 " in printed[2]
     assert "none " in printed[2]
     assert (onednn_exactness() is not Exactness.NONE) == (f"{onednn_exactness().value} " in printed[2].split("none")[1])

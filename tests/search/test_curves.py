@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.known_search import Known, known_search, small_setup
+from helpers.known_search import Known, known_search, small_experiment
 
 import bnrecal.search.curves
 import bnrecal.search.plans
@@ -28,18 +28,18 @@ COST = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4
 
 
 @pytest.fixture(scope="module")
-def setup() -> Experiment:
-    return small_setup()
+def experiment() -> Experiment:
+    return small_experiment()
 
 
 @pytest.fixture(scope="module")
-def results(setup: Experiment) -> list[Result]:
+def results(experiment: Experiment) -> list[Result]:
     """Four threads without and with recalibration, and conv2 at one thread with it."""
-    return run_variants(setup, [Variant(4, False), Variant(4, True), Variant(4, True, (("conv2", 1),))])
+    return run_variants(experiment, [Variant(4, False), Variant(4, True), Variant(4, True, (("conv2", 1),))])
 
 
-def test_the_usual_points_slow_the_layers_of_highest_error_first(setup: Experiment) -> None:
-    points = usual_points(setup, ["dilated", "conv2"], 9, 2)
+def test_the_usual_points_slow_the_layers_of_highest_error_first(experiment: Experiment) -> None:
+    points = usual_points(experiment, ["dilated", "conv2"], 9, 2)
     assert [point.threads for point in points] == [
         {"dilated": 4, "conv2": 4},
         {"dilated": 2, "conv2": 4},
@@ -52,14 +52,14 @@ def test_the_usual_points_slow_the_layers_of_highest_error_first(setup: Experime
     assert [point.target for point in points] == pytest.approx(
         [total / (conv2 / c + depthwise + dilated / d) for c, d in ((4, 4), (4, 2), (2, 2))]
     )
-    assert [point.slowed for point in usual_points(setup, ["dilated", "conv2"], 2, 1)] == [0, 2]
+    assert [point.slowed for point in usual_points(experiment, ["dilated", "conv2"], 2, 1)] == [0, 2]
 
 
 def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
-    setup: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    search = known_search(setup, COST, COST)
-    search.heldout = Known(setup, {key: 3 * cost for key, cost in COST.items()})  # type: ignore[assignment]
+    search = known_search(experiment, COST, COST)
+    search.heldout = Known(experiment, {key: 3 * cost for key, cost in COST.items()})  # type: ignore[assignment]
     asked: list[object] = []
 
     def prepared(*given: object, resume: bool) -> Search:
@@ -68,9 +68,9 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
 
     monkeypatch.setattr(bnrecal.search.curves, "prepare_search", prepared)
     config = SearchConfig(rounds=3)
-    usual = usual_points(setup, ["dilated", "conv2"], 9, 2)
-    points = chosen_points(setup, usual[::-1], config, tmp_path)
-    assert asked == [setup, config, tmp_path, True]
+    usual = usual_points(experiment, ["dilated", "conv2"], 9, 2)
+    points = chosen_points(experiment, usual[::-1], config, tmp_path)
+    assert asked == [experiment, config, tmp_path, True]
     targets = [point.target for point in usual]  # from the highest down
     assert [(point.method, point.target) for point in points] == [
         *(("plan", target) for target in targets),
@@ -95,9 +95,9 @@ def test_the_search_and_random_orders_are_judged_at_the_usual_speedups(
 
 
 def test_each_search_starts_from_the_usual_choice_and_from_what_was_found_at_higher_speedups(
-    setup: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    search = known_search(setup, COST, COST)
+    search = known_search(experiment, COST, COST)
     search.heldout = search.probe
     monkeypatch.setattr(bnrecal.search.curves, "prepare_search", lambda *_, resume: search)  # noqa: ARG005
     started: list[tuple[Choice | None, int]] = []
@@ -108,8 +108,8 @@ def test_each_search_starts_from_the_usual_choice_and_from_what_was_found_at_hig
         return best_choice(speedup, baseline, others)
 
     monkeypatch.setattr(search, "best", noted)
-    usual = usual_points(setup, ["dilated", "conv2"], 9, 2)
-    chosen_points(setup, usual, SearchConfig(), tmp_path)
+    usual = usual_points(experiment, ["dilated", "conv2"], 9, 2)
+    chosen_points(experiment, usual, SearchConfig(), tmp_path)
     assert [(first.threads, first.origin, others) for first, others in started if first] == [
         (point.threads, HIGHEST_ERROR, count) for count, point in enumerate(usual)
     ]
@@ -178,26 +178,26 @@ def test_a_row_of_the_figure_tells_the_point_and_its_result(results: list[Result
     assert {row[key] for key in unknown} == {None}
 
 
-def test_all_curves_of_a_network_are_measured_together(setup: Experiment, tmp_path: Path) -> None:
+def test_all_curves_of_a_network_are_measured_together(experiment: Experiment, tmp_path: Path) -> None:
     config = SearchConfig(sensitivity_images=16, images=16, heldout_images=16, rounds=1, tries=1)
-    rows = measure_curves(setup, 9, 2, config, tmp_path)
+    rows = measure_curves(experiment, 9, 2, config, tmp_path)
     assert [row["curve"] for row in rows] == [
         *["highest_error w/o", "highest_error w/"] * 3,
         *["plan w/"] * 3,
         *["random w/"] * 3,
     ]
     usual = {row["target"]: row for row in rows if row["curve"] == "highest_error w/"}
-    four = at_four_threads(setup)
+    four = at_four_threads(experiment)
     assert [row["layers"].split()[0] for row in usual.values()] == [f"{four.order[0]}:{t}" for t in (4, 2, 2)]
     for row in rows:
         assert row["above_highest_error"] == pytest.approx(row["top1"] - usual[row["target"]]["top1"])
         assert row["collisions_4t"] == four.collisions
         assert row["speedup"] >= row["target"] * (1 - 1e-9)
-    assert len(measure_curves(setup, 2, 1, None, tmp_path)) == 4
+    assert len(measure_curves(experiment, 2, 1, None, tmp_path)) == 4
 
 
 def test_sensitivities_are_measured_once_for_each_number_of_images(
-    setup: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     measured: list[int] = []
 
@@ -207,13 +207,13 @@ def test_sensitivities_are_measured_once_for_each_number_of_images(
 
     monkeypatch.setattr(bnrecal.search.plans, "sensitivities", sensitivities)
     few = SearchConfig(sensitivity_images=16, images=32, heldout_images=16)
-    first, again = (prepare_search(setup, few, tmp_path, resume=True) for _ in range(2))
+    first, again = (prepare_search(experiment, few, tmp_path, resume=True) for _ in range(2))
     assert measured == [16]
     assert first.measured.equals(again.measured)
     (kept,) = tmp_path.glob("sensitivities-custom-glyphs-seed0-*-16.json")
-    prepare_search(setup, few, tmp_path, resume=False)
+    prepare_search(experiment, few, tmp_path, resume=False)
     assert measured == [16, 16]
-    prepare_search(setup, replace(few, sensitivity_images=32), tmp_path, resume=True)
+    prepare_search(experiment, replace(few, sensitivity_images=32), tmp_path, resume=True)
     assert measured == [16, 16, 32]
     assert kept.exists()
     assert first.heldout is not None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.known_search import Known, known_search, small_setup
+from helpers.known_search import Known, known_search, small_experiment
 
 from bnrecal.experiment.setup import Experiment
 from bnrecal.search.local_search import HIGHEST_ERROR, Search
@@ -16,14 +16,14 @@ from bnrecal.search.sensitivity import _divergence
 
 
 @pytest.fixture(scope="module")
-def setup() -> Experiment:
-    return small_setup()
+def experiment() -> Experiment:
+    return small_experiment()
 
 
-def test_swaps_mend_what_the_sensitivities_got_wrong(setup: Experiment) -> None:
+def test_swaps_mend_what_the_sensitivities_got_wrong(experiment: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 2.0, ("dilated", 2): 5.0, ("dilated", 4): 50.0}
     wrong = {("conv2", 2): 9.0, ("conv2", 4): 50.0, ("dilated", 2): 0.1, ("dilated", 4): 0.2}
-    search = known_search(setup, cost, wrong)
+    search = known_search(experiment, cost, wrong)
     target = search.speedup({"conv2": 4, "dilated": 2})
     assert search.program(target).threads == {"conv2": 2, "dilated": 4}
     found = search.best(target)
@@ -32,9 +32,9 @@ def test_swaps_mend_what_the_sensitivities_got_wrong(setup: Experiment) -> None:
     assert found.speedup == pytest.approx(target)
 
 
-def test_the_usual_choice_is_kept_unless_another_is_surely_better(setup: Experiment) -> None:
+def test_the_usual_choice_is_kept_unless_another_is_surely_better(experiment: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 1.0, ("dilated", 2): 1.0, ("dilated", 4): 1.0}
-    search = known_search(setup, cost, cost)
+    search = known_search(experiment, cost, cost)
     baseline = search.measure({"conv2": 2, "dilated": 4}, HIGHEST_ERROR)
     assert search.best(2.0, baseline).origin == HIGHEST_ERROR  # a tie
     calls = search.probe.calls  # type: ignore[attr-defined]
@@ -42,25 +42,25 @@ def test_the_usual_choice_is_kept_unless_another_is_surely_better(setup: Experim
     assert search.probe.calls == calls  # type: ignore[attr-defined]
 
 
-def test_a_start_exactly_as_fast_as_asked_for_is_a_start(setup: Experiment) -> None:
+def test_a_start_exactly_as_fast_as_asked_for_is_a_start(experiment: Experiment) -> None:
     cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
-    search = known_search(setup, cost, cost)
+    search = known_search(experiment, cost, cost)
     baseline = search.measure({"conv2": 2, "dilated": 4}, HIGHEST_ERROR)
     assert search.best(baseline.speedup, baseline) == baseline
 
 
-def test_of_the_swaps_that_were_measured_the_best_is_taken(setup: Experiment) -> None:
+def test_of_the_swaps_that_were_measured_the_best_is_taken(experiment: Experiment) -> None:
     cost = {("conv2", 2): 8.0, ("conv2", 4): 9.0, ("dilated", 2): 3.0, ("dilated", 4): 4.0}
-    search = known_search(setup, cost, dict.fromkeys(cost, 1.0))
+    search = known_search(experiment, cost, dict.fromkeys(cost, 1.0))
     found = search._refine(search.measure({"conv2": 4, "dilated": 4}, "start"), 1.0)
     assert (found.threads, found.loss) == ({"conv2": 1, "dilated": 1}, 0.0)
 
 
-def test_a_choice_is_judged_by_the_held_out_probe_alone(setup: Experiment) -> None:
+def test_a_choice_is_judged_by_the_held_out_probe_alone(experiment: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
     other = {key: 10 * value for key, value in cost.items()}
-    search = known_search(setup, cost, cost)
-    search.heldout = Known(setup, other)  # type: ignore[assignment]
+    search = known_search(experiment, cost, cost)
+    search.heldout = Known(experiment, other)  # type: ignore[assignment]
     one, two = (search.measure(threads, "x") for threads in ({"conv2": 2, "dilated": 4}, {"conv2": 4, "dilated": 4}))
     assert one.loss == pytest.approx(3.0)
     assert one.heldout_loss is None
@@ -81,9 +81,9 @@ def test_the_divergence_is_that_of_the_found_probabilities_from_the_wanted_ones(
     assert abs(float(there - back)) > 0.05
 
 
-def test_what_was_tried_is_counted_once(setup: Experiment) -> None:
+def test_what_was_tried_is_counted_once(experiment: Experiment) -> None:
     cost = dict.fromkeys(itertools.product(("conv2", "dilated"), (2, 4)), 1.0)
-    search = known_search(setup, cost, cost)
+    search = known_search(experiment, cost, cost)
     assert (search.evaluations, search.evaluated_images) == (4, 4 * search.config.sensitivity_images)
     for _ in range(2):
         search.measure({"conv2": 2, "dilated": 4}, "x")
@@ -91,9 +91,9 @@ def test_what_was_tried_is_counted_once(setup: Experiment) -> None:
     assert search.evaluated_images == 4 * search.config.sensitivity_images + search.config.images
 
 
-def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_threads(setup: Experiment) -> None:
+def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_threads(experiment: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
-    search = known_search(setup, cost, cost)
+    search = known_search(experiment, cost, cost)
     order = ["dilated", "conv2"]
     threads = {"dilated": 2, "conv2": 4}
     assert baseline_choice(search, order, 2, search.speedup(threads)) == search.measure(threads, HIGHEST_ERROR)
@@ -102,17 +102,17 @@ def test_the_highest_error_order_is_a_choice_where_the_search_may_use_its_thread
     assert baseline_choice(search, order, 1, 1.5) is None
 
 
-def test_a_search_uses_the_thread_counts_that_it_may(setup: Experiment) -> None:
+def test_a_search_uses_the_thread_counts_that_it_may(experiment: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
-    known = known_search(setup, cost, cost)
+    known = known_search(experiment, cost, cost)
     few = Search(known.probe, known.measured, replace(known.config, threads=[4, 2]))
     assert [list(item.losses) for item in known.items] == [[1, 2, 4], [1, 2, 4]]
     assert [list(item.losses) for item in few.items] == [[2, 4], [2, 4]]
 
 
-def test_the_front_tells_which_of_its_choices_is_the_plan(setup: Experiment) -> None:
+def test_the_front_tells_which_of_its_choices_is_the_plan(experiment: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
-    search = known_search(setup, cost, cost)
+    search = known_search(experiment, cost, cost)
     found = search.measure({"conv2": 2, "dilated": 4}, "swaps")
     front = pareto_front(search, ["dilated", "conv2"], 2, found)
     assert front["plan"].dtype == bool

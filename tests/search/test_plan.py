@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.known_search import small_setup
+from helpers.known_search import small_experiment
 from helpers.small import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,8 +42,8 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def setup() -> Experiment:
-    return small_setup()
+def experiment() -> Experiment:
+    return small_experiment()
 
 
 losses = st.tuples(st.integers(0, 20), st.integers(0, 20))
@@ -87,30 +87,30 @@ def test_what_cannot_be_chosen_counts_for_what_is_in_reach() -> None:
         solve(items, 1.7, 100)
 
 
-def test_losses_far_below_one_are_told_apart() -> None:
+def test_losses_far_below_one_are_reported_apart() -> None:
     items = [Item(name, 100, {1: 0.0, 2: loss, 4: 4 * loss}) for name, loss in (("a", 3e-9), ("b", 1e-9))]
     assert solve(items, 4 / 3) == {"a": 1, "b": 2}
 
 
-def test_mixed_speedup_by_hand_and_as_an_experiment_counts_it(setup: Experiment) -> None:
-    free = threadable(setup)
+def test_mixed_speedup_by_hand_and_as_an_experiment_counts_it(experiment: Experiment) -> None:
+    free = threadable(experiment)
     assert [layer.name for layer in free] == ["conv2", "dilated"]
     # conv2: 16x16 outputs, 16 filters of 8x3x3; depthwise: 16 of 1x3x3; dilated: 16 of 16x3x3
     pixels = 16 * 16
     conv2, depthwise, dilated = pixels * 16 * 72, pixels * 16 * 9, pixels * 16 * 144
     assert [layer.macs for layer in free] == [conv2, dilated]
-    assert fixed_macs(setup) == depthwise
+    assert fixed_macs(experiment) == depthwise
     threads = {"conv2": 2, "dilated": 4}
     by_hand = (conv2 + depthwise + dilated) / (conv2 / 2 + depthwise + dilated / 4)
     assert mixed_speedup(free, threads, depthwise) == pytest.approx(by_hand)
-    plans, _ = planned_layers(setup, variant_of(setup, threads, recal=False))
+    plans, _ = planned_layers(experiment, variant_of(experiment, threads, recal=False))
     assert plan_speedup(plans) == pytest.approx(by_hand)
 
 
-def test_equal_threads_everywhere_are_the_whole_network_setting(setup: Experiment) -> None:
-    everywhere = [variant_of(setup, {"conv2": t, "dilated": t}, recal=True) for t in (2, 4)]
+def test_equal_threads_everywhere_are_the_whole_network_setting(experiment: Experiment) -> None:
+    everywhere = [variant_of(experiment, {"conv2": t, "dilated": t}, recal=True) for t in (2, 4)]
     assert everywhere[1] == Variant(4, True)
-    results = run_variants(setup, [*everywhere, Variant(2, True)])
+    results = run_variants(experiment, [*everywhere, Variant(2, True)])
     by_layer, whole = results[0], results[2]
     assert by_layer.outcome is not None
     assert whole.outcome is not None
@@ -118,41 +118,41 @@ def test_equal_threads_everywhere_are_the_whole_network_setting(setup: Experimen
     assert (by_layer.speedup, by_layer.cycles) == (whole.speedup, whole.cycles)
 
 
-def test_one_thread_costs_nothing_and_the_trained_statistics_are_not_used(setup: Experiment) -> None:
-    probe = Probe(setup, 40)
+def test_one_thread_costs_nothing_and_the_trained_statistics_are_not_used(experiment: Experiment) -> None:
+    probe = Probe(experiment, 40)
     assert len(probe.selection.indices) == 32  # whole batches of 16
     assert probe.selection.split == "train"
     assert np.abs(probe.losses({})).max() < 1e-12
     four = probe.losses({"conv2": 4, "dilated": 4})
     assert four.shape == (32,)
     assert four.mean() > 0
-    shifted = setup.model.network.get_submodule("bn2").get_buffer("running_mean")
+    shifted = experiment.model.network.get_submodule("bn2").get_buffer("running_mean")
     before = shifted.clone()
     try:
         shifted.add_(100.0)  # what recalibration would put right
-        assert np.array_equal(Probe(setup, 40).losses({"conv2": 4, "dilated": 4}), four)
+        assert np.array_equal(Probe(experiment, 40).losses({"conv2": 4, "dilated": 4}), four)
     finally:
         shifted.copy_(before)
 
 
-def test_sensitivities_are_of_each_layer_alone(setup: Experiment) -> None:
-    probe = Probe(setup, 32)
+def test_sensitivities_are_of_each_layer_alone(experiment: Experiment) -> None:
+    probe = Probe(experiment, 32)
     measured = sensitivities(probe)
     assert list(zip(measured["name"], measured["threads"], strict=True)) == list(
         itertools.product(("conv2", "dilated"), (2, 4))
     )
     alone = measured[(measured["name"] == "conv2") & (measured["threads"] == 4)]["loss"].item()
     assert alone == pytest.approx(probe.losses({"conv2": 4}).mean())
-    items = items_of(threadable(setup), measured)
+    items = items_of(threadable(experiment), measured)
     assert items[0].losses == {1: 0.0, 2: pytest.approx(items[0].losses[2]), 4: pytest.approx(alone)}
 
 
-def test_the_images_that_a_search_is_judged_on_are_others_than_it_chose_on(setup: Experiment) -> None:
-    chosen_on = Probe(setup, 32)
-    judged_on = Probe(setup, 48, after=32)
+def test_the_images_that_a_search_is_judged_on_are_others_than_it_chose_on(experiment: Experiment) -> None:
+    chosen_on = Probe(experiment, 32)
+    judged_on = Probe(experiment, 48, after=32)
     assert len(judged_on.selection.indices) == 48
     assert not set(chosen_on.selection.indices) & set(judged_on.selection.indices)
-    assert set(Probe(setup, 64).selection.indices) > set(chosen_on.selection.indices)
+    assert set(Probe(experiment, 64).selection.indices) > set(chosen_on.selection.indices)
 
 
 def test_what_runs_one_thread_anyway_counts_where_layers_are_slowed() -> None:
@@ -187,15 +187,15 @@ def test_settings_of_the_search_are_named_when_they_are_wrong(key: str) -> None:
         check_search(config)
 
 
-def test_operating_points_are_prefixes_spread_over_the_speedups(setup: Experiment) -> None:
+def test_operating_points_are_prefixes_spread_over_the_speedups(experiment: Experiment) -> None:
     assert slowed(["b", "a"], 1, 2) == {"b": 2, "a": 4}
     assert spread([4.0, 3.9, 3.8, 3.0, 2.2, 2.1, 2.0], 3) == [0, 3, 6]
     assert spread([4.0, 3.0, 2.0], 9) == [0, 1, 2]
     assert spread([4.0, 3.8, 2.2, 2.19, 2.1, 1.5, 1.0], 5) == [0, 1, 2, 5, 6]
     assert _apart([3.0, 2.0, 1.0], 1.0) == [0, 1, 2]  # a gap of just that much is enough, to either side
     assert spread([4.0, 4.0, 4.0, 2.0], 3) == [0, 1, 3]  # layers without work do not change the speedup
-    free = threadable(setup)
-    fixed = fixed_macs(setup)
+    free = threadable(experiment)
+    fixed = fixed_macs(experiment)
     order = ["dilated", "conv2"]
     slow = slowest_prefix(free, order, 2, mixed_speedup(free, slowed(order, 1, 2), fixed), fixed)
     assert slow == {"dilated": 2, "conv2": 4}
@@ -213,8 +213,8 @@ def test_the_command_saves_a_plan_that_an_experiment_takes(tmp_path: Path, capsy
     assert plan["heldout_loss"] != plan["loss"]
     assert plan["evaluations"] >= 5  # four sensitivities and the integer program's choice
     assert load_plan(path) == plan["layers"]
-    setup = prepare(load(parse(compose_config("config", [*TINY, f"smt.plan={path}", "recal=true"]))))
-    result = run_variants(setup, [Variant.of(setup.config)])[0]
+    experiment = prepare(load(parse(compose_config("config", [*TINY, f"smt.plan={path}", "recal=true"]))))
+    result = run_variants(experiment, [Variant.of(experiment.config)])[0]
     assert result.speedup == pytest.approx(plan["speedup"])
     front = pd.read_csv(next(tmp_path.glob("*-front.csv")))
     assert front["speedup"].is_monotonic_increasing
@@ -234,11 +234,11 @@ def test_the_command_saves_a_plan_that_an_experiment_takes(tmp_path: Path, capsy
         (["smt.layers={conv2: 2}"], "leave them out"),
     ],
 )
-def test_values_out_of_range_are_told(overrides: list[str], message: str) -> None:
+def test_values_out_of_range_are_reported(overrides: list[str], message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
         read_config(PlanConfig, [*TINY, *overrides])
 
 
-def test_an_unreachable_speedup_is_told_before_anything_is_searched(tmp_path: Path) -> None:
+def test_an_unreachable_speedup_is_reported_before_anything_is_searched(tmp_path: Path) -> None:
     with pytest.raises(BnrecalError, match=r"speedup=4\.5 cannot be reached: .* 1\.000 to 3\."):
         made(tmp_path, 4.5)

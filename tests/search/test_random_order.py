@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers.known_search import known_search, small_setup
+from helpers.known_search import known_search, small_experiment
 
 from bnrecal.experiment.setup import Experiment
 from bnrecal.search.local_search import Search
@@ -15,13 +15,13 @@ COST = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4
 
 
 @pytest.fixture(scope="module")
-def setup() -> Experiment:
-    return small_setup()
+def experiment() -> Experiment:
+    return small_experiment()
 
 
 @pytest.fixture
-def search(setup: Experiment) -> Search:
-    return known_search(setup, COST, COST)
+def search(experiment: Experiment) -> Search:
+    return known_search(experiment, COST, COST)
 
 
 def drawn(search: Search, speedup: float) -> set[tuple[int, ...]]:

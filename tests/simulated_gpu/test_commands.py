@@ -14,10 +14,12 @@ from helpers.small import TINY
 
 import bnrecal.experiment.setup
 from bnrecal.benchmark import bench
+from bnrecal.commands import bench as bench_command
 from bnrecal.commands import experiment as command
+from bnrecal.commands import figure1, table1
 from bnrecal.commands.bench import run_bench
 from bnrecal.commands.cli.compose import compose_config, read_config
-from bnrecal.commands.cli.schemas import BenchConfig, ExportConfig, PlanConfig, Table1Config
+from bnrecal.commands.cli.schemas import BenchConfig, ExportConfig, Figure1Config, Network, PlanConfig, Table1Config
 from bnrecal.commands.export import make_export
 from bnrecal.commands.plan import make_plan
 from bnrecal.commands.table1 import make_table1
@@ -25,7 +27,10 @@ from bnrecal.config import parse
 from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.experiment.results import Result, read_result
 from bnrecal.experiment.run import run
+from bnrecal.experiment.setup import on_device
+from bnrecal.files import warn_once
 from bnrecal.nbsmt.prepared_conv import nbsmt_conv2d
+from bnrecal.reports.table1.columns import Row
 
 FEW = [*TINY, "device=auto", "workers=0", "resume=false"]
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.heldout_images=32", "search.rounds=0"]
@@ -118,6 +123,30 @@ def test_table1(tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "table1.csv")) == 1
 
 
+def test_a_row_that_another_kind_of_device_measured_is_kept_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = [*TINY, "workers=0", "device=cuda:0"]
+    table = read_config(Table1Config, settings)
+    figure = read_config(Figure1Config, settings)
+    monkeypatch.setattr(table1, "_measure", lambda _, rows: [[] for _ in rows])
+    monkeypatch.setattr(figure1, "prepare", on_device)
+    monkeypatch.setattr(figure1, "measure_curves", lambda *_: [])
+
+    def told() -> int:
+        """Results of another device that were told of: each message comes once."""
+        warn_once.cache_clear()
+        caplog.clear()
+        table1.measure_model(table, [Row("a", "Tiny", "custom")], tmp_path / "table")
+        warn_once.cache_clear()
+        figure1.measure_network(figure, Network("a", "Tiny", "custom"), tmp_path / "figure")
+        return len([record for record in caplog.records if "NVIDIA One are kept" in record.getMessage()])
+
+    for name, expected in (("NVIDIA One", 0), ("NVIDIA One", 0), ("NVIDIA Two", 2)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_, name=name: name)
+        assert told() == expected
+
+
 def test_plan(tmp_path: Path) -> None:
     path = make_plan(read_config(PlanConfig, [*FEW, *SEARCH, "speedup=2.0", f"out={tmp_path}", "device=cuda:1"]), [])
     assert path.exists()
@@ -127,6 +156,16 @@ def test_export(tmp_path: Path) -> None:
     own = [*FEW, "recal=true", "vectors.outputs=1", f"out={tmp_path / 'out'}", "device=cuda:1"]
     made = make_export(read_config(ExportConfig, own), [])
     assert (made.folder / "plan.json").exists()
+
+
+@pytest.mark.parametrize(("overrides", "batch"), [([], 256), (["device=cpu"], 8), (["batch=3"], 3)])
+def test_bench_takes_batches_that_suit_the_device(
+    overrides: list[str], batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(bench_command, "run", lambda *args: seen.append(args[2]))
+    run_bench(read_config(BenchConfig, ["device=cuda", *overrides]), [])
+    assert seen == [batch]
 
 
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,17 @@
 """Layers of kinds that small networks do not have, on a simulated CUDA device."""
 
+from typing import Any
+
 import pytest
 import torch
 from helpers.fake_cuda import simulated
 
+from bnrecal.nbsmt.geometry import pointwise
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.quantization.calibrate import ConvInfo
+from bnrecal.quantization.intercept import ConvCall
+from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
 
 @pytest.mark.parametrize(
@@ -28,3 +34,31 @@ def test_channels_that_are_picked(capability: tuple[int, int], spec: SmtSpec, ba
         assert layer.backend == backend
         found = layer.accumulate(x.to("cuda:1")).cpu()
     assert torch.equal(found, on_cpu)
+
+
+def test_an_order_of_channels_goes_to_the_gpu_once_and_activations_stay_channels_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[bool] = []
+    convolve = PreparedConv2d.__call__
+
+    def watched(self: PreparedConv2d, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append(x.is_contiguous(memory_format=torch.channels_last))
+        return convolve(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(PreparedConv2d, "__call__", watched)
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(4, 8, 3, 3, generator=generator)
+    order = torch.randperm(8, generator=generator)
+    x = torch.rand(2, 8, 5, 5, generator=generator).to(memory_format=torch.channels_last)
+    info = ConvInfo("conv", 0, weight, (8, 5, 5), (4, 3, 3), pointwise(1), minimum=0.0, maximum=1.0)
+    layer = NBSMTConv2d(info, SmtSpec(4), signed=False, act_range="max", order=order)
+    on_cpu = layer(ConvCall(x, weight, None, pointwise(1)))
+    with simulated(1):
+        call = ConvCall(x.to("cuda:0"), weight.to("cuda:0"), None, pointwise(1))
+        found = layer(call).cpu()
+        (copy,) = layer._orders.values()
+        layer(call)
+        assert next(iter(layer._orders.values())) is copy
+    assert torch.allclose(found, on_cpu)
+    assert seen[-2:] == [True, True]

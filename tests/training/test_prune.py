@@ -109,11 +109,11 @@ def test_a_pruned_weight_that_came_back_is_noticed() -> None:
         ("prune.epochs=-1", "prune.epochs=-1"),
     ],
 )
-def test_values_out_of_range_are_told(override: str, message: str) -> None:
+def test_values_out_of_range_are_reported(override: str, message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
         read_config(PruneConfig, [*SMALL, override])
 
 
-def test_a_batch_larger_than_the_training_set_is_told(tmp_path: Path) -> None:
+def test_a_batch_larger_than_the_training_set_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BnrecalError, match=r"prune\.batch_size=101 is more than the 100"):
         pruned(tmp_path, "prune.batch_size=101")

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from bnrecal.benchmark.broadcast import broadcast_conv2d
 from bnrecal.benchmark.compiled import time_compiled
-from bnrecal.benchmark.memory import peak_memory
-from bnrecal.benchmark.networks import COMPILED, VARIANTS, build, random_images
-from bnrecal.benchmark.timing import interleaved
+from bnrecal.benchmark.floor import floor_network
+from bnrecal.benchmark.memory import page_faults, peak_memory
+from bnrecal.benchmark.networks import COMPILED, VARIANTS, Built, build, random_images
+from bnrecal.benchmark.timing import interleaved, one_worker
 from bnrecal.device import choose_device, tf32
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
+from bnrecal.memory import keep_freed_memory
 from bnrecal.nbsmt.analysis.machine import describe_backend, instruction_set, processor_name
 from bnrecal.nbsmt.analysis.self_check import check_exact
 from bnrecal.nbsmt.geometry import Geometry
@@ -27,6 +29,10 @@ from bnrecal.nbsmt.spec import SmtSpec
 
 COMPILED_MODELS = ("resnet18",)  # compiling takes minutes
 MEASURED = ("float32", "4T")  # whose memory is: each in a process of its own, which takes many seconds
+REPEATED = (1, 2, 4)  # times the batch, to find out where float32 is quickest
+QUICK_REPEATS = 3
+FLOOR = "floor "
+WIDTHS = ("<24", "<17", ">8", ">6", ">10", ">8", ">10", ">8", ">7", ">9")  # of the columns printed
 LAYER = "resnet18 layer1.0.conv1"
 
 
@@ -37,9 +43,13 @@ class Row:
     Attributes:
         variant: "float32", on a GPU also "TF32"; "1T", "2T", "4T", "4T, P40"; "float32 compiled" as torch.compile runs
             it; "broadcast 4T" for the emulation product by product.
-        ratio: time over that of float32.
-        memory_ratio: peak memory over that of float32, None where it is not measured.
+        ratio: time per image over that of float32 with as many workers.
         backend: what did the sums.
+        workers: CPU threads.
+        batch: images in a pass. float32 has as many as it is quickest with.
+        floor: `ratio` of `floor_network`, None where there is none.
+        memory_ratio: peak memory over that of float32, None where it is not measured.
+        page_faults: of one pass, None where the system does not count them.
         zero_weights: share of the 8-bit weights, None in float32.
         isa: instructions for 8-bit products that the processor has.
     """
@@ -48,8 +58,12 @@ class Row:
     variant: str
     ratio: float
     images_per_s: float
-    memory_ratio: float | None
     backend: str
+    workers: int
+    batch: int
+    floor: float | None = None
+    memory_ratio: float | None = None
+    page_faults: int | None = None
     zero_weights: float | None = None
     isa: str = ""
 
@@ -57,7 +71,9 @@ class Row:
 def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int, out: Path) -> list[Row]:
     """Check, time, print, and write `out`."""
     check_exact(choose_device(device))  # nothing is timed that computes something else
+    kept = keep_freed_memory()
     print(machine(device))
+    print(f"memory that is freed {'stays with the process' if kept else 'may go back to the system'}")
     rows: list[Row] = []
     for name in models:
         found = time_network(name, device, batch, repeats, size)
@@ -81,29 +97,64 @@ def machine(device: str) -> str:
 
 
 def time_network(name: str, device: str, batch: int, repeats: int, size: int) -> list[Row]:
-    """Time float32 channels-last, then 8-bit with 1, 2 and 4 threads, on the same images."""
+    """Time float32 channels-last, then 8-bit with 1, 2 and 4 threads, with all workers and with one alone."""
     images = random_images(batch, size, device)
     built = {label: build(name, variant, images) for label, variant in VARIANTS.items() if not variant.compiled}
-    calls = {label: _call(found.network, images) for label, found in built.items()}
-    if device.startswith("cuda"):
-        built = {"float32": built["float32"], "TF32": built["float32"], **built}
-        calls["TF32"] = _in_tf32(calls["float32"])
-    times = interleaved(calls, repeats)
     peaks = {label: _measured_apart(name, label, device, batch, size) for label in MEASURED}
-    rows = [
-        Row(
-            name,
-            label,
-            times[label] / times["float32"],
-            batch / times[label],
-            _ratio(peaks.get(label), peaks["float32"]),
-            found.backend,
-            found.zero_weights,
-            instruction_set(),
-        )
-        for label, found in built.items()
-    ]
+    memory = {label: _ratio(peak, peaks["float32"]) for label, peak in peaks.items()}
+    rows = _time_variants(name, built, images, repeats, memory)
+    if torch.get_num_threads() > 1 and not images.is_cuda:
+        with one_worker():
+            rows += _time_variants(name, built, images, repeats, {})
     return rows + (_compiled_row(name, device, batch, repeats, size) if name in COMPILED_MODELS else [])
+
+
+def _time_variants(
+    name: str, built: Mapping[str, Built], images: Tensor, repeats: int, memory: Mapping[str, float | None]
+) -> list[Row]:
+    """Time each in turns, and its floor, with the workers that there are."""
+    float32 = built["float32"].network
+    quickest = images if images.is_cuda else _quickest_batch(float32, images)
+    calls = {label: _call(found.network, images) for label, found in built.items()}
+    calls["float32"] = _call(float32, quickest)
+    if images.is_cuda:
+        calls["TF32"] = _in_tf32(calls["float32"])
+        built = {"float32": built["float32"], "TF32": built["float32"], **built}
+    floors = {label: floor_network(float32, found) for label, found in built.items() if found.layers}
+    bare = {FLOOR + label: _call(floor, images) for label, floor in floors.items() if floor is not None}
+    seconds = interleaved(calls | bare, repeats)
+    faults = {label: page_faults(call) for label, call in calls.items()}
+    base = seconds["float32"] / len(quickest)
+    rows = []
+    for label, found in built.items():
+        count = len(quickest) if label == "float32" else len(images)
+        floor = seconds.get(FLOOR + label)
+        rows.append(
+            Row(
+                name,
+                label,
+                seconds[label] / count / base,
+                count / seconds[label],
+                found.backend,
+                torch.get_num_threads(),
+                count,
+                None if floor is None else floor / count / base,
+                memory.get(label),
+                faults[label],
+                found.zero_weights,
+                instruction_set(),
+            )
+        )
+    return rows
+
+
+def _quickest_batch(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the images repeated as often as makes float32 quickest: with few of them PyTorch convolves otherwise."""
+    candidates = {times: images.repeat(times, 1, 1, 1) for times in REPEATED}
+    batches = {times: batch.contiguous(memory_format=torch.channels_last) for times, batch in candidates.items()}
+    calls = {str(times): _call(network, batch) for times, batch in batches.items()}
+    seconds = interleaved(calls, QUICK_REPEATS)
+    return batches[min(REPEATED, key=lambda times: seconds[str(times)] / times)]
 
 
 def _compiled_row(name: str, device: str, batch: int, repeats: int, size: int) -> list[Row]:
@@ -113,7 +164,8 @@ def _compiled_row(name: str, device: str, batch: int, repeats: int, size: int) -
         print(f"{name} {COMPILED}: left out, {found}")
         return []
     ratio = found[COMPILED] / found["float32"]
-    return [Row(name, COMPILED, ratio, batch / found[COMPILED], None, "torch.compile", None, instruction_set())]
+    speed = batch / found[COMPILED]
+    return [Row(name, COMPILED, ratio, speed, "torch.compile", torch.get_num_threads(), batch, isa=instruction_set())]
 
 
 def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> list[Row]:
@@ -135,12 +187,21 @@ def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> l
         times["broadcast 4T"] = time.perf_counter() - start
         if not torch.equal(emulated, prepared.accumulate(q).cpu()):
             raise BnrecalError("the engine differs from the emulation product by product")
-    isa = instruction_set()
     backends = {"float32": "torch", "4T": prepared.backend, "broadcast 4T": "torch"}
     zeros = float((w == 0).float().mean())
     return [
-        Row(LAYER, v, t / times["float32"], batch / t, None, backends[v], None if v == "float32" else zeros, isa)
-        for v, t in times.items()
+        Row(
+            LAYER,
+            variant,
+            seconds / times["float32"],
+            batch / seconds,
+            backends[variant],
+            torch.get_num_threads(),
+            batch,
+            zero_weights=None if variant == "float32" else zeros,
+            isa=instruction_set(),
+        )
+        for variant, seconds in times.items()
     ]
 
 
@@ -182,10 +243,25 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 
 def table(rows: Sequence[Row]) -> str:
     """Lay out the rows as text, one line each."""
-    lines = [f"{'model':24} {'variant':17} {'x float32':>10} {'images/s':>10} {'memory':>7} {'zeros':>6}  backend"]
+    columns = ("model", "variant", "workers", "batch", "x float32", "floor", "images/s", "memory", "zeros", "faults")
+    head = [f"{column:{width}}" for column, width in zip(columns, WIDTHS, strict=True)]
+    lines = ["".join(head) + "  backend"]
     for row in rows:
-        memory = "-" if row.memory_ratio is None else f"{row.memory_ratio:.2f}"
-        zeros = "-" if row.zero_weights is None else f"{row.zero_weights:.1%}"
-        speed = f"{row.ratio:10.3f} {row.images_per_s:10.2f} {memory:>7} {zeros:>6}"
-        lines.append(f"{row.model:24} {row.variant:17} {speed}  {row.backend}")
+        cells = [
+            row.model,
+            row.variant,
+            str(row.workers),
+            str(row.batch),
+            f"{row.ratio:.3f}",
+            _cell(row.floor, ".3f"),
+            f"{row.images_per_s:.2f}",
+            _cell(row.memory_ratio, ".2f"),
+            _cell(row.zero_weights, ".1%"),
+            _cell(row.page_faults, ",d"),
+        ]
+        lines.append("".join(f"{cell:{width}}" for cell, width in zip(cells, WIDTHS, strict=True)) + f"  {row.backend}")
     return "\n".join(lines)
+
+
+def _cell(value: float | None, layout: str) -> str:
+    return "-" if value is None else format(value, layout)

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from bnrecal.benchmark.networks import COMPILED, VARIANTS, build, random_images
 from bnrecal.benchmark.timing import interleaved
 from bnrecal.device import choose_device
+from bnrecal.memory import keep_freed_memory
 
 GRACE_S = 10.0  # to end by itself once it has answered
 LIMIT_S = 75.0  # for starting, compiling and timing: the benchmark is to end within five minutes
@@ -51,6 +52,7 @@ def _measure(answer: Connection, name: str, device: str, batch: int, repeats: in
 
 
 def _times(name: str, device: str, batch: int, repeats: int, size: int) -> dict[str, float] | str:
+    keep_freed_memory()
     choose_device(device)
     images = random_images(batch, size, device)
     plain = build(name, VARIANTS["float32"], images).network

@@ -45,8 +45,10 @@ def estimate(rows: Sequence[Row], images_decoded_per_s: float, *, beside: bool) 
         beside: decoding runs beside the computing (on a GPU), instead of sharing its cores.
     """
     speeds: dict[str, dict[str, float]] = {}
+    workers = max(row.workers for row in rows)
     for row in rows:
-        speeds.setdefault(row.model, {})[row.variant] = row.images_per_s
+        if row.workers == workers:
+            speeds.setdefault(row.model, {})[row.variant] = row.images_per_s
     decoding = (VALIDATION + SAMPLES_DECODED * SAMPLE) / images_decoded_per_s
     found = []
     for model, speed in speeds.items():

@@ -1,14 +1,18 @@
 """Peak memory of a computation."""
 
+import ctypes
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from bnrecal.memory import MMAP_THRESHOLD, mallopt
+
 # glibc keeps freed memory below a threshold that grows with use. Set, it stays, and larger blocks go back at once:
 # what is resident then is what is in use.
-M_MMAP_THRESHOLD = -3
+LARGE = 131072  # bytes
 
 
 def peak_memory(make: Callable[[], Callable[[], object]], device: str) -> float | None:
@@ -28,18 +32,35 @@ def peak_memory(make: Callable[[], Callable[[], object]], device: str) -> float 
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None
-    _c_library("mallopt", M_MMAP_THRESHOLD, 131072)
-    _c_library("malloc_trim", 0)
+    mallopt(MMAP_THRESHOLD, LARGE)
+    _trim()
     before = _kilobytes(status, "VmRSS")
     call = make()
     gc.collect()
-    _c_library("malloc_trim", 0)  # what making left behind would count as in use
+    _trim()  # what making left behind would count as in use
     try:
         reset.write_text("5")  # the peak starts again from now
     except OSError:
         return None
     _twice(call)
     return 1024.0 * (_kilobytes(status, "VmHWM") - before)
+
+
+def page_faults(call: Callable[[], object]) -> int | None:
+    """Pages that the system maps into this process in a call after two others; None where it does not count them.
+
+    The heap still grows in the second call, between what the first left: packed weights, compiled kernels.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    with torch.inference_mode():
+        call()
+        call()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        call()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def _twice(call: Callable[[], object]) -> None:
@@ -53,11 +74,7 @@ def _kilobytes(status: Path, field: str) -> int:
     return int(line.split()[1])
 
 
-def _c_library(function: str, *arguments: int) -> None:
-    """Call glibc; nothing where it is another."""
-    try:
-        import ctypes
-
-        getattr(ctypes.CDLL(None), function)(*arguments)
-    except (OSError, AttributeError, TypeError):
-        pass
+def _trim() -> None:
+    """Give freed memory back to the system; glibc can, other C libraries are left alone."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -3,7 +3,8 @@
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -23,18 +24,24 @@ def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[st
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def on_one_worker(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The shortest processor time of each, in seconds: other programs add to it less than to the time that passes."""
+@contextmanager
+def one_worker() -> Iterator[None]:
+    """Compute on one CPU thread for the length of a block."""
     workers = torch.get_num_threads()
-    shortest = dict.fromkeys(calls, math.inf)
     torch.set_num_threads(1)
     try:
-        with torch.inference_mode():
-            for _ in range(repeats + 1):
-                for name, call in calls.items():
-                    start = time.thread_time()
-                    call()
-                    shortest[name] = min(shortest[name], time.thread_time() - start)
+        yield
     finally:
         torch.set_num_threads(workers)
+
+
+def on_one_worker(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The shortest processor time of each, in seconds: other programs add to it less than to the time that passes."""
+    shortest = dict.fromkeys(calls, math.inf)
+    with one_worker(), torch.inference_mode():
+        for _ in range(repeats + 1):
+            for name, call in calls.items():
+                start = time.thread_time()
+                call()
+                shortest[name] = min(shortest[name], time.thread_time() - start)
     return shortest

@@ -4,13 +4,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from bnrecal.commands.cli.compose import read_config, refuse, refuse_other_model
 from bnrecal.commands.cli.schemas import Figure1Config, Network
 from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_side
 from bnrecal.config import experiment_part
 from bnrecal.device import describe_device
+from bnrecal.experiment.measured_on import kind_here, tell_another_device
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.store import Store
@@ -29,7 +30,7 @@ def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
     refuse_other_model(overrides, "figure1", [network.model for network in figure.networks], one)
     out = Path(figure.out)
     networks = [n for n in figure.networks if not _left_out(n, figure)]
-    jobs = [(network.label, number) for number, network in enumerate(networks)]
+    tasks = [(network.label, number) for number, network in enumerate(networks)]
     measured: dict[int, list[FigurePoint]] = {}
 
     def measure(number: int) -> list[FigurePoint]:
@@ -41,7 +42,7 @@ def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
         measured[number] = points
         write_figure(_in_order(measured), out)
 
-    failed = attempt_all(jobs, "figure1", "network", measure, take, side_by_side(figure, figure.jobs, len(jobs)))
+    failed = attempt_all(tasks, "figure1", "network", measure, take, side_by_side(figure, figure.jobs, len(tasks)))
     if measured:
         print(f"written to {out}/figure1.csv, figure1.png, figure1.svg; report.html there shows it in a browser")
     raise_failed(failed, len(networks), "networks")
@@ -85,16 +86,18 @@ def measure_network(config: Figure1Config, network: Network, folder: Path) -> li
     own = {"network": asdict(network), "points": config.points, "search": asdict(config.search)}
     name = f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(wanted), own])}"
 
-    def measure() -> dict[str, list[FigurePoint]]:
+    def measure() -> dict[str, Any]:
         started = time.perf_counter()
         prepared = prepare(experiment)
         search = config.search if network.plan else None
         records = measure_curves(prepared, config.points, network.slow, search, folder)
         seconds = round(time.perf_counter() - started, 2)
         device = describe_device(prepared.device)
-        return {"points": [_point(network, record, seconds, device) for record in records]}
+        points = [_point(network, record, seconds, device) for record in records]
+        return {"points": points, "device_kind": kind_here(config)}
 
     kept = Store(folder).get(name, {**experiment.identity, **own}, measure, resume=config.resume)
+    tell_another_device(config, kept.get("device_kind"))
     return cast(list[FigurePoint], kept["points"])
 
 

@@ -10,12 +10,14 @@ from bnrecal.commands.cli.help import describe_keys
 from bnrecal.commands.cli.ranks import on_all_processes
 from bnrecal.commands.cli.registry import COMMANDS
 from bnrecal.errors import BnrecalError
+from bnrecal.memory import keep_freed_memory
 
 _WORD = re.compile(r"[\w-]*\w$")
 
 
 def main() -> None:
     """Run what `sys.argv` says. Exits with a status other than 0 if anything failed, with a line on stderr for each."""
+    keep_freed_memory()
     with one_line_errors():
         _dispatch(sys.argv[1:])
     if failures:

@@ -11,6 +11,7 @@ from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_s
 from bnrecal.config import experiment_part
 from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.identity import Identity
+from bnrecal.experiment.measured_on import kind_here, tell_another_device
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
@@ -30,7 +31,7 @@ from bnrecal.search.error_order import at_four_threads
 LAYER_IMAGES = 16  # calibration images behind the statistics of layers: few, for the table is to take no longer
 OWN = ("smt.threads", "smt.layers", "smt.plan", "recal")  # what the cells differ in
 
-Job = tuple[int, str]  # seed and model
+Task = tuple[int, str]  # seed and model
 
 
 def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
@@ -40,35 +41,35 @@ def make_table1(table: Table1Config, overrides: Sequence[str]) -> None:
     refuse_other_model(overrides, "table1", _models(table.rows), one)
     out = Path(table.out)
     seeds = range(table.seed, table.seed + table.seeds)
-    jobs = [(f"{model} (seed {seed})", (seed, model)) for seed in seeds for model in _models(table.rows)]
-    finished: dict[Job, list[CellRecord]] = {}
+    tasks = [(f"{model} (seed {seed})", (seed, model)) for seed in seeds for model in _models(table.rows)]
+    finished: dict[Task, list[CellRecord]] = {}
 
-    def measure(job: Job) -> list[CellRecord]:
-        seed, model = job
+    def measure(task: Task) -> list[CellRecord]:
+        seed, model = task
         rows = [row for row in table.rows if row.model == model]
         config = read_config(Table1Config, [*overrides, f"model={model}", f"seed={seed}"])
         return measure_model(config, rows, out / "cells")
 
-    def take(job: Job, cells: list[CellRecord]) -> None:
-        finished[job] = cells
-        write_report(_in_order(jobs, finished), table.rows, out)
+    def take(task: Task, cells: list[CellRecord]) -> None:
+        finished[task] = cells
+        write_report(_in_order(tasks, finished), table.rows, out)
 
-    failed = attempt_all(jobs, "table1", "model", measure, take, side_by_side(table, table.jobs, len(jobs)))
+    failed = attempt_all(tasks, "table1", "model", measure, take, side_by_side(table, table.jobs, len(tasks)))
     if finished:
-        tables = make_tables(_in_order(jobs, finished), table.rows)
+        tables = make_tables(_in_order(tasks, finished), table.rows)
         write_table1_pictures(tables.wide, out)
         print_document(document(tables))
         print(f"written to {out}/; report.html there shows it in a browser")
-    raise_failed(failed, len(jobs), "models")
+    raise_failed(failed, len(tasks), "models")
 
 
 def _models(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.model for row in rows))
 
 
-def _in_order(jobs: Sequence[tuple[str, Job]], finished: Mapping[Job, list[CellRecord]]) -> list[CellRecord]:
-    """The cells of all finished jobs, in the order of the jobs."""
-    return [cell for _, job in jobs for cell in finished.get(job, [])]
+def _in_order(tasks: Sequence[tuple[str, Task]], finished: Mapping[Task, list[CellRecord]]) -> list[CellRecord]:
+    """The cells of all finished tasks, in the order of the tasks."""
+    return [cell for _, task in tasks for cell in finished.get(task, [])]
 
 
 def write_report(cells: Sequence[CellRecord], rows: Sequence[Row], out: Path) -> Tables:
@@ -86,21 +87,23 @@ def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> li
     store = Store(folder)
     experiment = load(wanted)
 
-    def piece(row: Row) -> tuple[str, Identity]:
-        """Name and identity of what is kept of a row, whatever it is called."""
+    def entry(row: Row) -> tuple[str, Identity]:
+        """Name and identity of the cells that are kept of a row, whatever it is called."""
         own = {"spare_worst": row.spare_worst}
         name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(wanted), own])}"
         return name, {**experiment.identity, **own}
 
-    pieces = [piece(row) for row in rows]
-    found = [store.find(*one) if config.resume else None for one in pieces]
+    entries = [entry(row) for row in rows]
+    found = [store.find(*one) if config.resume else None for one in entries]
     missing = [place for place, content in enumerate(found) if content is None]
     for place, results in zip(missing, _measure(experiment, [rows[place] for place in missing]), strict=True):
-        found[place] = {"results": results}
-        store.keep(*pieces[place], {"results": results})
+        measured_now = {"results": results, "device_kind": kind_here(config)}
+        found[place] = measured_now
+        store.keep(*entries[place], measured_now)
     cells: list[CellRecord] = []
     for row, content in zip(rows, found, strict=True):
         assert content is not None
+        tell_another_device(config, content.get("device_kind"))
         kept = cast(list[MeasuredCell], content["results"])
         cells += [{**cell, "source": row.source, "label": row.label} for cell in kept]
     return cells

@@ -46,7 +46,7 @@ class ImageSource(ABC):
             augment: draw through the training augmentation (random resized crop and flip, or the set's own);
                 the draw depends on the global torch seed alone.
 
-        A set that was told to skip unreadable images gives zeros and the label -1 for such a one.
+        A set that skips unreadable images gives zeros and the label -1 for such a one.
 
         Implementations may add `__getitems__`, which a `DataLoader` prefers over single items.
         """

@@ -155,7 +155,7 @@ def _connect(place: Place) -> None:
 
 
 class _Watch:
-    """Threads that wait for the others' last word (followers: for that of rank 0), and end this process without it."""
+    """Watches the other ranks (a follower: rank 0). If one disconnects without saying goodbye, this process ends."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -166,7 +166,7 @@ class _Watch:
             thread.start()
 
     def dismiss(self) -> None:
-        """Say the last word, and hear theirs."""
+        """Say goodbye to the other ranks, and wait for theirs."""
         for rank in self.others:
             with suppress(RuntimeError):  # gone already, as `_wait` has seen too
                 dist.send(torch.zeros(1), rank, group=self.group)

@@ -63,5 +63,5 @@ def call(function: Callable[..., R], args: bytes, rank: int, world: int) -> R:
 
 def _compute(function: Callable[..., R], args: bytes, world: int, rank: int) -> R:
     if rank == 0:
-        sys.stderr = sys.__stderr__  # the progress bars of one process can be told apart
+        sys.stderr = sys.__stderr__  # the progress bars of one process are readable
     return call(function, args, rank, world)

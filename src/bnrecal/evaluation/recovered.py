@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.significance import LEVEL, Differences, change, mean_squares, over_seeds
 
-KNOWN_TO = 0.5  # a share is told where it is known to within this part of itself
+KNOWN_TO = 0.5  # a share is reported where it is known to within this part of itself
 MORE_CHANGED = 2  # images that count as changed, besides those that did
 
 Parabola = npt.NDArray[np.float64]  # a, b, c of a * share^2 + b * share + c
@@ -21,7 +21,7 @@ class Recovered:
     """A share of a loss, 1 for all of it, negative where more was lost.
 
     Attributes:
-        share: None where it is not known well enough to be told as one number.
+        share: None where it is not known well enough to be reported as one number.
         low, high: ends of the 95 % confidence interval.
     """
 
@@ -40,14 +40,14 @@ def recovered_share(
 ) -> Recovered | None:
     """The gain by recalibration net of the control's, as a share of the loss to A8W8 without recalibration.
 
-    The interval is told of every significant loss, whatever it holds: an interval that is told for some shares and kept
-    back for others no longer holds the true one 95 times in 100.
+    The interval is reported of every significant loss, whatever it holds: an interval that is reported for some shares
+    and kept back for others no longer holds the true one 95 times in 100.
 
     The share as one number is another matter. The network without recalibration is in gain and loss both; where it does
-    badly by chance, the loss is large and much of it seems to come back. So the share is told only where the gain and
-    the net gain are significant and the interval reaches, in the mean of its two sides, no farther than half of the
-    share (`KNOWN_TO`). Then chance hardly chooses which shares are told, and of networks that recover nothing next to
-    none is told (scripts/simulate_significance.py).
+    badly by chance, the loss is large and much of it seems to come back. So the share is reported only where the gain
+    and the net gain are significant and the interval reaches, in the mean of its two sides, no farther than half of the
+    share (`KNOWN_TO`). Then chance hardly chooses which shares are reported, and of networks that recover nothing next
+    to none is reported (scripts/simulate_significance.py).
 
     Args:
         plain, control: A8W8 without and with recalibration, for each seed bool (images,), which images were right; the

@@ -110,12 +110,11 @@ def over_seeds(differences: Differences) -> Difference:
     parts = mean_squares(differences)
     count = differences.size
     mean = float(differences.mean())
-    shared = max(parts.image - parts.rest, 0.0)
-    error = np.sqrt((max(parts.seed, parts.rest) + shared) / count)
     p = sign_flips(differences.sum(axis=0))
     if len(differences) > 1:
-        p = max(p, _p_value(mean, [(parts.seed / count, parts.seed_freedom), (shared / count, parts.image_freedom)]))
-    return Difference(100 * mean, 100 * float(error), p)
+        known = [(parts.seed / count, parts.seed_freedom), (parts.shared / count, parts.image_freedom)]
+        p = max(p, _p_value(mean, known))
+    return Difference(100 * mean, 100 * parts.standard_error, p)
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,17 @@ class MeanSquares:
     rest: float
     seed_freedom: int
     image_freedom: int
+
+    @property
+    def shared(self) -> float:
+        """The part of `image` that all seeds have in common."""
+        return max(self.image - self.rest, 0.0)
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean over seeds and images, as `over_seeds` explains it."""
+        count = (self.seed_freedom + 1) * (self.image_freedom + 1)
+        return float(np.sqrt((max(self.seed, self.rest) + self.shared) / count))
 
 
 def mean_squares(differences: Differences) -> MeanSquares:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bnrecal.config import Config
-from bnrecal.device import device_kind, find_device
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.identity import Identity, differences
+from bnrecal.experiment.measured_on import tell_another_device
 from bnrecal.experiment.results import (
     RESULT_FILE,
     Details,
@@ -22,8 +22,6 @@ from bnrecal.experiment.results import (
 )
 from bnrecal.experiment.run import describe, run_loaded
 from bnrecal.experiment.setup import Experiment, identify, load
-from bnrecal.files import warn_once
-from bnrecal.nbsmt.engines.gpu.choose import triton_trouble
 
 log = logging.getLogger("bnrecal")
 
@@ -89,15 +87,5 @@ def earlier(config: Config, folder: Path, identity_now: Callable[[], Identity]) 
     if changed:
         log.warning("%s is measured again: %s changed", folder.name, ", ".join(changed))
         return None
-    _tell_another_device(config, result["provenance"].get("device_kind"))
+    tell_another_device(config, result["provenance"].get("device_kind"))
     return result
-
-
-def _tell_another_device(config: Config, kind: str | None) -> None:
-    """Warn once if a result that is kept was measured on another kind of device than this process would take."""
-    try:
-        here = device_kind(find_device(config.device, triton_trouble))
-    except BnrecalError:  # a machine that only hands out tasks
-        return
-    if kind is not None and kind != here:
-        warn_once(f"results measured on {kind} are kept, new ones come from {here}: resume=false measures all again")

@@ -142,7 +142,7 @@ def _different(one: Any, other: Any, path: str) -> Iterator[str]:
         for key in sorted(one.keys() | other.keys()):
             yield from _different(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
     elif not (_close(one, other) if path.endswith(PROBE) else one == other):
-        yield _told(path)
+        yield _described(path)
 
 
 def _close(one: Any, other: Any) -> bool:
@@ -152,7 +152,7 @@ def _close(one: Any, other: Any) -> bool:
     return all(math.isclose(a, b, rel_tol=0, abs_tol=slack) for a, b in zip(one, other, strict=True))
 
 
-def _told(path: str) -> str:
+def _described(path: str) -> str:
     first, _, rest = path.partition(".")
     if first == "images":
         return f"the {rest} images"

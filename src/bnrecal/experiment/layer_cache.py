@@ -10,25 +10,26 @@ from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 from bnrecal.quantization.reorder import can_reorder
 
-Orders = Callable[[Sequence[LayerPlan]], Mapping[str, Tensor]]  # of the input channels, by the name of the convolution
+# Permutations of the input channels, by the name of the convolution.
+Permutations = Callable[[Sequence[LayerPlan]], Mapping[str, Tensor]]
 
 
 class LayerCache:
-    """Quantized convolutions by name, threads and order of channels: variants share those that run alike."""
+    """Quantized convolutions by name, threads and permutation of channels: variants share those that run alike."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, int, str], NBSMTConv2d] = {}
 
     def layers(
-        self, plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str, how: str, orders: Orders
+        self, plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str, how: str, permutations: Permutations
     ) -> dict[str, NBSMTConv2d]:
         """The quantized convolutions of these plans by name; those that are missing are made.
 
         Args:
-            how: the `smt.reorder` that `orders` follows.
+            how: the `smt.reorder` that `permutations` follows.
         """
         keys = {plan.name: (plan.name, plan.threads, how if can_reorder(plan) else "none") for plan in plans}
         missing = [plan for plan in plans if keys[plan.name] not in self._made]
-        made = quantize_layers(missing, spec, act_range, orders(missing))
+        made = quantize_layers(missing, spec, act_range, permutations(missing))
         self._made |= {keys[name]: layer for name, layer in made.items()}
         return {plan.name: self._made[keys[plan.name]] for plan in plans if plan.threads != FLOAT}

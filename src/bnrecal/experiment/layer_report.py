@@ -14,7 +14,7 @@ from bnrecal.experiment.networks import ThreadedNetwork
 from bnrecal.experiment.setup import Experiment
 from bnrecal.nbsmt.analysis.collisions import CollisionStatistics
 from bnrecal.nbsmt.float_conv import forward
-from bnrecal.quantization.convert import collect_statistics
+from bnrecal.quantization.convert import collect_collisions
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 from bnrecal.quantization.systolic import layer_cycles
@@ -38,8 +38,8 @@ def describe_layers(
     """
     ranges_wo = input_ranges(experiment, without, images)
     ranges = input_ranges(experiment, own, images) if own.variant.recal else ranges_wo
-    before = gather_statistics(experiment, without, images)
-    after = gather_statistics(experiment, own, images) if own.variant.recal else before
+    before = gather_collisions(experiment, without, images)
+    after = gather_collisions(experiment, own, images) if own.variant.recal else before
     array = experiment.config.smt.array
     rows = []
     for plan in own.plans:
@@ -68,12 +68,12 @@ def describe_layers(
 
 
 @torch.no_grad()
-def gather_statistics(
+def gather_collisions(
     experiment: Experiment, prepared: ThreadedNetwork, images: int = IMAGES
 ) -> dict[str, CollisionStatistics]:
     """Exact NB-SMT statistics of each unsigned layer over the first `images` calibration images."""
     batches = experiment.loader.images(_few(experiment, images), min(experiment.batch_size, images))
-    return collect_statistics(prepared.network, batches)
+    return collect_collisions(prepared.network, batches)
 
 
 def _few(experiment: Experiment, images: int) -> Selection:
@@ -82,7 +82,7 @@ def _few(experiment: Experiment, images: int) -> Selection:
 
 @torch.no_grad()
 def input_ranges(experiment: Experiment, prepared: ThreadedNetwork, images: int = IMAGES) -> dict[str, float]:
-    """Mean over images of each quantized layer's largest input, in magnitude, on the images of `gather_statistics`."""
+    """Mean over images of each quantized layer's largest input, in magnitude, on the images of `gather_collisions`."""
     largest: dict[str, list[Tensor]] = {name: [] for name in prepared.layers}
 
     def watched(name: str, layer: NBSMTConv2d) -> Handler:

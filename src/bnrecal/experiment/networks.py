@@ -15,7 +15,13 @@ from bnrecal.experiment.variant import A8W8, Variant
 from bnrecal.quantization.convert import threaded_copy
 from bnrecal.quantization.layer_plan import LayerPlan, plan_threads
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
-from bnrecal.quantization.reorder import REORDER_IMAGES, can_reorder, channel_order, gather_activity, random_order
+from bnrecal.quantization.reorder import (
+    REORDER_IMAGES,
+    can_reorder,
+    channel_permutation,
+    gather_activity,
+    random_permutation,
+)
 from bnrecal.seeds import derive_seed
 
 
@@ -48,25 +54,25 @@ def planned_layers(experiment: Experiment, variant: Variant) -> tuple[list[Layer
     smt, quant = experiment.config.smt, experiment.config.quant
     plans = plan_threads(experiment.convs, variant.threads, dict(variant.layers), quant.skip)
     how = variant.reorder or smt.reorder
-    orders = partial(channel_orders, experiment, how)
-    return plans, experiment.layer_cache.layers(plans, machine(smt), quant.act_range, how, orders)
+    permutations = partial(channel_permutations, experiment, how)
+    return plans, experiment.layer_cache.layers(plans, machine(smt), quant.act_range, how, permutations)
 
 
-def channel_orders(experiment: Experiment, how: str, plans: Sequence[LayerPlan]) -> dict[str, Tensor]:
-    """Orders of the input channels, found on calibration images or drawn from a number; by convolution.
+def channel_permutations(experiment: Experiment, how: str, plans: Sequence[LayerPlan]) -> dict[str, Tensor]:
+    """Permutations of the input channels, found on calibration images or drawn from a number; by convolution.
 
     Args:
         how: a value of `smt.reorder`.
     """
     chosen = [] if how == "none" else [plan for plan in plans if can_reorder(plan)]
     if not chosen or how.startswith("random"):
-        return {p.name: random_order(p.conv.weight.shape[1], derive_seed(0, how, p.name)) for p in chosen}
+        return {p.name: random_permutation(p.conv.weight.shape[1], derive_seed(0, how, p.name)) for p in chosen}
     few = replace(experiment.calibration, indices=experiment.calibration.indices[:REORDER_IMAGES], label="reordering")
     images = experiment.loader.images(few, min(experiment.batch_size, REORDER_IMAGES))
     act_range = experiment.config.quant.act_range
     activity = gather_activity(experiment.model.network, [plan.conv for plan in chosen], images, act_range)
     bar = tqdm(chosen, desc="reordering", unit="layer", leave=False, delay=1, disable=None)
-    return {plan.name: channel_order(activity[plan.name], plan.threads, how) for plan in bar}
+    return {plan.name: channel_permutation(activity[plan.name], plan.threads, how) for plan in bar}
 
 
 def recalibrate_network(experiment: Experiment, network: nn.Module, progress: str = "recalibration") -> None:

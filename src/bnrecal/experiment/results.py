@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bnrecal.display import preformatted
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness, percent, standard_error
 from bnrecal.evaluation.recovered import Recovered, recovered_share
@@ -108,6 +109,10 @@ class Result:
     batchnorm: pd.DataFrame | None = field(default=None, repr=False, compare=False)
     state_dict: dict[str, Tensor] | None = field(default=None, repr=False, compare=False)
 
+    def _repr_html_(self) -> str:
+        """Return the summary, which a notebook shows in the place of all fields."""
+        return preformatted(summary(self.to_json()))
+
     def to_json(self) -> dict[str, Any]:
         """The scalar fields and the provenance."""
         beside = ("outcome", "fp32_outcome", "layers", "batchnorm", "state_dict")
@@ -154,7 +159,7 @@ def _recovered(outcome: Correctness, without: Correctness, a8w8: Correctness, co
     return recovered_share([a8w8.top1], [control.top1], [without.top1], [outcome.top1])
 
 
-def _share_told(share: float | None, low: float | None, high: float | None) -> list[str]:
+def _share_line(share: float | None, low: float | None, high: float | None) -> list[str]:
     """The line of `summary` about the share recovered; none where the loss is not significant."""
     if low is None or high is None:
         return []
@@ -228,8 +233,8 @@ def read_result(path: Path) -> dict[str, Any]:
     return content
 
 
-def summary(result: dict[str, Any], where: Path) -> str:
-    """A few lines for the terminal."""
+def summary(result: dict[str, Any], where: Path | None = None) -> str:
+    """A few lines for people; `where` is the file that holds the result, if it was written."""
     images, stderr = result["images"], result["stderr"]
     recal = "with" if result["recal"] else "without"
     lines = [
@@ -243,7 +248,7 @@ def summary(result: dict[str, Any], where: Path) -> str:
             f"  w/o recal  {result['top1_wo_recal']:6.2f} %   gain {result['gain']:+.2f} points "
             f"(McNemar p = {result['gain_p']:.2g}); A8W8 itself gains {result['control_gain']:+.2f}"
         )
-        lines += _share_told(result["recovered"], result["recovered_low"], result["recovered_high"])
+        lines += _share_line(result["recovered"], result["recovered_low"], result["recovered_high"])
     if result["restricted_top1"] is not None:
         lines.append(f"  top-1 among the data set's own classes: {result['restricted_top1']:.2f} %")
     if result["skipped"]:
@@ -254,7 +259,10 @@ def summary(result: dict[str, Any], where: Path) -> str:
     )
     lines.append(f"  sums by {result['provenance']['backend']}, {result['provenance']['device']}")
     lines.append(f"  weights {result['provenance']['weights']}")
-    return "\n".join([*lines, *_exceptions(result), f"  written to {where}"])
+    lines += _exceptions(result)
+    if where is not None:
+        lines.append(f"  written to {where}")
+    return "\n".join(lines)
 
 
 def _exceptions(result: dict[str, Any]) -> list[str]:

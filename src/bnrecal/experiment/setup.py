@@ -83,7 +83,7 @@ class Experiment:
 
 
 def load(config: Config) -> Experiment:
-    """Load images and float32 network, on the CPU, and tell by their content what the numbers depend on.
+    """Load images and float32 network, on the CPU, and identify by their content everything that the numbers depend on.
 
     Raises:
         BnrecalError: for anything the user can mend.
@@ -141,8 +141,8 @@ def recalibration_images(config: Config, source: ImageSource) -> Selection:
     if how.method == "pooled" or 2 * rest >= how.batch_size or rest == 0:
         return chosen
     warn_once(
-        f"recalibration.images={how.images}: the last {rest} would be a batch of their own with the weight of "
-        f"{how.batch_size}, and are left out"
+        f"recalibration.images={how.images}: the last {rest} do not fill a batch and are not used "
+        f"(as a small batch they would count as much as {how.batch_size} images)"
     )
     return replace(chosen, indices=chosen.indices[:-rest])
 

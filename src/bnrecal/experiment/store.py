@@ -1,4 +1,4 @@
-"""Finished pieces of work, one JSON file each, so that what was measured once is not measured again."""
+"""Finished measurements, one JSON file each, so that nothing is measured twice."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger("bnrecal")
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of pieces, each with the identity of what it was made from.
+    """A folder of entries, each with the identity of what it was made from.
 
     Attributes:
         best_effort: a cache: where it cannot be written, one warning is all.
@@ -31,23 +31,23 @@ class Store:
         return self.folder / f"{name}.json"
 
     def find(self, name: str, identity: Identity) -> dict[str, Any] | None:
-        """The content of a piece, if it was made from the same; else a line in the log says why it is not used."""
+        """Return an entry of this identity, or None; a line in the log says in what an entry of the name differs."""
         path = self.path(name)
         if not os.path.exists(path):  # Path.exists() raises where a folder may not be searched
             return None
         try:
-            piece = read_json(path)
-            changed = differences(piece.pop("identity"), identity)
+            entry = read_json(path)
+            changed = differences(entry.pop("identity"), identity)
         except (BnrecalError, KeyError):
             log.warning("%s is damaged or of an earlier version: made again", path)
             return None
         if changed:
             log.warning("%s is made again: %s changed", path, ", ".join(changed))
             return None
-        return piece
+        return entry
 
     def keep(self, name: str, identity: Identity, content: dict[str, Any]) -> None:
-        """Write a piece.
+        """Write an entry.
 
         Raises:
             BnrecalError: if it cannot be written, unless the store is a cache.
@@ -65,7 +65,7 @@ class Store:
     def get(
         self, name: str, identity: Identity, make: Callable[[], dict[str, Any]], *, resume: bool = True
     ) -> dict[str, Any]:
-        """`find`, or (without a piece, or without `resume`) what `make` returns, which is then kept."""
+        """Return what `find` does; without an entry, or without `resume`, what `make` returns, and keep it."""
         found = self.find(name, identity) if resume else None
         if found is None:
             found = make()

@@ -49,53 +49,57 @@ class Export:
     plan: dict[str, Any]
 
 
-def export(setup: Experiment, prepared: ThreadedNetwork, wanted: VectorsConfig, out: Path) -> Export:
+def export(experiment: Experiment, prepared: ThreadedNetwork, wanted: VectorsConfig, out: Path) -> Export:
     """Write a variant of a network into the folder `out`, after comparing it with the network it was made from.
 
     Raises:
         BnrecalError: if `out` holds anything but an earlier export, or the folded network or the vectors disagree.
     """
-    network = setup.model.network
-    image = next(image for image in setup.loader.images(setup.validation, 1) if len(image))
+    network = experiment.model.network
+    image = next(image for image in experiment.loader.images(experiment.validation, 1) if len(image))
     seen = see_convolutions(network, image)
     folding = find_folds(network, seen)
     with _appearing(out) as folder:
         tensors = exported_tensors(prepared.network, prepared.plans, prepared.layers, folding, seen)
         save_file(tensors, folder / MODEL, metadata={"made_by": "bnrecal export"})
         torch.save(folded_state(prepared.network, folding, seen), folder / FLOAT_STATE)
-        plan = _plan(setup, prepared, folding, wanted)
+        plan = _plan(experiment, prepared, folding, wanted)
         (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
-        folded, quantized = _read_back(setup, folder)
-        vectors = _write_vectors(setup, folded, quantized, wanted, image, folder)
-        pairs = {"quantized": (prepared.network, folded), "float32": _float_pair(setup, prepared, folder)}
-        agreements = compare(pairs, setup.loader.batches(setup.validation, setup.batch_size), setup.model.label_offset)
+        folded, quantized = _read_back(experiment, folder)
+        vectors = _write_vectors(experiment, folded, quantized, wanted, image, folder)
+        pairs = {"quantized": (prepared.network, folded), "float32": _float_pair(experiment, prepared, folder)}
+        agreements = compare(
+            pairs,
+            experiment.loader.batches(experiment.validation, experiment.batch_size),
+            experiment.model.label_offset,
+        )
         for name, agreement in agreements.items():
             check_agreement(name, agreement)
     return Export(out, folding, agreements, vectors, plan)
 
 
-def _plan(setup: Experiment, prepared: ThreadedNetwork, folding: Folding, wanted: VectorsConfig) -> dict[str, Any]:
-    smt = setup.config.smt
+def _plan(experiment: Experiment, prepared: ThreadedNetwork, folding: Folding, wanted: VectorsConfig) -> dict[str, Any]:
+    smt = experiment.config.smt
     folders = {name: f"{VECTORS}/{name}" for name in prepared.layers if matches_any(name, wanted.layers)}
     content = plan_content(prepared.plans, folding, machine(smt), smt.array, folders)
-    return {"made_by": "bnrecal export", "model": setup.model.name, "data": setup.source.name, **content}
+    return {"made_by": "bnrecal export", "model": experiment.model.name, "data": experiment.source.name, **content}
 
 
-def _read_back(setup: Experiment, folder: Path) -> tuple[nn.Module, dict[str, FoldedConv2d]]:
+def _read_back(experiment: Experiment, folder: Path) -> tuple[nn.Module, dict[str, FoldedConv2d]]:
     """Return the folded quantized network from the two files that were written."""
-    return folded_network(setup.model.network, load_file(folder / MODEL), read_plan(folder / PLAN))
+    return folded_network(experiment.model.network, load_file(folder / MODEL), read_plan(folder / PLAN))
 
 
-def _float_pair(setup: Experiment, prepared: ThreadedNetwork, folder: Path) -> tuple[nn.Module, nn.Module]:
+def _float_pair(experiment: Experiment, prepared: ThreadedNetwork, folder: Path) -> tuple[nn.Module, nn.Module]:
     """The float32 network with the variant's BatchNorm statistics, and the folded one from its file."""
-    original = threaded_copy(setup.model.network, {})
+    original = threaded_copy(experiment.model.network, {})
     load_statistics(original, statistics(prepared.network))
-    state = torch.load(folder / FLOAT_STATE, map_location=setup.device, weights_only=True)
-    return original, load_folded_(copy.deepcopy(setup.model.network), state)
+    state = torch.load(folder / FLOAT_STATE, map_location=experiment.device, weights_only=True)
+    return original, load_folded_(copy.deepcopy(experiment.model.network), state)
 
 
 def _write_vectors(
-    setup: Experiment,
+    experiment: Experiment,
     network: nn.Module,
     quantized: dict[str, FoldedConv2d],
     wanted: VectorsConfig,
@@ -105,7 +109,7 @@ def _write_vectors(
     """Write the golden vectors, read them back, and let the golden model recompute them; outputs by layer name."""
     names = [name for name in quantized if matches_any(name, wanted.layers)]
     counts = {}
-    for layer in layer_vectors(network, quantized, names, image, wanted.outputs, setup.config.seed):
+    for layer in layer_vectors(network, quantized, names, image, wanted.outputs, experiment.config.seed):
         place = folder / VECTORS / layer.name
         write_layer(layer, place)
         check_against_golden_model(read_hex(place, layer.vectors.spec), layer.name)

@@ -130,7 +130,7 @@ def _obstacle(node: fx.Node, network: nn.Module, calls: "Counter[Any]", seen: di
     if type(layer).forward is not _BatchNorm.forward:
         return f"{type(layer).__name__} has a forward of its own"
     if not isinstance(before, fx.Node) or before.op != "call_module":
-        return f"follows {_told(before)}, not a convolution"
+        return f"follows {_described(before)}, not a convolution"
     name = str(before.target)
     if not isinstance(network.get_submodule(name), nn.Conv2d):
         return f"follows {name}, not a convolution"
@@ -154,7 +154,7 @@ def _owners(network: nn.Module, weight: Tensor) -> list[nn.Module]:
     return owners
 
 
-def _told(argument: Any) -> str:
+def _described(argument: Any) -> str:
     if not isinstance(argument, fx.Node):
         return "a constant"
     if argument.op == "placeholder":

@@ -45,7 +45,7 @@ class FoldedConv2d:
         conv: its threads, machine, arithmetic, stride, padding, dilation and groups.
         weight: int8 (O, C/groups, kh, kw), its channels in the order of the products.
         input_scale: step of the activation levels.
-        order: int64 (C,), the input channel that takes each position; None: as they come.
+        permutation: int64 (C,), the input channel that takes each position; None: as they come.
     """
 
     def __init__(self, tensors: Tensors, conv: PlannedConv) -> None:
@@ -55,9 +55,9 @@ class FoldedConv2d:
         self.scale = tensors[entry(name, "scale")]
         self.bias = tensors[entry(name, "bias")]
         self.input_scale = float(tensors[entry(name, "input_scale")])
-        self.order = tensors.get(entry(name, "channel_order"))
-        if self.order is not None:
-            self.weight = self.weight.index_select(1, self.order)
+        self.permutation = tensors.get(entry(name, "channel_order"))
+        if self.permutation is not None:
+            self.weight = self.weight.index_select(1, self.permutation)
         self.conv, self.spec = conv, spec
         self.packed = PackedWeight(name, self.weight, spec)
 
@@ -69,7 +69,7 @@ class FoldedConv2d:
     def levels(self, x: Tensor) -> Tensor:
         """The quantized input in the order of the products: uint8, or int8 where `signed`."""
         levels = quantize_activation(x, self.input_scale, self.conv.signed)
-        return levels if self.order is None else levels.index_select(1, self.order.to(levels.device))
+        return levels if self.permutation is None else levels.index_select(1, self.permutation.to(levels.device))
 
     def accumulate(self, call: ConvCall, levels: Tensor) -> Tensor:
         """int32 (N, O, H', W')."""

@@ -97,9 +97,9 @@ def scaled(weight: Tensor, gain: Tensor) -> Tensor:
 
 def _quantized(name: str, layer: NBSMTConv2d, numbers: FoldedNumbers) -> Tensors:
     step = layer.input_scale * layer.weight_scale.double().cpu()
-    order = {} if layer.order is None else {entry(name, "channel_order"): layer.order}
+    permutation = {} if layer.permutation is None else {entry(name, "channel_order"): layer.permutation}
     return {
-        **order,
+        **permutation,
         entry(name, "weight"): layer.weight.contiguous(),
         entry(name, "scale"): (step * numbers.gain).float(),
         entry(name, "bias"): numbers.bias.float(),

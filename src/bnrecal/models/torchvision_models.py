@@ -77,8 +77,8 @@ def _build(name: str, kwargs: dict[str, Any], state: State) -> nn.Module:
     try:
         network: nn.Module = get_model(name, weights=None, **kwargs)
     except (TypeError, ValueError) as error:
-        told = {key: value for key, value in kwargs.items() if key != "num_classes"}
-        raise BnrecalError(f"torchvision cannot build {name} with model.kwargs={told}: {error}") from error
+        given = {key: value for key, value in kwargs.items() if key != "num_classes"}
+        raise BnrecalError(f"torchvision cannot build {name} with model.kwargs={given}: {error}") from error
     return network
 
 

@@ -147,8 +147,15 @@ def nbsmt_conv2d(
     Args:
         x: uint8 (N, C, H, W) of any layout.
         w: int8 (O, C / groups, kh, kw).
-        threads, policy, sparsity, rounding, saturate: as in `SmtSpec`.
-        stride, padding, dilation, groups: as in `F.conv2d`; each group is a GEMM of its own, cut among the threads.
+        threads: 1, 2 or 4; this and the next four as in `SmtSpec`.
+        policy: which operand gives way when two threads collide.
+        sparsity: a zero operand frees its thread.
+        rounding: of reduced operands, "half_even" or "floor".
+        saturate: reduced operands stay within 4 bits and a shift.
+        stride: of the kernel; this and the next three as in `F.conv2d`.
+        padding: zeros on each side.
+        dilation: distance of the kernel's taps.
+        groups: each is a GEMM of its own, cut among the threads.
 
     Returns:
         int32 (N, O, H', W') on x's device.
@@ -156,6 +163,16 @@ def nbsmt_conv2d(
     Raises:
         TypeError, ValueError: naming the bad value.
         BnrecalError: for a policy from outside, at the first operand pair that is wrong.
+
+    Examples:
+        >>> import bnrecal, torch
+        >>> x = torch.tensor([200, 100], dtype=torch.uint8).view(1, 2, 1, 1)  # a channel for each thread
+        >>> w = torch.tensor([3, 0], dtype=torch.int8).view(1, 2, 1, 1)
+        >>> bnrecal.nbsmt_conv2d(x, w, threads=2).item()  # the second thread's weight is zero: no collision
+        600
+        >>> w[0, 1] = 5
+        >>> bnrecal.nbsmt_conv2d(x, w, threads=2).item()  # 192 * 3 + 96 * 5: activations in steps of 16
+        1056
     """
     if x.dtype != torch.uint8:
         raise TypeError(f"activations must be torch.uint8, not {x.dtype}")

@@ -25,6 +25,14 @@ class SmtSpec:
     Raises:
         ValueError: naming the value that is none of these.
         BnrecalError: for a policy object, at the first operand pair that is wrong.
+
+    Examples:
+        >>> import bnrecal
+        >>> bnrecal.SmtSpec(threads=4, policy="Aw")
+        SmtSpec(threads=4, policy='Aw', sparsity=True, rounding='half_even', saturate=True)
+        >>> bnrecal.SmtSpec(threads=3)
+        Traceback (most recent call last):
+        ValueError: threads must be one of (1, 2, 4), not 3
     """
 
     threads: int = 1

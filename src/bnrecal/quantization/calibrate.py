@@ -53,7 +53,7 @@ class ConvInfo:
         return self.geometry.groups > 1 and self.weight.shape[1] == 1
 
     def range(self, act_range: str) -> float:
-        """Return the representable range: `act_range` is "mean_max" or "max" (specification section 3)."""
+        """Return the representable range: `act_range` is "mean_max" or "max"."""
         if act_range == "max":
             return max(self.maximum, -self.minimum) if self.negative else max(self.maximum, 0.0)
         return (self.sum_abs if self.negative else self.sum_max) / self.images
@@ -115,7 +115,7 @@ def calibrate(
             only these may be convolutions of another kind.
 
     Returns:
-        One observation for each convolution that was called, in the order of the first calls.
+        One `ConvInfo` for each convolution that was called, in the order of the first calls.
 
     Raises:
         BnrecalError: for a convolution that cannot be quantized, images or an input that are not finite, a batch

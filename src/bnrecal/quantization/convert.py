@@ -20,12 +20,12 @@ from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
 
 def quantize_layers(
-    plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str, orders: Mapping[str, Tensor] = MappingProxyType({})
+    plans: Sequence[LayerPlan], spec: SmtSpec, act_range: str, permutations: Mapping[str, Tensor] = MappingProxyType({})
 ) -> dict[str, NBSMTConv2d]:
     """The convolutions that are quantized, each with its own thread count and otherwise as `spec` says, by name.
 
     Args:
-        orders: of the input channels, by the name of the convolution; int64 (C,).
+        permutations: of the input channels, by the name of the convolution; int64 (C,).
 
     Raises:
         BnrecalError: for a policy from outside, at the first operand pair that is wrong.
@@ -37,7 +37,7 @@ def quantize_layers(
             replace(spec, threads=plan.threads),
             signed=plan.signed,
             act_range=act_range,
-            order=orders.get(plan.name),
+            permutation=permutations.get(plan.name),
         )
         for plan in plans
         if plan.threads != FLOAT
@@ -85,7 +85,7 @@ def threaded_layers(network: nn.Module) -> dict[str, NBSMTConv2d]:
     return {name: handler for name, handler in handlers(network).items() if isinstance(handler, NBSMTConv2d)}
 
 
-def collect_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, CollisionStatistics]:
+def collect_collisions(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, CollisionStatistics]:
     """Exact NB-SMT statistics of each unsigned layer of a threaded network over some batches, by name.
 
     Args:

@@ -66,7 +66,7 @@ def matches_any(name: str, patterns: Sequence[str]) -> bool:
 def plan_threads(
     convs: Sequence[ConvInfo], threads: int, wanted: dict[str, int], skip: Sequence[str] = ()
 ) -> list[LayerPlan]:
-    """The plan for every observed convolution (specification section 3).
+    """The plan of every convolution that calibration saw.
 
     The first convolution and those in `skip` stay float32; depthwise ones and those with negative inputs run one
     thread; the rest `threads`, unless `wanted` says otherwise: an exact name wins over globs, the last glob over

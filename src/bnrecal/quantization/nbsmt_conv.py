@@ -68,27 +68,28 @@ class NBSMTConv2d:
         weight_scale: float32 (O,), on the CPU.
         input_scale: step of the activation levels, in activation units.
         signed: whether the input levels are -128..127 instead of 0..255.
-        order: int64 (C,), position i is taken by input channel order[i], so that other channels become partners; None:
-            as they come. For convolutions of one group.
-        packed: the weight in that order, as the engine holds it.
+        permutation: int64 (C,), position i is taken by input channel permutation[i], so that other channels become
+            partners; None: as they come. For convolutions of one group.
+        packed: the weight permuted likewise, as the engine holds it.
         statistics: collected over the calls while `collecting`, else None.
     """
 
     def __init__(
-        self, info: ConvInfo, spec: SmtSpec, *, signed: bool, act_range: str, order: Tensor | None = None
+        self, info: ConvInfo, spec: SmtSpec, *, signed: bool, act_range: str, permutation: Tensor | None = None
     ) -> None:
         self.name = info.name
         self.spec = spec
         self.signed = signed
-        self.order = order
+        self.permutation = permutation
         self.range = info.range(act_range)
         self.input_scale = activation_scale(self.range, signed=signed)
         self.weight, self.weight_scale = quantize_weight(info.weight.cpu())
         self.statistics: CollisionStatistics | None = None
         self.collecting = False
-        ordered = self.weight if order is None else self.weight.index_select(1, order)
-        self.packed = PackedWeight(self.name, ordered, spec)
+        permuted = self.weight if permutation is None else self.weight.index_select(1, permutation)
+        self.packed = PackedWeight(self.name, permuted, spec)
         self._scales: dict[torch.device, Tensor] = {}
+        self._permutations: dict[torch.device, Tensor] = {}
         self._quantized: Stamp | None = _stamp(info.weight)
 
     def __call__(self, call: ConvCall) -> Tensor:
@@ -102,7 +103,7 @@ class NBSMTConv2d:
         prepared = self.packed.for_call(call)
         if isinstance(call.weight, nn.Parameter):  # else the module makes it anew for each call
             self._check_weight(call.weight)
-        x = call.x if self.order is None else call.x.index_select(1, self.order.to(call.x.device))
+        x = self._permuted(call.x)
         if self.collecting and not self.signed:
             levels = quantize_activation(x, self.input_scale)
             more = collision_statistics(prepared, levels)
@@ -146,8 +147,18 @@ class NBSMTConv2d:
             self._scales[device] = self.weight_scale.to(device)
         return self._scales[device]
 
+    def _permuted(self, x: Tensor) -> Tensor:
+        """Return the activations in the order of the channels; on a GPU channels-last, as the engines there read."""
+        if self.permutation is None:
+            return x
+        if x.device.type == "cpu":
+            return x.index_select(1, self.permutation)
+        if x.device not in self._permutations:
+            self._permutations[x.device] = self.permutation.to(x.device)
+        return x.permute(0, 2, 3, 1).index_select(3, self._permutations[x.device]).permute(0, 3, 1, 2)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_scales": {}, "_quantized": None}
+        return {**vars(self), "_scales": {}, "_permutations": {}, "_quantized": None}
 
     def describe(self) -> str:
         """Return what the `print` of a network shows."""

@@ -31,7 +31,7 @@ COSTS = {"bits": (0, 0, 2, 6, 8), "activity": (0, 0, 4, 8, 10)}
 
 
 def can_reorder(plan: LayerPlan) -> bool:
-    """Return whether an order decides about partners: several threads, one group, C a multiple of T."""
+    """Return whether a permutation decides about partners: several threads, one group, C a multiple of T."""
     return plan.threads > 1 and plan.conv.geometry.groups == 1 and plan.conv.weight.shape[1] % plan.threads == 0
 
 
@@ -71,25 +71,25 @@ def gather_activity(
     return activity
 
 
-def channel_order(active: Marks, threads: int, how: str) -> Tensor:
+def channel_permutation(active: Marks, threads: int, how: str) -> Tensor:
     """The order of the channels, int64 (C,): position i is taken by channel order[i].
 
     Args:
         active: 0 or 1, (pixels, C), C a multiple of the threads.
-        how: which of COSTS the order keeps small.
+        how: which of COSTS the permutation keeps small.
     """
     channels = active.shape[1]
-    sets = np.arange(channels) % (channels // threads)  # of every channel: as without an order
+    sets = np.arange(channels) % (channels // threads)  # of every channel: as without a permutation
     search = _Search(active, sets, np.array(COSTS[how][: threads + 1], np.float32))
     for _ in range(SWEEPS):
         if not sum(search.swap(channel) for channel in range(channels)):
             break
-    order = np.argsort(search.sets, kind="stable").reshape(-1, threads).T
-    return torch.from_numpy(order.ravel().copy())
+    permutation = np.argsort(search.sets, kind="stable").reshape(-1, threads).T
+    return torch.from_numpy(permutation.ravel().copy())
 
 
-def random_order(channels: int, seed: int) -> Tensor:
-    """An order drawn by chance, int64 (channels,)."""
+def random_permutation(channels: int, seed: int) -> Tensor:
+    """A permutation drawn by chance, int64 (channels,)."""
     return torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
 
 

@@ -18,7 +18,7 @@ from bnrecal.reports.common.style import Look, drawing, save
 BEFORE = Look("#D55E00", "o", "", filled=False)  # drawn larger: it shows around the other where both are the same
 AFTER = Look("#0072B2", "s", "")
 RANGE = Look("black", "_", "")
-# Active threads in a step: 0 and 1 are exact, more collide; told apart by grey level and hatching.
+# Active threads in a step: 0 and 1 are exact, more collide; distinct by grey level and hatching.
 SHARES = {
     0: ("white", ""),
     1: ("0.85", ""),

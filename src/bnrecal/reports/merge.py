@@ -11,7 +11,7 @@ import pandas as pd
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.results import RESULT_FILE, read_json, read_result
 
-CELLS = "cells"  # the folder that Table 1, Figure 1 and the search keep finished pieces in
+CELLS = "cells"  # the folder that Table 1, Figure 1 and the search keep finished measurements in
 WHOLE = ("smt.layers", "model.kwargs")  # settings whose keys are the user's: one column, as JSON
 SAID = ("model.name", "data.name", "smt.threads", "smt.policy", "recal", "seed")  # a result says them itself
 IDENTITY = ["cell", "weights_hash", "device"]  # the same numbers, wherever they lie

@@ -42,7 +42,7 @@ class Point:
 
 
 def measure_curves(
-    setup: Experiment, points: int, slow: int, search: SearchConfig | None, folder: Path
+    experiment: Experiment, points: int, slow: int, search: SearchConfig | None, folder: Path
 ) -> list[CurveRecord]:
     """One record a point and curve, all evaluated in one pass over the validation images.
 
@@ -52,38 +52,38 @@ def measure_curves(
         search: None for no curve of the search.
         folder: where sensitivities are kept.
     """
-    four = at_four_threads(setup)
-    usual = usual_points(setup, four.order, points, slow)
-    chosen = chosen_points(setup, usual, search, folder) if search else []
+    four = at_four_threads(experiment)
+    usual = usual_points(experiment, four.order, points, slow)
+    chosen = chosen_points(experiment, usual, search, folder) if search else []
     cells = [(point, recal) for point in usual for recal in (False, True)] + [(point, True) for point in chosen]
-    variants = [variant_of(setup, point.threads, recal=recal) for point, recal in cells]
+    variants = [variant_of(experiment, point.threads, recal=recal) for point, recal in cells]
     distinct = list(dict.fromkeys(variants))
-    results = dict(zip(distinct, run_variants(setup, distinct), strict=True))
+    results = dict(zip(distinct, run_variants(experiment, distinct), strict=True))
     fp32 = results[distinct[0]].fp32_outcome
     assert fp32 is not None
-    beside = {point.target: _right(results[variant_of(setup, point.threads, recal=True)]) for point in usual}
+    beside = {point.target: _right(results[variant_of(experiment, point.threads, recal=True)]) for point in usual}
     return [
         record(point, results[variant], fp32.top1, beside[point.target], four.collisions)
         for (point, _), variant in zip(cells, variants, strict=True)
     ]
 
 
-def usual_points(setup: Experiment, order: Sequence[str], points: int, slow: int) -> list[Point]:
+def usual_points(experiment: Experiment, order: Sequence[str], points: int, slow: int) -> list[Point]:
     """The k layers of highest error slowed, for k from none to all."""
-    layers = threadable(setup)
-    fixed = fixed_macs(setup)
+    layers = threadable(experiment)
+    fixed = fixed_macs(experiment)
     choices = [slowed(order, count, slow) for count in range(len(order) + 1)]
     speedups = [mixed_speedup(layers, threads, fixed) for threads in choices]
     return [Point("highest_error", speedups[count], choices[count], count) for count in spread(speedups, points)]
 
 
-def chosen_points(setup: Experiment, usual: Sequence[Point], config: SearchConfig, folder: Path) -> list[Point]:
+def chosen_points(experiment: Experiment, usual: Sequence[Point], config: SearchConfig, folder: Path) -> list[Point]:
     """Points of the search and of random orders, at the speedup of each of the usual points.
 
     Both choose from the same thread counts and measure on the same training images, as many of them to the nearest
     choice (`fair_choices`); both are then judged on others.
     """
-    search = prepare_search(setup, config, folder, resume=setup.config.resume)
+    search = prepare_search(experiment, config, folder, resume=experiment.config.resume)
     targets = sorted((point.target for point in usual), reverse=True)
     planned = _planned(search, sorted(usual, key=lambda point: -point.target))
     random = RandomOrders(search)

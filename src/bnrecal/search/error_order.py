@@ -10,7 +10,7 @@ import numpy as np
 
 from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.standard_error import of_mean
-from bnrecal.experiment.layer_report import gather_statistics, scaled_errors
+from bnrecal.experiment.layer_report import gather_collisions, scaled_errors
 from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.setup import Experiment
 from bnrecal.experiment.variant import Variant
@@ -34,12 +34,12 @@ class FourThreads:
     collisions: float
 
 
-def at_four_threads(setup: Experiment) -> FourThreads:
+def at_four_threads(experiment: Experiment) -> FourThreads:
     """Measure errors and collisions with four threads everywhere."""
     four = Variant(FASTEST, False)
-    prepared = prepare_variants(setup, [four])[four]
-    gathered = gather_statistics(setup, prepared)
-    seen = {layer.name: gathered[layer.name] for layer in threadable(setup)}
+    prepared = prepare_variants(experiment, [four])[four]
+    gathered = gather_collisions(experiment, prepared)
+    seen = {layer.name: gathered[layer.name] for layer in threadable(experiment)}
     errors = {name: scaled_errors(prepared.layers[name], statistics)[0] for name, statistics in seen.items()}
     colliding = sum(sum(statistics.steps_by_active[2:]) for statistics in seen.values())
     steps = sum(statistics.steps for statistics in seen.values())

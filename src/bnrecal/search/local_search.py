@@ -45,12 +45,12 @@ class Search:
         self, probe: Probe, measured: pd.DataFrame, config: SearchConfig, heldout: Probe | None = None
     ) -> None:
         """Search by `probe`; `measured` are the sensitivities; `heldout` measures on other images than `probe`."""
-        layers = threadable(probe.setup)
+        layers = threadable(probe.experiment)
         self.probe = probe
         self.heldout = heldout
         self.measured = measured
         self.config = config
-        self.fixed = fixed_macs(probe.setup)
+        self.fixed = fixed_macs(probe.experiment)
         self.items = items_of(layers, measured, sorted(config.threads))
         self._losses: dict[tuple[int, ...], Losses] = {}
 

@@ -27,31 +27,34 @@ from bnrecal.search.sensitivity import FASTEST, Probe, sensitivities, threadable
 FRONT_POINTS = 9
 
 
-def prepare_search(setup: Experiment, config: SearchConfig, folder: Path, *, resume: bool) -> Search:
+def prepare_search(experiment: Experiment, config: SearchConfig, folder: Path, *, resume: bool) -> Search:
     """A search with its sensitivities: measured, or read if an earlier run left them in `folder`.
 
     Raises:
         BnrecalError: if the float32 network answers by chance.
     """
-    refuse_chance(setup, baselines.load(setup).get(None))
-    name = f"sensitivities-{setup.model.name}-{setup.source.name}-seed{setup.config.seed}-{cell_key(setup.config)}"
+    refuse_chance(experiment, baselines.load(experiment).get(None))
+    wanted = experiment.config
+    name = f"sensitivities-{experiment.model.name}-{experiment.source.name}-seed{wanted.seed}-{cell_key(wanted)}"
     probe = {"search": {"images": config.sensitivity_images}}
 
     def measure() -> dict[str, Any]:
-        rows = sensitivities(Probe(setup, config.sensitivity_images)).to_dict("records")
+        rows = sensitivities(Probe(experiment, config.sensitivity_images)).to_dict("records")
         return {"sensitivities": rows}
 
-    kept = Store(folder).get(f"{name}-{config.sensitivity_images}", {**setup.identity, **probe}, measure, resume=resume)
+    kept = Store(folder).get(
+        f"{name}-{config.sensitivity_images}", {**experiment.identity, **probe}, measure, resume=resume
+    )
     rows = kept["sensitivities"]
-    heldout = Probe(setup, config.heldout_images, after=config.images)
-    return Search(Probe(setup, config.images), pd.DataFrame(rows), config, heldout)
+    heldout = Probe(experiment, config.heldout_images, after=config.images)
+    return Search(Probe(experiment, config.images), pd.DataFrame(rows), config, heldout)
 
 
 def baseline_choice(search: Search, order: Sequence[str], slow: int, speedup: float) -> Choice | None:
     """The highest-error order at this speedup, if the search may use its thread counts."""
     if not {slow, FASTEST} <= set(search.config.threads):
         return None
-    threads = slowest_prefix(threadable(search.probe.setup), order, slow, speedup, search.fixed)
+    threads = slowest_prefix(threadable(search.probe.experiment), order, slow, speedup, search.fixed)
     return None if threads is None else search.measure(threads, HIGHEST_ERROR)
 
 
@@ -98,10 +101,11 @@ def save_plan(
         found, baseline: as `Search.judged` gives them.
         evaluations: how many choices had been measured when this one was chosen.
     """
-    setup, search_images, heldout = search.probe.setup, search.probe.selection, search.heldout
+    experiment, search_images, heldout = search.probe.experiment, search.probe.selection, search.heldout
     assert heldout is not None
-    key = identity_key({**setup.identity, "search": asdict(search.config)})
-    stem = f"{setup.model.name}-{setup.source.name}-{target:g}x-{setup.config.smt.policy}-seed{setup.config.seed}-{key}"
+    key = identity_key({**experiment.identity, "search": asdict(search.config)})
+    names = f"{experiment.model.name}-{experiment.source.name}"
+    stem = f"{names}-{target:g}x-{experiment.config.smt.policy}-seed{experiment.config.seed}-{key}"
     with atomic_path(out / f"{stem}-front.csv") as path:
         front.to_csv(path, index=False)
     content = {
@@ -111,9 +115,9 @@ def save_plan(
         "baseline": asdict(baseline) if baseline else None,
         "evaluations": evaluations,
         "search": asdict(search.config),
-        "search_images": search_images.provenance(setup.source),
-        "heldout_images": heldout.selection.provenance(setup.source),
-        "provenance": result_provenance(setup, Variant(FASTEST, True, tuple(found.threads.items()))),
+        "search_images": search_images.provenance(experiment.source),
+        "heldout_images": heldout.selection.provenance(experiment.source),
+        "provenance": result_provenance(experiment, Variant(FASTEST, True, tuple(found.threads.items()))),
     }
     written = out / f"{stem}.json"
     with atomic_path(written) as path:

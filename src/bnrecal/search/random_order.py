@@ -51,7 +51,7 @@ class RandomOrders:
 
     def _measure(self, speedup: float, count: int) -> None:
         """Measure `count` choices that are new, or as many as there are; one at least if none is fast enough yet."""
-        generator = np.random.default_rng(derive_seed(self.search.probe.setup.config.seed, RANDOM, speedup))
+        generator = np.random.default_rng(derive_seed(self.search.probe.experiment.config.seed, RANDOM, speedup))
         some = any(choice.speedup >= speedup * SLACK for choice in self.measured.values())
         enough = len(self.measured) + max(count, 0 if some else 1)
         in_vain = 0

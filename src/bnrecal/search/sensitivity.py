@@ -44,35 +44,35 @@ class Threadable:
     macs: int
 
 
-def threadable(setup: Experiment) -> list[Threadable]:
+def threadable(experiment: Experiment) -> list[Threadable]:
     """The convolutions whose threads can be chosen, in calling order.
 
     Raises:
         BnrecalError: if there is none.
     """
-    plans = plan_threads(setup.convs, FASTEST, {}, setup.config.quant.skip)
+    plans = plan_threads(experiment.convs, FASTEST, {}, experiment.config.quant.skip)
     found = [Threadable(plan.name, plan.conv.macs) for plan in plans if plan.threads > 1]
     if not found:
-        raise BnrecalError(f"{setup.model.name} has no convolution that can run several threads")
+        raise BnrecalError(f"{experiment.model.name} has no convolution that can run several threads")
     return found
 
 
-def fixed_macs(setup: Experiment) -> int:
+def fixed_macs(experiment: Experiment) -> int:
     """Multiply-accumulates of the convolutions that run one thread whatever is chosen (the first not counted)."""
-    free = {layer.name for layer in threadable(setup)}
-    return sum(info.macs for info in setup.convs if info.order > 0 and info.name not in free)
+    free = {layer.name for layer in threadable(experiment)}
+    return sum(info.macs for info in experiment.convs if info.order > 0 and info.name not in free)
 
 
-def variant_of(setup: Experiment, threads: Mapping[str, int], *, recal: bool) -> Variant:
+def variant_of(experiment: Experiment, threads: Mapping[str, int], *, recal: bool) -> Variant:
     """The cell that runs these threads; equal choices give equal variants."""
-    slower = [(layer.name, threads[layer.name]) for layer in threadable(setup)]
+    slower = [(layer.name, threads[layer.name]) for layer in threadable(experiment)]
     return Variant(FASTEST, recal, tuple((name, t) for name, t in slower if t != FASTEST))
 
 
 class Probe:
     """Measures choices of threads on the same training images, so that they can be compared in pairs."""
 
-    def __init__(self, setup: Experiment, images: int, *, after: int = 0) -> None:
+    def __init__(self, experiment: Experiment, images: int, *, after: int = 0) -> None:
         """Take `images` training images, in batches of `recalibration.batch_size`, and A8W8's answers to them.
 
         Args:
@@ -82,14 +82,14 @@ class Probe:
         Raises:
             BnrecalError: if the training split has fewer, or the network has no BatchNorm layer.
         """
-        self.setup = setup
-        selection = choose(setup.source, "train", "search", after + images, setup.config.seed)
-        size = min(setup.config.recalibration.batch_size, images)
+        self.experiment = experiment
+        selection = choose(experiment.source, "train", "search", after + images, experiment.config.seed)
+        size = min(experiment.config.recalibration.batch_size, images)
         # a last, smaller batch would be normalised by noisier statistics than the rest
         whole = selection.indices[after : after + images // size * size]
         self.selection = replace(selection, indices=whole)
-        self.batches = list(setup.loader.images(self.selection, size))
-        self.network = threaded_copy(setup.model.network, planned_layers(setup, A8W8)[1])
+        self.batches = list(experiment.loader.images(self.selection, size))
+        self.network = threaded_copy(experiment.model.network, planned_layers(experiment, A8W8)[1])
         self.layers = normalizing_layers(self.network)
         self.reference = [F.log_softmax(logits, 1) for logits in self._logits(A8W8)]
 
@@ -101,7 +101,7 @@ class Probe:
 
     @torch.no_grad()
     def _logits(self, variant: Variant) -> Iterable[Tensor]:
-        attach(self.network, dict(planned_layers(self.setup, variant)[1]))
+        attach(self.network, dict(planned_layers(self.experiment, variant)[1]))
         with batch_statistics(self.layers):
             return [forward(self.network, images).double() for images in self.batches]
 
@@ -116,7 +116,7 @@ def sensitivities(probe: Probe) -> pd.DataFrame:
 
     Columns: name, macs, threads, loss (mean over images, nats), stderr (of that mean).
     """
-    jobs = [(layer, threads) for layer in threadable(probe.setup) for threads in THREADS if threads > 1]
+    jobs = [(layer, threads) for layer in threadable(probe.experiment) for threads in THREADS if threads > 1]
     rows = []
     for layer, threads in tqdm(jobs, desc="sensitivities", unit="layer", leave=False, delay=1, disable=None):
         loss, stderr = mean_and_error(probe.losses({layer.name: threads}))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-EARLY = [  # told before torch is loaded
+EARLY = [  # reported before torch is loaded
     (["smt.threads=3"], "smt.threads=3: choose one of 1, 2, 4"),
     (["smt.thread=4"], "there is no key smt.thread: did you mean threads? choose one of threads, policy,"),
     (["smt.layers.conv1=2"], "there is no key smt.layers.conv1: write smt.layers={conv1: VALUE}"),
@@ -67,11 +67,11 @@ LATE = [
     (["smt.plan=huge.json"], "the plan huge.json gives conv1 inf threads: choose 1, 2 or 4"),
 ]
 
-Told = dict[str, tuple[int, str, bool]]
+Reported = dict[str, tuple[int, str, bool]]
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     """Exit status, stderr and whether torch was loaded, by command line."""
     folder = tmp_path_factory.mktemp("bad")
     early = [arguments for arguments, _ in EARLY]
@@ -93,8 +93,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 @pytest.mark.parametrize(
     ("arguments", "message"), EARLY + LATE, ids=lambda v: " ".join(v) if isinstance(v, list) else ""
 )
-def test_bad_input_is_one_line_that_names_the_value(arguments: list[str], message: str, told: Told) -> None:
-    status, errors, _ = told[" ".join(arguments)]
+def test_bad_input_is_one_line_that_names_the_value(arguments: list[str], message: str, reported: Reported) -> None:
+    status, errors, _ = reported[" ".join(arguments)]
     assert status != 0
     assert errors.startswith("bnrecal: ")
     assert errors.count("\n") == 1
@@ -102,5 +102,5 @@ def test_bad_input_is_one_line_that_names_the_value(arguments: list[str], messag
 
 
 @pytest.mark.parametrize("arguments", [arguments for arguments, _ in EARLY], ids=" ".join)
-def test_settings_are_checked_before_torch_is_loaded(arguments: list[str], told: Told) -> None:
-    assert not told[" ".join(arguments)][2]
+def test_settings_are_checked_before_torch_is_loaded(arguments: list[str], reported: Reported) -> None:
+    assert not reported[" ".join(arguments)][2]

@@ -1,4 +1,4 @@
-"""One job of a table or figure that fails, in whatever way, is told, and the others are measured."""
+"""One job of a table or figure that fails, in whatever way, is reported, and the others are measured."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def work(job: int | str) -> int:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_every_failure_is_told_with_its_type_and_place(processes: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_failure_is_reported_with_its_type_and_place(processes: int, capsys: pytest.CaptureFixture[str]) -> None:
     taken: dict[int | str, int] = {}
 
     def take(job: int | str, result: int) -> None:

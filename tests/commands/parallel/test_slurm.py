@@ -126,7 +126,7 @@ def test_silence_of_slurm_ends_the_waiting(
     assert all("Slurm has not answered" in outcome.error for outcome in found.values())
 
 
-def test_a_refused_sbatch_is_told_once_a_cell(
+def test_a_refused_sbatch_is_reported_once_a_cell(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     _program(programs / "sbatch", "echo sbatch: error: invalid partition specified: nowhere >&2; exit 1")

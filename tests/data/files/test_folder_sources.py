@@ -195,7 +195,7 @@ def _write_meta(path: Path) -> None:
     savemat(path, {"synsets": rows[:, None]})
 
 
-def test_another_meta_mat_is_told(tmp_path: Path) -> None:
+def test_another_meta_mat_is_reported(tmp_path: Path) -> None:
     root = _flat(tmp_path, [1])
     (root / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n")
     (root / "meta.mat").write_bytes(b"not Matlab's")
@@ -285,7 +285,7 @@ def test_splits_of_other_classes_are_refused(tmp_path: Path) -> None:
         (DataConfig(name="imagenet", root="/usr"), "data.root=/usr has no folder train/"),
     ],
 )
-def test_a_source_that_cannot_be_had_is_told_in_one_line(config: DataConfig, message: str) -> None:
+def test_a_source_that_cannot_be_had_is_reported_in_one_line(config: DataConfig, message: str) -> None:
     with pytest.raises(BnrecalError) as caught:
         build_source(config)
     assert str(caught.value).startswith(message)

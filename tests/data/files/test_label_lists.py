@@ -115,7 +115,7 @@ def test_images_that_the_list_lacks_are_counted(root: Path, caplog: pytest.LogCa
         (b"a.JPEG 3\na.JPEG 4\n", r"val\.txt line 2: a\.JPEG is listed twice, as class 3 and 4"),
     ],
 )
-def test_an_unreadable_list_is_told_in_one_line(content: bytes, message: str, root: Path) -> None:
+def test_an_unreadable_list_is_reported_in_one_line(content: bytes, message: str, root: Path) -> None:
     (root / "val.txt").write_bytes(content)
     with pytest.raises(BnrecalError, match=message) as caught:
         imagenet(root).size("val")

@@ -103,8 +103,10 @@ def test_what_is_left_out_is_counted_also_from_the_cache(tmp_path: Path, caplog:
         os.utime(folder, (1e9, 1e9))
     with caplog.at_level(logging.INFO):
         assert _source("imagenet", tmp_path).size("train") == 1
-    told = f"train: 1 images of 2 files in {tmp_path}/train; left out: 1 no images by name or content ({WNID}/b.heic)"
-    assert told in [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    reported = (
+        f"train: 1 images of 2 files in {tmp_path}/train; left out: 1 no images by name or content ({WNID}/b.heic)"
+    )
+    assert reported in [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     caplog.clear()
     assert list_images(tmp_path / "train").left_out == {"no images by name or content": [f"{WNID}/b.heic"]}
     assert "listing" not in caplog.text
@@ -203,7 +205,9 @@ def _kaggle(root: Path) -> None:
         (_kaggle, r"set data\.root=.*/set/ILSVRC/Data/CLS-LOC"),
     ],
 )
-def test_what_lies_there_instead_is_told(name: str, make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+def test_what_lies_there_instead_is_reported(
+    name: str, make: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
     root = tmp_path / "set"
     _save(root / "train" / WNID / "a.jpg")
     (root / "train" / WNID / "a.jpg").unlink()
@@ -215,14 +219,14 @@ def test_what_lies_there_instead_is_told(name: str, make: Callable[[Path], None]
     assert "\n" not in str(caught.value)
 
 
-def test_a_nested_val_is_told(tmp_path: Path) -> None:
+def test_a_nested_val_is_reported(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     _nested(tmp_path)
     with pytest.raises(BnrecalError, match=r"move the content of .*/val/val one folder up"):
         _source("imagenet", tmp_path).size("val")
 
 
-def test_a_split_given_for_the_set_is_told(tmp_path: Path) -> None:
+def test_a_split_given_for_the_set_is_reported(tmp_path: Path) -> None:
     (tmp_path / "val").mkdir()
     with pytest.raises(BnrecalError, match=f"set data.root={tmp_path}, which holds val/"):
         _source("imagenet", tmp_path / "val")

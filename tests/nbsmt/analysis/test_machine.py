@@ -59,6 +59,6 @@ def test_it_says_why_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "numba" in describe_backend(CPU)
 
 
-def test_a_cap_on_onednn_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cap_on_onednn_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert instruction_set().endswith("(oneDNN capped at AVX2)")

@@ -1,4 +1,4 @@
-"""The dense part and the list add up to the golden model, and the dense part keeps its promise about pairs."""
+"""The dense part and the sparse one add up to the golden model, and the dense part keeps its promise about pairs."""
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def random_weights(zeros: float) -> Tensor:
 def test_real_weights_need_two_dense_channels_and_a_short_list() -> None:
     four = decompose_weights(random_weights(0.02), SmtSpec(4), paired=True)
     assert len(four.operands) == 2
-    # Pairs of r(a) * b and r(a) * e(b) fit 16 bits as they are: only weights that lack a partner are listed.
+    # Pairs of r(a) * b and r(a) * e(b) fit 16 bits as they are: only weights that lack a partner are sparse.
     assert len(four.sparse) / 64**2 / 9 == pytest.approx(0.02 * 3 * 0.98, abs=0.006)
     assert len(decompose_weights(random_weights(0.0), SmtSpec(4), paired=True).sparse) == 0
     two = decompose_weights(random_weights(0.02), SmtSpec(2), paired=True)

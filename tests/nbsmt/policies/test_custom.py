@@ -133,9 +133,10 @@ def test_a_rule_that_changes_nothing_is_warned_of(caplog: pytest.LogCaptureFixtu
     check_policy(named("DROP"))
     assert not caplog.messages
     check_policy(named("EXACT"))
-    (told,) = caplog.messages
+    (reported,) = caplog.messages
     assert (
-        told == "smt.policy=helpers.policies:EXACT multiplies exactly however many threads are active: nothing is lost"
+        reported
+        == "smt.policy=helpers.policies:EXACT multiplies exactly however many threads are active: nothing is lost"
     )
 
 

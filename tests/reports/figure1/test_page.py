@@ -18,13 +18,13 @@ def test_the_figures_page_holds_every_point(tmp_path: Path) -> None:
     for curve in CURVES:
         assert curve.name(curve.of(made)) in page.text
     assert "12 min 30 s" in page.text
-    told = " ".join(page.text.split())
-    assert "found by the search: better at 12 of 12 operating points, worse at 0, too close to tell at 0." in told
+    reported = " ".join(page.text.split())
+    assert "found by the search: better at 12 of 12 operating points, worse at 0, too close to tell at 0." in reported
     for label in ("ResNet-18", "ResNet-18 P40", "GoogLeNet"):
         spent = "the search measured 78 choices (those of single layers among them) over 50,688 images"
-        assert f"{label}: on training images {spent}, random orders 50 over 51,200." in told
-    assert "the paper leaves open which layers it slowed" in told
-    assert "on as many images: better at 0 of 12 operating points, worse at 0, too close to tell at 12." in told
+        assert f"{label}: on training images {spent}, random orders 50 over 51,200." in reported
+    assert "the paper leaves open which layers it slowed" in reported
+    assert "on as many images: better at 0 of 12 operating points, worse at 0, too close to tell at 12." in reported
     assert "(c) GoogLeNet: 4T with some 1T" in page.text
 
 

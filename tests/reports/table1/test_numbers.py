@@ -91,7 +91,7 @@ def test_float32_is_a_row_of_its_own_with_its_binomial_error() -> None:
     assert pd.isna(row["threads"])
 
 
-def test_layers_with_one_thread_and_those_that_a_row_spares_are_told_apart_by_kind() -> None:
+def test_layers_with_one_thread_and_those_that_a_row_spares_are_reported_apart_by_kind() -> None:
     cells = cells_of(NET)
     for cell in cells:
         cell["layer_exceptions"] = {

@@ -46,13 +46,13 @@ def test_the_table_shows_the_papers_values_only_where_it_has_the_row(tmp_path: P
     assert "Compare directions, not levels" in page.text
 
 
-def test_what_was_run_and_how_long_is_told(tmp_path: Path) -> None:
+def test_what_was_run_and_how_long_is_reported(tmp_path: Path) -> None:
     page = read_page(table1(tmp_path, both_rows()))
-    told = " ".join(page.text.split())
+    reported = " ".join(page.text.split())
     for words in ("2 min 23 s in all on cpu, AVX2, 2 threads", "resnet18 0 1 min 12 s", "torch 2.14.1", "smt.policy A"):
-        assert words in told, words
-    assert "smt.plan" not in told  # not set
-    assert "validation 1000 of val, f00d" in told
+        assert words in reported, words
+    assert "smt.plan" not in reported  # not set
+    assert "validation 1000 of val, f00d" in reported
 
 
 def test_cells_without_layers_say_so_and_how_to_get_them(tmp_path: Path) -> None:

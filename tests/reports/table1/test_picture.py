@@ -41,7 +41,7 @@ def test_numbers_stand_outside_the_dumbbell(loss: Loss, sides: str) -> None:
     assert beside == sides.split()
 
 
-def test_equal_losses_are_told_once() -> None:
+def test_equal_losses_are_reported_once() -> None:
     (chart,) = [chart for chart in loss_charts(WIDE) if chart.pair.threads == 2]
     (axis,) = draw([LossChart(chart.pair, {("mine", "net"): Loss(1.5, 1.5)}, {})]).axes
     assert [text.get_text() for text in axis.texts] == ["1.50"]

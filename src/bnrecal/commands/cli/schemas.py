@@ -1,7 +1,7 @@
 """The settings of every command that takes `key=value`, registered with Hydra in one place.
 
 A command's docstring, and what its keys mean, are what `bnrecal COMMAND --help` prints. Nothing here loads torch: a
-wrong argument is told at once.
+wrong argument is reported at once.
 """
 
 from dataclasses import dataclass, field
@@ -187,7 +187,7 @@ class BenchConfig:
 
     device: str = setting("cpu", "auto (the GPU if there is one) | cpu | cuda | cuda:N")
     models: list[str] = setting(["resnet18", "resnet50", "mobilenet_v2"], "names of torchvision's networks")
-    batch: int = setting(8, "images per forward pass")
+    batch: int | None = setting(None, "images per forward pass; null: 8, and 256 on a GPU")
     repeats: int = setting(7, "of which the median counts")
     size: int = setting(224, "height and width of the images, in pixels")
     imagenet_time: bool = setting(False, "also estimate from these times how long 50,000 ImageNet images take")
@@ -197,7 +197,7 @@ class BenchConfig:
         """Raise BnrecalError at the first value out of range."""
         sane_values(self)
         check_device(self.device)
-        if self.batch < 1 or self.repeats < 1 or self.size < 32:
+        if (self.batch is not None and self.batch < 1) or self.repeats < 1 or self.size < 32:
             raise BnrecalError(
                 f"batch={self.batch} and repeats={self.repeats} must be at least 1, size={self.size} at least 32"
             )

@@ -22,6 +22,7 @@ from bnrecal.commands.cli.compose import parse_experiment, register_all
 from bnrecal.commands.cli.errors import describe_error, failures, raise_if_interrupted, tracebacks_wanted
 from bnrecal.commands.experiment import finished_earlier, run_composed
 from bnrecal.errors import BnrecalError
+from bnrecal.memory import keep_freed_memory
 from bnrecal.processes import in_processes
 
 ERROR_FILE = "error.txt"
@@ -169,6 +170,7 @@ def run_cell(cell: Cell, singletons: dict[Any, Any] | None = None) -> Outcome:
         singletons: `Singleton.get_state()` of the process that composed the cell, if that is another one.
     """
     if singletons is not None:
+        keep_freed_memory()
         Singleton.set_state(singletons)
         setup_globals()
         register_all()

@@ -1,4 +1,4 @@
-"""Image files as RGB pictures, decoded by Pillow; files that are images, told by their first bytes."""
+"""Image files as RGB pictures, decoded by Pillow; files that are images, known by their first bytes."""
 
 import warnings
 from io import BytesIO
@@ -7,7 +7,7 @@ from PIL import Image, UnidentifiedImageError
 
 from bnrecal.errors import BnrecalError
 
-_KNOWN = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # formats told by their first bytes beyond doubt
+_KNOWN = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # formats known by their first bytes beyond doubt
 
 
 def decode(path: str) -> Image.Image:
@@ -40,7 +40,7 @@ def is_image(path: str) -> bool:
         try:
             Image.open(file, formats=_KNOWN).close()
         except Image.DecompressionBombError:
-            return True  # and too large: told when it is read
+            return True  # and too large: reported when it is read
         except (SyntaxError, ValueError, EOFError):
             return False
         except OSError as error:

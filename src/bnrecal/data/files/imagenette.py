@@ -92,7 +92,7 @@ def _download(root: Path) -> None:
 
 
 def _split(folder: Path, split: Split, numbers: dict[str, int]) -> Listing:
-    """ImageNet's own split, told by the file names: see `imagenette`."""
+    """ImageNet's own split, known by the file names: see `imagenette`."""
     index = list_images(folder)
     labels = _class_labels(index, numbers)
     validation = np.array([VALIDATION in index.name(i) for i in range(len(index))], dtype=bool)

@@ -10,7 +10,7 @@ from bnrecal.nbsmt.geometry import Geometry, Pair
 
 # Sums of integers are exact in a format while every partial sum stays below 2 to its significand.
 EXACT_BELOW = {torch.float32: 2**24, torch.float64: 2**53}
-# What is sent for the images taken at a time: it stays near a processor's cache; a GPU wants long launches.
+# Operands of the images taken at a time: they stay near a processor's cache; a GPU wants long launches.
 PIECE_BYTES, GPU_PIECE_BYTES = 4 * 2**20, 2**30
 
 
@@ -71,15 +71,15 @@ class FloatConv:
             return F.conv2d(x, w, None, g.stride, g.padding, g.dilation, g.groups)
 
 
-def images_at_a_time(sent: int, kernel: Pair, device: torch.device) -> int:
+def images_at_a_time(image_bytes: int, kernel: Pair, device: torch.device) -> int:
     """Return how many images to expand and convolve at a time, at least 1.
 
     Args:
-        sent: bytes that are sent for one image. A GPU holds them as float32 once for every tap of the kernel.
+        image_bytes: bytes of one image's operands. A GPU holds them as float32 once for every tap of the kernel.
     """
     if device.type == "cuda":
-        return max(1, GPU_PIECE_BYTES // (4 * kernel[0] * kernel[1] * sent))
-    return max(1, PIECE_BYTES // sent)
+        return max(1, GPU_PIECE_BYTES // (4 * kernel[0] * kernel[1] * image_bytes))
+    return max(1, PIECE_BYTES // image_bytes)
 
 
 def _conv_by_product(x: Tensor, w: Tensor, g: Geometry) -> Tensor:

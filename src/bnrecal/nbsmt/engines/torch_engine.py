@@ -24,7 +24,7 @@ class Channels(Protocol):
 
     Attributes:
         largest: bound on the magnitude of the activations.
-        bytes_each: of an activation that is sent.
+        bytes_each: of an operand.
         layout: for reports: channels per channel.
     """
 
@@ -89,8 +89,8 @@ class TorchEngine(Engine):
         y = torch.empty(shape, memory_format=torch.channels_last, device=self.layer.device)
         first = 0
         for part in self._pieces(x):
-            sent = self.channels.expand(part, x_scale, signed)
-            y[first : first + len(part)].copy_(self._conv.convolve(sent, scale, bias))
+            selected = self.channels.expand(part, x_scale, signed)
+            y[first : first + len(part)].copy_(self._conv.convolve(selected, scale, bias))
             first += len(part)
         return y
 
@@ -100,7 +100,7 @@ class TorchEngine(Engine):
 
 
 def _expand(layer: ConvLayer) -> tuple[Channels, Tensor]:
-    """Return the channels, and the weights that meet them: integers (O, width, kh, kw) for one group's channels."""
+    """Return the channels, and the weights that multiply them: integers (O, width, kh, kw) for one group's channels."""
     if is_custom(layer.spec.policy):
         return _expand_by_table(layer)
     channels = OperandChannels(layer)
@@ -114,7 +114,7 @@ def _fits_float32(weight: Tensor, channels: Channels, device: torch.device) -> b
 
 
 class OperandChannels:
-    """A built-in policy: for every operand that weights meet, the channels that meet any."""
+    """A built-in policy: for every operand that weights multiply, the channels with such weights."""
 
     bytes_each = 1
 
@@ -158,8 +158,8 @@ class TableChannels:
     def compile(self, *, long_copies: bool) -> None:
         """Let a processor's kernel look up in the tables, if there is one."""
         if table_lookup.kernel() is not None:
-            sent = [(operand.pattern, operand.table, operand.chosen) for operand in self.operands]
-            self._lookup = Lookup(sent, self.spec, self.channels, self.groups)
+            selected = [(operand.pattern, operand.table, operand.chosen) for operand in self.operands]
+            self._lookup = Lookup(selected, self.spec, self.channels, self.groups)
             self._long_copies = long_copies
 
     def expand(self, x: Tensor, x_scale: float, signed: bool) -> Tensor:
@@ -173,8 +173,8 @@ class TableChannels:
         part = self.channels // self.spec.threads
         nonzero = (a != 0).to(torch.int32)
         active = [torch.roll(nonzero, -r * part, 2) for r in range(1, self.spec.threads)]
-        sent = torch.cat([operand.send(a, active) for operand in self.operands], 2)
-        return sent.reshape(images, self.groups * self.width, height, width)
+        selected = torch.cat([operand.select(a, active) for operand in self.operands], 2)
+        return selected.reshape(images, self.groups * self.width, height, width)
 
 
 def _expand_by_table(layer: ConvLayer) -> tuple[TableChannels, Tensor]:
@@ -182,11 +182,11 @@ def _expand_by_table(layer: ConvLayer) -> tuple[TableChannels, Tensor]:
     operands = []
     parts = []
     factors = policy_factors(layer.spec.policy, layer.spec.threads)
-    for pattern, table, met in _met(weight, layer.spec, factors):
-        chosen = met.ne(0).flatten(2).any(2).any(0).nonzero()[:, 0]
+    for pattern, table, part in _weights_by_table(weight, layer.spec, factors):
+        chosen = part.ne(0).flatten(2).any(2).any(0).nonzero()[:, 0]
         if len(chosen):
             operands.append(_Selected(pattern, table, chosen, layer.device))
-            parts.append(met[:, chosen])
+            parts.append(part[:, chosen])
     if not operands:  # every weight is zero
         nothing = torch.zeros(1, 256, dtype=torch.int16)
         operands.append(_Selected(0, nothing, torch.tensor([0]), layer.device))
@@ -199,7 +199,7 @@ class _Selected:
 
     Attributes:
         pattern: the partners that count, bit r - 1 for partner r.
-        table: int16 (rows, 256): what is sent for an activation while as many partners as the row says are non-zero.
+        table: int16 (rows, 256): the operand of an activation while as many partners as the row says are non-zero.
         chosen: the channels, int64.
     """
 
@@ -208,7 +208,7 @@ class _Selected:
         self.table = table.to(device)
         self.chosen = chosen.to(device)
 
-    def send(self, a: Tensor, active: list[Tensor]) -> Tensor:
+    def select(self, a: Tensor, active: list[Tensor]) -> Tensor:
         """Return int16 (N, G, chosen, H, W) of levels (N, G, C, H, W), int32, and of which partners are non-zero."""
         places = a.index_select(2, self.chosen)
         for bit, partner in enumerate(active):
@@ -217,8 +217,8 @@ class _Selected:
         return self.table.flatten()[places]
 
 
-def _met(weight: Tensor, spec: SmtSpec, factors: Factors) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield a pattern, the table of what is sent, and the weights that meet it, int16 shaped as `weight`."""
+def _weights_by_table(weight: Tensor, spec: SmtSpec, factors: Factors) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield a pattern, the table of its operands, and the weights that multiply them, int16 shaped as `weight`."""
     of_activation = torch.from_numpy(factors.of_activation).to(torch.int16)  # (T, 256, terms)
     of_weight = torch.from_numpy(factors.of_weight).to(torch.int16)  # (terms, 256)
     patterns = weight_patterns(weight, spec)
@@ -226,5 +226,5 @@ def _met(weight: Tensor, spec: SmtSpec, factors: Factors) -> Iterator[tuple[int,
         # without sparsity all threads are active, whatever they hold
         rows = of_activation[: pattern.bit_count() + 1] if spec.sparsity else of_activation[-1:]
         for term in range(factors.terms):
-            met = of_weight[term][weight.long() + 128] * (patterns == pattern)
-            yield (pattern if spec.sparsity else 0), rows[:, :, term], met
+            part = of_weight[term][weight.long() + 128] * (patterns == pattern)
+            yield (pattern if spec.sparsity else 0), rows[:, :, term], part

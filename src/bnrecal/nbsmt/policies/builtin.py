@@ -6,7 +6,7 @@ from typing import Literal
 
 
 class Value(IntEnum):
-    """An activation a, or what is multiplied in its place."""
+    """An activation a, or the operand that replaces it in a product."""
 
     ZERO = 0
     EXACT = 1  # a
@@ -36,14 +36,15 @@ class Term:
 
 @dataclass(frozen=True)
 class Policy:
-    """A rule that says which operand of a product is reduced, and the same as terms for the engines.
+    """The operand of a product that is reduced in a collision, and the same rule as terms for the engines.
 
     Attributes:
         name: as settings give it.
-        terms: products whose sum is what an active thread contributes. Neighbours (first and second, third and fourth)
-            share a multiply-add instruction, so terms that one weight needs together stand together.
-        activation_reduced: when r(a) replaces a where exactly two threads are active, None: never; wide is said of b.
-        weight_reduced: the same of r(b) and b; wide is said of a.
+        terms: products whose sum an active thread contributes. Neighbours (first and second, third and fourth) share a
+            multiply-add instruction, so terms that one weight needs together are neighbours.
+        activation_reduced: when r(a) replaces a if exactly two threads are active: "active" always, "wide" only where b
+            does not fit 4 bits, None never.
+        weight_reduced: when r(b) replaces b then: "active" always, "wide" only where a does not fit 4 bits, None never.
     """
 
     name: str
@@ -104,6 +105,6 @@ POLICIES = {policy.name: policy for policy in _ALL}
 
 
 def built_in(policy: object) -> Policy:
-    """Return one of the package's policies by its name; not for one from outside."""
+    """Return a built-in policy by its name; a custom policy has none here."""
     assert isinstance(policy, str)
     return POLICIES[policy]

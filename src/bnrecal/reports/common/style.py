@@ -29,7 +29,7 @@ SETTINGS: Any = {  # any: older matplotlib stubs take str keys, newer ones each 
 
 @dataclass(frozen=True)
 class Look:
-    """A curve, told from the others by marker, fill and line style as well as by colour (Okabe and Ito's set)."""
+    """A curve, distinct from the others by marker, fill and line style as well as by colour (Okabe and Ito's set)."""
 
     color: str
     marker: str

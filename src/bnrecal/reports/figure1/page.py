@@ -148,7 +148,7 @@ class Content:
 
 
 def write_figure1_page(points: Sequence[FigurePoint], out: Path) -> None:
-    """Write `report.html` into `out`; a failure is told in one line."""
+    """Write `report.html` into `out`; a failure is reported in one line."""
     with never_fatal(out / PAGE):
         write_page(out / PAGE, "figure1.html.j2", content(points))
 

@@ -186,7 +186,7 @@ class Content:
 
 
 def write_table1_page(tables: Tables, cells: Sequence[CellRecord], out: Path) -> None:
-    """Write `report.html` into `out`; a failure is told in one line.
+    """Write `report.html` into `out`; a failure is reported in one line.
 
     Args:
         tables: what `numbers.make_tables` returned for these cells.
@@ -286,8 +286,8 @@ def gain_cell(one: Gain, paper: dict[str, float] | None) -> GainCell:
         return GainCell(one.pair.group, tested(one.gain), None, None, None)
     share = None if one.recovered is None else one.recovered.in_percent()
     published = paper_gain(paper, one.pair)
-    told = None if published is None else number(published, signed=True)
-    return GainCell(one.pair.group, tested(one.gain), tested(one.net_gain), share, told)
+    published_gain = None if published is None else number(published, signed=True)
+    return GainCell(one.pair.group, tested(one.gain), tested(one.net_gain), share, published_gain)
 
 
 def tested(one: Difference) -> Tested:

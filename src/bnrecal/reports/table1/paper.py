@@ -8,7 +8,7 @@ from operator import attrgetter
 import numpy as np
 import pandas as pd
 
-from bnrecal.evaluation.significance import over_seeds
+from bnrecal.evaluation.significance import mean_squares
 from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, Pair, shown, threaded_pairs
 from bnrecal.reports.table1.gains import Gain, Key, Right, right_by_row
 from bnrecal.reports.table1.records import CellRecord
@@ -115,7 +115,7 @@ def _levels(
 ) -> Iterator[Comparison]:
     for column in shown():
         if column.key in paper:
-            stderr = over_seeds(np.array(right[column.key], dtype=np.float64)).stderr
+            stderr = 100 * mean_squares(np.array(right[column.key], dtype=np.float64)).standard_error
             published = _paper_gain(paper, column)
             allowed = tolerance(column, published)
             too_far = abs(published) / 2 if column.threads > 1 else None

@@ -41,7 +41,7 @@ PAPERS = Style("the paper's, ", Look(GREY, "s", "", filled=False), Look(GREY, "s
 
 
 def write_table1_pictures(wide: pd.DataFrame, out: Path) -> None:
-    """Write a table in the layout of `table1.csv` as picture and LaTeX table; a failure is told in one line."""
+    """Write a table in the layout of `table1.csv` as picture and LaTeX table; a failure is reported in one line."""
     with never_fatal(out / "table1.png"):
         write_latex(wide, out)
         with drawing():

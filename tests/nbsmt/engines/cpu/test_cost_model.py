@@ -30,10 +30,10 @@ def weights(channels: int, taps: int, zeros: float) -> Tensor:
             0.02,
             PAIRED,
             DenseShare.ALL,
-        ),  # what a list costs before its first weight is more than so few products
+        ),  # what sparse weights cost before the first one is more than so few products
         (1, 96, 1, 0.02, PAIRED, DenseShare.ALL),
         (1, 64, 3, 0.02, PAIRED, DenseShare.FULL),
-        (1, 64, 3, 0.02, FULL, DenseShare.FULL),  # all weights fit, there is no list
+        (1, 64, 3, 0.02, FULL, DenseShare.FULL),  # all weights fit, there are no sparse weights
         (1, 16, 1, 0.02, NONE, DenseShare.FULL),
         (1, 1, 3, 0.02, PAIRED, DenseShare.FULL),  # no pairs
         (2, 16, 1, 0.02, PAIRED, DenseShare.ALL),
@@ -50,7 +50,7 @@ def weights(channels: int, taps: int, zeros: float) -> Tensor:
             0.4,
             FULL,
             DenseShare.ALL,
-        ),  # so cheap is a dense weight that twelve cost less than half a listed one
+        ),  # so cheap is a dense weight that twelve cost less than half a sparse one
     ],
 )
 def test_choices(

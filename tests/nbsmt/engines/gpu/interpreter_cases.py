@@ -51,9 +51,45 @@ def test_equals_golden_model_where_channels_are_picked(policy: str, channels: in
     layer = (x, w, {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 1)}, groups)
     prepared = prepare(layer, SmtSpec(4, policy))
     assert isinstance(prepared.engine, TritonEngine)
-    assert len(prepared.engine.conv.layout.sources)
-    assert prepared.engine.conv.layout.count
+    assert len(prepared.engine.conv.layout.codes)
+    assert len(prepared.engine.conv.layout.operands)
     assert torch.equal(prepared.accumulate(x), expected(layer, SmtSpec(4, policy)))
+
+
+def _expanded_exactly(part: int, groups: int, vector: int, spec: SmtSpec) -> None:
+    channels = spec.threads * part
+    x = torch.arange(groups * channels * 9).mul(97).remainder(256).view(1, groups * channels, 3, 3)
+    x[:, ::3] = 0
+    w = integers((2 * groups, channels, 1, 1), -128, 128, 0.2, 0.3, 9).to(torch.int8)
+    layer = (x.to(torch.uint8), w, {"stride": (1, 1), "padding": (1, 0), "dilation": (1, 1)}, groups)
+    prepared = prepare(layer, spec)
+    assert isinstance(prepared.engine, TritonEngine)
+    assert prepared.engine.conv.layout.vector == vector
+    assert torch.equal(prepared.accumulate(layer[0]), expected(layer, spec))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize(("part", "groups", "vector"), [(16, 3, 16), (24, 1, 8), (12, 1, 4), (6, 2, 1)])
+def test_channels_are_expanded_alike_however_many_a_lane_takes(
+    part: int, groups: int, vector: int, threads: int
+) -> None:
+    _expanded_exactly(part, groups, vector, SmtSpec(threads))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_four_at_a_time_are_every_policys_operands(policy: str) -> None:
+    _expanded_exactly(16, 1, 16, SmtSpec(4, policy, rounding="floor"))
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_an_activation_of_half_a_step_is_no_active_partner(threads: int) -> None:
+    x = torch.tensor([0.0, 0.5, 0.50001, 1.5, 2.5, 15.5, 255.5, 1e9, -1.0, float("nan")]).repeat(64).view(1, 64, 2, 5)
+    w = integers((4, 64, 1, 1), -128, 128, 0.05, 0.3, 3).to(torch.int8)
+    prepared = PreparedConv2d(w, SmtSpec(threads), backend=BACKEND)
+    assert isinstance(prepared.engine, TritonEngine)
+    assert threads == 2 or len(prepared.engine.conv.layout.codes)  # some are looked up one by one
+    sums = prepared.accumulate(quantize_activation(x, 1.0, False))
+    assert torch.equal(prepared(x, 1.0, torch.ones(4)), sums.float())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -201,3 +237,10 @@ def test_short_memory_halves_the_batch_and_changes_nothing(
     assert torch.equal(prepared(x, 0.05, torch.ones(4)), whole)
     assert asked == [7, 4, 2, 2, 2, 1]
     assert "takes 2 images at a time" in caplog.text
+    asked.clear()
+    caplog.clear()
+    assert torch.equal(prepared(x, 0.05, torch.ones(4)), whole)
+    assert asked == [2, 2, 2, 1]  # known from the batch before
+    prepared(x[:, :, :2], 0.05, torch.ones(4))
+    assert asked[4] > 2  # smaller images, more of them
+    assert not caplog.text or "takes 2" in caplog.text

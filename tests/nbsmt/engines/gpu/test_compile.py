@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 triton = pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kernels are not compiled")
 if os.environ.get("TRITON_INTERPRET", "0") == "1":
@@ -17,23 +16,20 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from bnrecal.nbsmt.engines.gpu import kernels, tuning  # noqa: E402
-from bnrecal.nbsmt.engines.gpu.layout import lay_out  # noqa: E402
-from bnrecal.nbsmt.engines.gpu.triton_engine import DEPTHWISE_TILE, EXPAND_TILE, SAFE_STEPS  # noqa: E402
-from bnrecal.nbsmt.spec import SmtSpec  # noqa: E402
+from bnrecal.nbsmt.engines.gpu.triton_engine import DEPTHWISE_TILE, LANES, LISTED_BLOCK, SAFE_STEPS  # noqa: E402
 
 CAPABILITIES = (80, 89, 90)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"  # in every release
 POINTERS = {"x": "*fp32", "w": "*i8", "y": "*fp32", "scale": "*fp32", "bias": "*fp32", "offset": "*i32"}
-EXPANSION = {"x": "*fp32", "y": "*i8", "places": "*i32", "sources": "*i32", "codes": "*i32", "x_inverse": "fp32"}
+TABLES = dict.fromkeys(("y_words", "operands", "places", "sources", "codes"), "*i32")
+EXPANSION = {"x": "*fp32", "y": "*i8", **TABLES, "x_inverse": "fp32"}
 # The second accumulator is for filters of more than 131,072 weights, which networks hardly have. Triton 3.6 spills
 # some of it.
 SPILLED_BY_SPLIT = 16
-# Triton compiles arguments that are 1 as constants.
-ONES = dict.fromkeys(("groups", "bundles", "bundle", "multiplier", "taps", "KW", "SY", "SX", "DY", "DX", "OH", "OW",
-                      "YH", "YW", "whole_blocks", "rows", "pixels"), 1)  # fmt: skip
+# Triton compiles these arguments as constants where they are 1.
+ONES = ("filters", "multiplier", "x_image", "x_row", "x_col")
 # What is a multiple of 16 in networks whose channels are: it decides how many bytes a load takes.
-EVEN = ("x", "w", "y", "scale", "bias", "offset", "E", "depth", "filters", "x_image", "x_row", "x_col", "columns",
-        "width", "per_group")  # fmt: skip
+EVEN = ("x", "w", "y", "scale", "bias", "offset", "E", "depth", "filters", *TABLES)
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +66,10 @@ def _stack_bytes(compiled: Any, folder: Path) -> int:
 def test_the_gemm_multiplies_bytes_on_tensor_cores_and_spills_nothing(capability: int, tmp_path: Path) -> None:
     instruction = r"wgmma\.mma_async[\w.]*\.s32\.s8\.s8" if capability == 90 else r"mma\.sync[\w.]*\.s32\.s8\.s8\.s32"
     tiles = (*tuning.TILES, tuning.WIDE) if capability == 90 else tuning.TILES
-    for bm, bn, bk, warps, stages in tiles:
+    for tile in tiles:
+        bm, bn, bk, warps, stages = tile
         for split in (0, SAFE_STEPS):
-            if split and not tuning.has_room(bm, bn, warps):
+            if split and not tuning.has_room(tile):
                 continue
             meta = {"FLOAT": True, "BIAS": True, "SPLIT": split, "BM": bm, "BN": bn, "BK": bk}
             compiled = _compile(kernels.conv_int8, {**POINTERS, "x": "*i8"}, meta, capability, warps, stages)
@@ -82,21 +79,28 @@ def test_the_gemm_multiplies_bytes_on_tensor_cores_and_spills_nothing(capability
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_the_expansion_reads_and_writes_words_and_spills_nothing(capability: int, tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    w = torch.randint(-128, 128, (64, 64, 3, 3), generator=generator)
-    w[torch.rand(w.shape, generator=generator) < 0.2] = 0
-    types = EXPANSION
-    for threads, policy in ((1, "A"), (4, "A")):
-        layout, _ = lay_out(w.to(torch.int8), SmtSpec(threads, policy), 1, torch.device("cpu"))
-        meta = {
-            "T": threads, "TAPS": 1, "OPERANDS": layout.operands, "COUNT": layout.count, "QUANTIZE": True,
-            "SIGNED": False, "HALF_EVEN": True, "BP": EXPAND_TILE[0], "BC": EXPAND_TILE[1],
-        }  # fmt: skip
-        compiled = _compile(kernels.quantize_expand, types, meta, capability)
-        assert "ld.global.v4.b32" in compiled.asm["ptx"]
-        assert re.search(r"st\.global\.(v\d\.)?b32", compiled.asm["ptx"])
-        assert _stack_bytes(compiled, tmp_path) == 0, (threads, policy)
+@pytest.mark.parametrize(("vector", "store"), [(16, r"v4\.b32"), (8, r"v2\.b32"), (4, "b32"), (1, "b8")])
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_expansion_stores_whole_vectors_that_no_lane_waits_for(
+    threads: int, vector: int, store: str, capability: int, tmp_path: Path
+) -> None:
+    compiled = _compile(kernels.quantize_expand, EXPANSION, _of_expansion(threads, vector), capability)
+    ptx = compiled.asm["ptx"]
+    listed = LISTED_BLOCK[0] * LISTED_BLOCK[1] // LANES if vector == 1 else 0  # those store single bytes too
+    assert len(re.findall(rf"st\.global\.{store}", ptx)) == threads + listed
+    assert len(re.findall(r"ld\.global\.v4\.b32", ptx)) == threads * (vector // 4)
+    assert "bar.sync" not in ptx
+    assert "shfl" not in ptx
+    assert "st.shared" not in ptx
+    assert _stack_bytes(compiled, tmp_path) == 0
+
+
+def _of_expansion(threads: int, vector: int) -> dict[str, Any]:
+    bp, bc = LISTED_BLOCK
+    return {
+        "T": threads, "TAPS": 1, "VEC": vector, "QUANTIZE": True, "SIGNED": False, "HALF_EVEN": True, "LANES": LANES,
+        "BP": bp, "BC": bc,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -119,12 +123,8 @@ def test_every_kind_of_input_compiles(x: str, signed: bool, ones: bool) -> None:
     for threads, taps in ((1, 1), (4, 1), (4, 9)):
         if signed and threads > 1:
             continue
-        layout, _ = lay_out(torch.ones(16, 16, 1, 1).to(torch.int8), SmtSpec(threads), 1, torch.device("cpu"))
-        meta = {
-            "T": threads, "TAPS": taps, "OPERANDS": layout.operands, "COUNT": layout.count, "HALF_EVEN": False,
-            **of_inputs, **tile,
-        }  # fmt: skip
-        _compile(kernels.quantize_expand, {**EXPANSION, "x": x}, _with_ones(kernels.quantize_expand, meta, ones), 80)
+        meta = {**_of_expansion(threads, 16 if taps == 1 else 1), "TAPS": taps, "HALF_EVEN": False, **of_inputs}
+        _compile(kernels.quantize_expand, {**EXPANSION, "x": x}, meta, 80)
     end = {"FLOAT": quantize, "BIAS": quantize and not signed}
     meta = {**end, **of_inputs, **tile, "TAPS": 9}
     types = {**POINTERS, "x": x, "y": y, "x_inverse": "fp32"}
@@ -138,15 +138,14 @@ def _with_ones(kernel: Any, meta: dict[str, Any], ones: bool) -> dict[str, Any]:
     return {**({name: 1 for name in ONES if name in kernel.arg_names} if ones else {}), **meta}
 
 
-@pytest.mark.parametrize("split", [0, SAFE_STEPS])
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("filters", [1, 3, 16, 24, 64, 1000])
 @pytest.mark.parametrize("depth", [32, 64, 96, 128, 160, 576, 1152])
-def test_every_shape_has_tiles_to_choose_from(depth: int, filters: int, split: int) -> None:
-    configs = [
-        triton.Config({"BM": bm, "BN": bn, "BK": bk}, num_warps=warps, num_stages=stages)
-        for bm, bn, bk, warps, stages in (*tuning.TILES, tuning.WIDE)
-    ]
-    tiles = tuning.fitting_tiles(configs, {"depth": depth}, filters=filters, SPLIT=split)
-    assert tiles
-    assert all(depth % tile.kwargs["BK"] == 0 for tile in tiles)
-    assert len(tiles) <= 11
+def test_every_shape_has_a_few_tiles_to_choose_from(depth: int, filters: int, split: bool, wide: bool) -> None:
+    tiles = tuning.fitting_tiles(depth, filters, split, wide=wide)
+    assert 1 <= len(tiles) <= tuning.MOST_TILES
+    assert all(depth % tile.channels == 0 for tile in tiles)
+    assert all(tile.filters <= max(16, 2 * filters) for tile in tiles)
+    assert not split or all(tuning.has_room(tile) for tile in tiles)
+    assert (tuning.WIDE in tiles) == (wide and not split and depth % 128 == 0 and filters > 128)

@@ -1,7 +1,7 @@
 """The weights that are worth dense channels, by a model of what a layer costs.
 
 Nothing is timed at run time, so that the choice, which `layers.csv` reports, is the same in every run. The unit is what
-one listed weight costs an output: the list kernel is the same everywhere, 32 bytes an instruction at most.
+one sparse weight costs an output: the sparse kernel is the same everywhere, 32 bytes an instruction at most.
 `scripts/measure_costs.py` measures the figures.
 """
 
@@ -21,7 +21,7 @@ DENSE = {
     Exactness.PAIRED: 0.115,  # AMD Zen 3: 0.11 to 0.13
     Exactness.NONE: 0.28,  # AMD Zen 3, float32: 0.21 to 0.37
 }
-# What the list costs before its first weight: planes for every input value, and the way back for every output.
+# What sparse weights cost before the first one: planes for every input value, and the way back for every output.
 PLANES, FINISH = 4.0, 18.0  # AMD Zen 3: 2.0 to 7.6 and 14 to 30, the larger ones at 14 x 14
 EXCESS = 0.02  # of the weights: what pairs of channels usually leave
 

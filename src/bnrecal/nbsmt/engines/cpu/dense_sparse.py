@@ -1,4 +1,4 @@
-"""NB-SMT on a processor: a dense 8-bit convolution and a list, quantized and put together by numba kernels."""
+"""NB-SMT on a processor: a dense 8-bit convolution and sparse weights, quantized and put together by numba kernels."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -90,8 +90,8 @@ class DenseSparseEngine(Engine):
 
     @property
     def layout(self) -> str:
-        """Dense channels per channel and the share of weights in the list, for reports."""
-        return f"{len(self.operands)} dense + {self.entries / self.weight.numel():.1%} listed"
+        """Dense channels per channel and the share of sparse weights, for reports."""
+        return f"{len(self.operands)} dense + {self.entries / self.weight.numel():.1%} sparse"
 
     def accumulate(self, x: Tensor) -> Tensor:
         """Return int32 sums (N, O, H', W') of uint8 levels, or of int8 ones with one thread."""
@@ -157,7 +157,7 @@ class DenseSparseEngine(Engine):
     def _slices(self, x: Tensor) -> list[slice]:
         """Divide the images into slices of equal size, so that one packing does for all.
 
-        One thread with an empty list does not lay anything between its kernels.
+        One thread without sparse weights needs no buffer between its kernels.
         """
         images = x.shape[0]
         if self.spec.threads == 1 and not self.entries:

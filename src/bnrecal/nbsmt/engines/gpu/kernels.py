@@ -5,8 +5,11 @@ Shapes are channels-last. N images, H x W pixels, C channels; E expanded channel
 a - 128 and the GEMM adds 128 * (sum of the filter's weights) at its end. The border is written out, as the
 activation 0, so that the GEMM's loads need no masks.
 
-An operand of the expansion is a code of 12 bits: which partners count (3 bits), then what is sent while 0, 1, and 2 or
-more of them are active (3 bits each, an `builtin.Value`).
+An operand of the expansion is a code of 12 bits: which partners count (3 bits), then the operand while 0, 1, and 2 or
+more of them are active (3 bits each: activations up to 15, those above as they are, those above reduced). Codes are
+data, so that one compiled kernel serves every layer.
+
+The expansion works on 4 activations at a time, the bytes of an int32 word, with the same operations as on one.
 """
 
 import triton
@@ -29,6 +32,16 @@ def _levels(x, keep, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr):
 
 
 @triton.jit
+def _is_active(x, keep, x_inverse, QUANTIZE: tl.constexpr):
+    """Return whether the unsigned levels of the activations at these addresses are not 0."""
+    if QUANTIZE:  # noqa: SIM108 (a half is rounded to 0, NaN becomes 0)
+        active = tl.load(x, mask=keep, other=0.0) * x_inverse > 0.5
+    else:
+        active = tl.load(x, mask=keep, other=0) != 0
+    return active
+
+
+@triton.jit
 def _reduced(a, HALF_EVEN: tl.constexpr):
     """r(a) of int32 a in 0..255, saturated."""
     if HALF_EVEN:  # noqa: SIM108
@@ -39,160 +52,262 @@ def _reduced(a, HALF_EVEN: tl.constexpr):
 
 
 @triton.jit
-def _sent(value: tl.constexpr, a, reduced):
-    """Return the operand that `builtin.Value` number `value` stands for."""
-    if value == 1:
-        sent = a
-    elif value == 2:
-        sent = reduced
-    elif value == 3:
-        sent = tl.where(a <= 15, a, 0)
-    elif value == 4:
-        sent = tl.where(a <= 15, 0, a)
+def _where_nonzero(words):
+    """255 in the bytes of int32 words that are not 0, else 0."""
+    LOW: tl.constexpr = 0x7F7F7F7F
+    carried = ((words & LOW) + LOW) | words  # bit 7 of a byte: any bit of it
+    return ((carried >> 7) & 0x01010101) * 255
+
+
+@triton.jit
+def _multiples(words, HALF_EVEN: tl.constexpr):
+    """Bytes a of int32 words to the multiple of 16 that r(a) is where a > 15, saturated."""
+    ONES: tl.constexpr = 0x01010101
+    NIBBLES: tl.constexpr = 0x0F0F0F0F
+    sixteens = (words >> 4) & NIBBLES
+    if HALF_EVEN:
+        up = (((words & NIBBLES) + 0x07070707 + (sixteens & ONES)) >> 4) & ONES
+        full = ((sixteens + ONES) >> 4) & ONES  # 240 and more stay 240
+        sixteens += up & ~full
+    return sixteens << 4
+
+
+@triton.jit
+def _load_word(x, inside, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr):
+    """Levels of 4 channels from the addresses x (LANES,) on, as the bytes of int32 words (LANES,)."""
+    at = tl.arange(0, 4)
+    levels = _levels(x[:, None] + at[None, :], inside[:, None], x_inverse, QUANTIZE, SIGNED)
+    return tl.sum((levels & 255) << (8 * at)[None, :], axis=1)
+
+
+@triton.jit
+def _load_words(x, inside, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr, VEC: tl.constexpr):
+    """Levels of VEC channels from the addresses x (LANES,) on: int32 (LANES, VEC / 4) of 4, or (LANES, 1) of one."""
+    if VEC == 1:
+        words = _levels(x[:, None], inside[:, None], x_inverse, QUANTIZE, SIGNED) & 255
+    elif VEC == 4:
+        words = _load_word(x, inside, x_inverse, QUANTIZE, SIGNED)[:, None]
+    elif VEC == 8:
+        first = _load_word(x, inside, x_inverse, QUANTIZE, SIGNED)
+        words = tl.join(first, _load_word(x + 4, inside, x_inverse, QUANTIZE, SIGNED))
     else:
-        sent = a * 0
-    return sent
+        # A lane keeps what it loads in its own registers: no two lanes exchange anything.
+        first = _load_word(x, inside, x_inverse, QUANTIZE, SIGNED)
+        second = _load_word(x + 4, inside, x_inverse, QUANTIZE, SIGNED)
+        third = _load_word(x + 8, inside, x_inverse, QUANTIZE, SIGNED)
+        fourth = _load_word(x + 12, inside, x_inverse, QUANTIZE, SIGNED)
+        pairs = tl.join(tl.join(first, third), tl.join(second, fourth))
+        words = tl.reshape(pairs, (first.shape[0], 4))
+    return words
 
 
 @triton.jit
-def _send(y, keep, a, reduced, p1, p2, p3, CODE: tl.constexpr, OFFSET: tl.constexpr):
-    """Store one operand of the activations a, given which partners are active (0 or 1)."""
-    active = a * 0
-    if CODE & 1:
-        active += p1
-    if CODE & 2:
-        active += p2
-    if CODE & 4:
-        active += p3
-    none = _sent((CODE >> 3) & 7, a, reduced)
-    one = _sent((CODE >> 6) & 7, a, reduced)
-    more = _sent((CODE >> 9) & 7, a, reduced)
-    sent = tl.where(active == 0, none, tl.where(active == 1, one, more))
-    tl.store(y, (sent - OFFSET).to(tl.int8), mask=keep)
+def _split(words, HALF_EVEN: tl.constexpr):
+    """Words of levels as those up to 15, those above, these reduced, and 255 where a level is not 0."""
+    above = _where_nonzero(words & -0x0F0F0F10)  # 0xF0F0F0F0
+    return words & ~above, words & above, _multiples(words, HALF_EVEN) & above, _where_nonzero(words)
 
 
 @triton.jit
-def _send_whole(
-    y, keep, a, p1, p2, p3, columns, OPERANDS: tl.constexpr, COUNT: tl.constexpr, HALF_EVEN: tl.constexpr,
-    OFFSET: tl.constexpr,
-):  # fmt: skip
-    """Store every whole operand of one thread's activations."""
-    reduced = _reduced(a, HALF_EVEN)
-    for i in tl.static_range(COUNT):
-        _send(y + i * columns, keep, a, reduced, p1, p2, p3, (OPERANDS >> (12 * i)) & 4095, OFFSET)
+def _bit(code, place):
+    """All bits of an int32 where this bit of `code` is set, else none."""
+    return -((code >> place) & 1)
+
+
+@triton.jit
+def _value(low, high, reduced, code, place):
+    """Words of the operands that the 3 bits of `code` from this place on select."""
+    return (low & _bit(code, place)) | (high & _bit(code, place + 1)) | (reduced & _bit(code, place + 2))
+
+
+@triton.jit
+def _operand(low, high, reduced, p1, p2, p3, code, T: tl.constexpr):
+    """Words of one operand; p1 to p3 are 255 where the activation of this partner is not 0."""
+    some = p1 & _bit(code, 0)
+    several = some & 0
+    if T > 2:
+        second = p2 & _bit(code, 1)
+        third = p3 & _bit(code, 2)
+        several = (some & second) | (some & third) | (second & third)
+        some = some | second | third
+    none = _value(low, high, reduced, code, 3) & ~some
+    one = _value(low, high, reduced, code, 6) & some & ~several
+    return none | one | (_value(low, high, reduced, code, 9) & several)
+
+
+@triton.jit
+def _store_words(y, y_words, vector, keep, words, SIGNED: tl.constexpr, VEC: tl.constexpr):
+    """Store each lane's VEC levels as vector number `vector` (LANES,) of y; unsigned ones less 128."""
+    if VEC == 1:
+        offset: tl.constexpr = 0 if SIGNED else 128
+        tl.store(y + vector[:, None], (words - offset).to(tl.int8), mask=keep[:, None])
+    else:
+        flip: tl.constexpr = 0 if SIGNED else -0x7F7F7F80  # 0x80808080, which takes 128 off every byte
+        place = (vector * (VEC // 4))[:, None] + tl.arange(0, VEC // 4)[None, :]
+        tl.store(y_words + place, words ^ flip, mask=keep[:, None])
 
 
 @triton.jit
 def _expand_whole(
-    x, y, real, inside_pixel, block, per_part, columns, groups, width, bundle, depth, x_inverse,
-    T: tl.constexpr, OPERANDS: tl.constexpr, COUNT: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
-    HALF_EVEN: tl.constexpr, OFFSET: tl.constexpr, BC: tl.constexpr,
+    x, y, y_words, vector, part, columns, operands, count, keep, inside, x_inverse,
+    T: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr, HALF_EVEN: tl.constexpr, VEC: tl.constexpr,
 ):  # fmt: skip
-    """Read one channel of every thread, BC of each at a time, and write all whole operands of them."""
-    q = block * BC + tl.arange(0, BC)[None, :]
-    keep = real & (q < groups * per_part)
-    group, c = q // per_part, q % per_part
-    inside = keep & inside_pixel
-    x_own = x + group * columns + c
-    y_own = y + (group // bundle * depth + group % bundle * width + c)
-    a0 = _levels(x_own, inside, x_inverse, QUANTIZE, SIGNED)
+    """Read VEC channels of every thread, and write all whole operands of them.
+
+    x: addresses of the first thread's channels. vector: number of the vector that its first operand goes to.
+    part, columns: vectors of a thread, and of all threads.
+    """
+    a0 = _load_words(x, inside, x_inverse, QUANTIZE, SIGNED, VEC)
     if T == 1:
-        _send_whole(y_own, keep, a0, a0, a0, a0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
+        _store_words(y, y_words, vector, keep, a0, SIGNED, VEC)
     elif T == 2:
-        a1 = _levels(x_own + per_part, inside, x_inverse, QUANTIZE, SIGNED)
-        z0 = (a0 != 0).to(tl.int32)
-        z1 = (a1 != 0).to(tl.int32)
-        _send_whole(y_own, keep, a0, z1, z1, z1, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
-        _send_whole(y_own + per_part, keep, a1, z0, z0, z0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
+        a1 = _load_words(x + part * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC)
+        low0, high0, reduced0, z0 = _split(a0, HALF_EVEN)
+        low1, high1, reduced1, z1 = _split(a1, HALF_EVEN)
+        for i in range(count):
+            code = tl.load(operands + i)
+            first = vector + i * columns
+            selected = _operand(low0, high0, reduced0, z1, z1, z1, code, T)
+            _store_words(y, y_words, first, keep, selected, SIGNED, VEC)
+            selected = _operand(low1, high1, reduced1, z0, z0, z0, code, T)
+            _store_words(y, y_words, first + part, keep, selected, SIGNED, VEC)
     else:
-        a1 = _levels(x_own + per_part, inside, x_inverse, QUANTIZE, SIGNED)
-        a2 = _levels(x_own + 2 * per_part, inside, x_inverse, QUANTIZE, SIGNED)
-        a3 = _levels(x_own + 3 * per_part, inside, x_inverse, QUANTIZE, SIGNED)
-        z0 = (a0 != 0).to(tl.int32)
-        z1 = (a1 != 0).to(tl.int32)
-        z2 = (a2 != 0).to(tl.int32)
-        z3 = (a3 != 0).to(tl.int32)
-        _send_whole(y_own, keep, a0, z1, z2, z3, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
-        _send_whole(y_own + per_part, keep, a1, z2, z3, z0, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
-        _send_whole(y_own + 2 * per_part, keep, a2, z3, z0, z1, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
-        _send_whole(y_own + 3 * per_part, keep, a3, z0, z1, z2, columns, OPERANDS, COUNT, HALF_EVEN, OFFSET)
+        a1 = _load_words(x + part * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC)
+        a2 = _load_words(x + 2 * part * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC)
+        a3 = _load_words(x + 3 * part * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC)
+        low0, high0, reduced0, z0 = _split(a0, HALF_EVEN)
+        low1, high1, reduced1, z1 = _split(a1, HALF_EVEN)
+        low2, high2, reduced2, z2 = _split(a2, HALF_EVEN)
+        low3, high3, reduced3, z3 = _split(a3, HALF_EVEN)
+        for i in range(count):
+            code = tl.load(operands + i)
+            first = vector + i * columns
+            selected = _operand(low0, high0, reduced0, z1, z2, z3, code, T)
+            _store_words(y, y_words, first, keep, selected, SIGNED, VEC)
+            selected = _operand(low1, high1, reduced1, z2, z3, z0, code, T)
+            _store_words(y, y_words, first + part, keep, selected, SIGNED, VEC)
+            selected = _operand(low2, high2, reduced2, z3, z0, z1, code, T)
+            _store_words(y, y_words, first + 2 * part, keep, selected, SIGNED, VEC)
+            selected = _operand(low3, high3, reduced3, z0, z1, z2, code, T)
+            _store_words(y, y_words, first + 3 * part, keep, selected, SIGNED, VEC)
 
 
 @triton.jit
-def _column(
-    x, row, col, keep, group, column, H, W, x_row, x_col, per_group, KW, DY, DX, x_inverse,
-    TAPS: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
+def _expand_lanes(
+    x, y, y_words, operands, p, q, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col, columns, count, width,
+    bundle, depth, SY, SX, PY, PX, T: tl.constexpr, VEC: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
+    HALF_EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Activations of im2col's columns (of channels, if TAPS is 1): 0 in the border and beyond the last column."""
-    inside = keep & (column < per_group * TAPS)
-    channel = column
+    """Write all whole operands of vector q (LANES,) of every thread of pixel p (LANES,)."""
+    part = columns // T // VEC
+    keep = p < pixels
+    p = tl.minimum(p, pixels - 1)
+    image, row, col = _pixel_of(p, YH, YW)
+    row, col = row * SY - PY, col * SX - PX
+    inside = keep & (row >= 0) & (row < H) & (col >= 0) & (col < W)
+    group, c = q // part, q % part
+    # numbers of vectors, so that the compiler sees what divides the addresses
+    pixel = image.to(tl.int64) * (x_image // VEC) + row.to(tl.int64) * (x_row // VEC) + col * (x_col // VEC)
+    x += (pixel + group * (columns // VEC) + c) * VEC
+    channel = group // bundle * (depth // VEC) + group % bundle * (width // VEC) + c
+    vector = p.to(tl.int64) * (E // VEC) + channel
+    _expand_whole(x, y, y_words, vector, part, columns // VEC, operands, count, keep, inside, x_inverse,
+                  T, QUANTIZE, SIGNED, HALF_EVEN, VEC)  # fmt: skip
+
+
+@triton.jit
+def _pixel_of(p, YH, YW):
+    """Image, row and column of pixel p."""
+    line = p // YW
+    image = line // YH
+    return image, line - image * YH, p - line * YW
+
+
+@triton.jit
+def _listed(x_pixel, entry, stride, row, col, keep, H, W, x_row, x_col, DY, DX, TAPS: tl.constexpr):
+    """Addresses of the activations that `Layout.sources` says from `entry` on, and which are there.
+
+    x_pixel: addresses of the pixels (row, col). keep: without the pixels outside the image, if there is one tap.
+    """
+    channel = tl.load(entry)[None, :]
+    inside = keep
     if TAPS > 1:
-        tap = column % TAPS
-        row, col = row + tap // KW * DY, col + tap % KW * DX
-        channel = column // TAPS
-    inside = inside & (row >= 0) & (row < H) & (col >= 0) & (col < W)
-    place = row.to(tl.int64) * x_row + col * x_col + group * per_group + channel
-    return _levels(x + place, inside, x_inverse, QUANTIZE, SIGNED)
+        down = tl.load(entry + stride)[None, :] * DY
+        right = tl.load(entry + 2 * stride)[None, :] * DX
+        inside = keep & (channel >= 0) & (row + down >= 0) & (row + down < H) & (col + right >= 0) & (col + right < W)
+        channel = down.to(tl.int64) * x_row + right * x_col + channel
+    return x_pixel + channel, inside
 
 
 @triton.jit
-def _expand_gathered(
-    x, y, real, row, col, block, places, sources, codes, gathered, H, W, x_row, x_col, per_group, columns, KW, DY, DX,
-    x_inverse, T: tl.constexpr, TAPS: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
-    HALF_EVEN: tl.constexpr, OFFSET: tl.constexpr, BC: tl.constexpr,
+def _expand_listed(
+    x, y, p, block, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col, gathered,
+    SY, SX, PY, PX, DY, DX, T: tl.constexpr, TAPS: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
+    HALF_EVEN: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """Write BC channels that are listed one by one, with their partners looked up for each."""
+    """Write BC channels of pixels p (BP, 1) that are listed one by one, with their partners looked up for each."""
+    OFFSET: tl.constexpr = 0 if SIGNED else 128
     j = block * BC + tl.arange(0, BC)
-    keep = real & (j < gathered)[None, :]
+    keep = (p < pixels) & (j < gathered)[None, :]
+    image, row, col = _pixel_of(tl.minimum(p, pixels - 1), YH, YW)
+    row, col = row * SY - PY, col * SX - PX
+    x += image.to(tl.int64) * x_image + row.to(tl.int64) * x_row + col * x_col
+    there = keep
+    if TAPS == 1:
+        there = keep & (row >= 0) & (row < H) & (col >= 0) & (col < W)
     j = tl.minimum(j, gathered - 1)
-    source = tl.load(sources + j)[None, :]
     code = tl.load(codes + j)[None, :]
-    group, column = source // columns, source % columns
-    a = _column(x, row, col, keep, group, column, H, W, x_row, x_col, per_group, KW, DY, DX, x_inverse,
-                TAPS, QUANTIZE, SIGNED)  # fmt: skip
+    stride = T * gathered
+    at, inside = _listed(x, sources + j, stride, row, col, there, H, W, x_row, x_col, DY, DX, TAPS)
+    a = _levels(at, inside, x_inverse, QUANTIZE, SIGNED)
     active = a * 0
     for r in tl.static_range(1, T):
-        other = (column + r * (columns // T)) % columns
-        partner = _column(x, row, col, keep, group, other, H, W, x_row, x_col, per_group, KW, DY, DX, x_inverse,
-                          TAPS, QUANTIZE, SIGNED)  # fmt: skip
-        active += (partner != 0).to(tl.int32) * ((code >> (r - 1)) & 1)
-    value = (code >> (3 + 3 * tl.minimum(active, 2))) & 7
-    sent = tl.where(value == 1, a, 0)
-    sent = tl.where(value == 2, _reduced(a, HALF_EVEN), sent)
-    sent = tl.where(((value == 3) & (a <= 15)) | ((value == 4) & (a > 15)), a, sent)
-    tl.store(y + tl.load(places + j)[None, :], (sent - OFFSET).to(tl.int8), mask=keep)
+        counts = there & (((code >> (r - 1)) & 1) != 0)
+        entry = sources + r * gathered + j
+        at, inside = _listed(x, entry, stride, row, col, counts, H, W, x_row, x_col, DY, DX, TAPS)
+        active += _is_active(at, inside, x_inverse, QUANTIZE).to(tl.int32)
+    value = code >> (3 + 3 * tl.minimum(active, 2))
+    above = (a & _bit(value, 1)) | (_reduced(a, HALF_EVEN) & _bit(value, 2))
+    selected = tl.where(a <= 15, a & _bit(value, 0), above)
+    y += tl.minimum(p, pixels - 1).to(tl.int64) * E
+    tl.store(y + tl.load(places + j)[None, :], (selected - OFFSET).to(tl.int8), mask=keep)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[
+    "pixels", "YH", "YW", "E", "H", "W", "x_image", "x_row", "x_col", "columns", "groups", "count", "gathered",
+    "width", "bundle", "depth", "SY", "SX", "PY", "PX", "DY", "DX",
+])  # fmt: skip
 def quantize_expand(
-    x, y, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col, per_group, columns,
-    groups, gathered, whole_blocks, width, bundle, depth, KW, SY, SX, PY, PX, DY, DX,
-    T: tl.constexpr, TAPS: tl.constexpr, OPERANDS: tl.constexpr, COUNT: tl.constexpr, QUANTIZE: tl.constexpr,
-    SIGNED: tl.constexpr, HALF_EVEN: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    x, y, y_words, operands, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col,
+    columns, groups, count, gathered, width, bundle, depth, SY, SX, PY, PX, DY, DX,
+    T: tl.constexpr, TAPS: tl.constexpr, VEC: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
+    HALF_EVEN: tl.constexpr, LANES: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Float32 activations (or 8-bit ones) to the int8 channels that the expanded weights meet (`layout.Layout`).
 
-    Pixel (i, j) of the (YH, YW) written ones sees the input from (i * SY - PY, j * SX - PX) on. Programs of the first
-    `whole_blocks` column blocks write whole operands, the others the channels listed in `sources` (group * columns +
-    column) with their operands in `codes`, to `places` in 0..E-1.
+    Pixel (i, j) of the (YH, YW) written ones sees the input from (i * SY - PY, j * SX - PX) on. VEC divides the
+    channels of a thread and all addresses; y_words is y as int32. Programs come in rows that share LANES pixels, which
+    are read from memory once: first those that write the `count` whole operands, a lane VEC channels of each thread;
+    then those that write the channels listed in `sources` with their operands in `codes`, to `places` in 0..E-1, BP
+    pixels and BC of them at a time.
     """
-    OFFSET: tl.constexpr = 0 if SIGNED else 128
-    p = tl.program_id(0) * BP + tl.arange(0, BP)[:, None]
-    real = p < pixels
-    p = tl.minimum(p, pixels - 1)
-    row, col = p // YW % YH * SY - PY, p % YW * SX - PX
-    x_image_base = x + (p // (YH * YW)).to(tl.int64) * x_image
-    y_pixel = y + p.to(tl.int64) * E
-    block = tl.program_id(1)
-    if block < whole_blocks:
-        inside = (row >= 0) & (row < H) & (col >= 0) & (col < W)
-        x_pixel = x_image_base + (row.to(tl.int64) * x_row + col * x_col)
-        _expand_whole(x_pixel, y_pixel, real, inside, block, columns // T, columns, groups, width, bundle, depth,
-                      x_inverse, T, OPERANDS, COUNT, QUANTIZE, SIGNED, HALF_EVEN, OFFSET, BC)  # fmt: skip
+    vectors = groups * (columns // T // VEC)
+    whole = tl.where(count > 0, vectors, 0)
+    blocks = tl.cdiv(gathered, BC)
+    in_row = whole + LANES // BP * blocks
+    first = tl.program_id(0) // in_row * LANES
+    program = tl.program_id(0) % in_row
+    if program < whole:
+        lane = program * LANES + tl.arange(0, LANES)
+        _expand_lanes(x, y, y_words, operands, first + lane // vectors, lane % vectors, x_inverse, pixels, YH, YW, E,
+                      H, W, x_image, x_row, x_col, columns, count, width, bundle, depth, SY, SX, PY, PX,
+                      T, VEC, QUANTIZE, SIGNED, HALF_EVEN)  # fmt: skip
     else:
-        _expand_gathered(x_image_base, y_pixel, real, row, col, block - whole_blocks, places, sources, codes, gathered,
-                         H, W, x_row, x_col, per_group, columns, KW, DY, DX, x_inverse, T, TAPS, QUANTIZE, SIGNED,
-                         HALF_EVEN, OFFSET, BC)  # fmt: skip
+        listed = program - whole
+        pixel = first + listed // blocks * BP + tl.arange(0, BP)[:, None]
+        _expand_listed(x, y, pixel, listed % blocks, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W,
+                       x_image, x_row, x_col, gathered, SY, SX, PY, PX, DY, DX,
+                       T, TAPS, QUANTIZE, SIGNED, HALF_EVEN, BC)  # fmt: skip
 
 
 @triton.jit
@@ -215,10 +330,9 @@ def _step(x_tile, w_tile, sums, t, steps, depth, E, XW, KW, DY, DX, BK: tl.const
     return tl.dot(a, b, sums, out_dtype=tl.int32)
 
 
-@triton.jit(do_not_specialize=["tuning"])
+@triton.jit(do_not_specialize=["rows", "XH", "XW", "OH", "OW", "bundles", "taps", "KW", "SY", "SX", "DY", "DX"])
 def conv_int8(
     x, w, y, scale, bias, offset, rows, XH, XW, OH, OW, E, filters, bundles, depth, taps, KW, SY, SX, DY, DX,
-    tuning,  # noqa: ARG001 (what a tile size was tuned for)
     FLOAT: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BK: tl.constexpr,
 ):  # fmt: skip
@@ -255,7 +369,7 @@ def conv_int8(
     tl.store(y_tile, result, mask=(m < rows)[:, None] & there[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "H", "W", "OH", "OW", "KW", "SY", "SX", "PY", "PX", "DY", "DX"])
 def depthwise(
     x, w, y, scale, bias, x_inverse, rows, H, W, OH, OW, x_image, x_row, x_col, filters, multiplier, KW, SY, SX, PY,
     PX, DY, DX, TAPS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, QUANTIZE: tl.constexpr,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bnrecal.nbsmt.decompose.expansion import expand_weights, plan_expansion
 from bnrecal.nbsmt.decompose.operands import Operand, fold_taps
+from bnrecal.nbsmt.policies.builtin import Value
 from bnrecal.nbsmt.spec import SmtSpec
 
 # Groups are put together until they fill this many channels: one tensor-core instruction takes 32, and a group of 4
@@ -14,6 +15,10 @@ from bnrecal.nbsmt.spec import SmtSpec
 BUNDLED = 128
 # The GEMM takes 128, 64 or 32 channels per step. A layer is padded to the largest of these that adds at most an eighth.
 STEPS, TOLERATED = (128, 64, 32), 1.125
+# Bytes that a GPU's thread can store at once.
+VECTORS = (16, 8, 4, 1)
+# A value as `kernels` takes it: 1 sends activations up to 15, 2 those above, 4 those above reduced.
+SENT = {Value.ZERO: 0, Value.EXACT: 1 | 2, Value.REDUCED: 1 | 4, Value.NARROW: 1, Value.WIDE: 2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,18 +28,18 @@ class ExpandedLayout:
     Attributes:
         columns: of a group before expansion: its channels, or where they do not divide by the threads the padded
             rows of im2col.
-        operands: the whole operands as `code_of` gives them, 12 bits each, `count` of them. Operand i of column c of
-            the bundle's group b lies at b * width + i * columns + c.
-        sources, codes, places: int32 (gathered,): channels that are gathered one by one (group * columns + column),
-            their operands' codes, and where they go in 0..total - 1.
+        operands: int32, the whole operands as `code_of` gives them. Operand i of column c of the bundle's group b lies
+            at b * width + i * columns + c.
+        sources: int32 (3, threads, gathered), for channels that are gathered one by one and after each its partners:
+            the channel of the input (-1: there is none), row and column of its tap.
+        codes, places: int32 (gathered,): their operands' codes, and where they go in 0..total - 1.
         width: expanded channels of a group. bundle: groups in a bundle. depth: channels of a bundle, padded.
     """
 
     threads: int
     groups: int
     columns: int
-    operands: int
-    count: int
+    operands: Tensor
     sources: Tensor
     codes: Tensor
     places: Tensor
@@ -51,10 +56,16 @@ class ExpandedLayout:
         """Channels of one pixel."""
         return self.bundles * self.depth
 
+    @property
+    def vector(self) -> int:
+        """Channels that the first kernel takes at a time: so many lie side by side before and after the expansion."""
+        part = self.columns // self.threads
+        return next(n for n in VECTORS if part % n == 0 and (self.bundle == 1 or self.width % n == 0))
+
 
 def code_of(operand: Operand) -> int:
     """The operand in 12 bits that `kernels` takes."""
-    none, one, more = operand.values
+    none, one, more = [SENT[value] for value in operand.values]
     return operand.pattern | none << 3 | one << 6 | more << 9
 
 
@@ -76,30 +87,46 @@ def lay_out(weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) ->
     columns = folded.shape[1]
     bundle = max(b for b in range(1, groups + 1) if groups % b == 0 and (b == 1 or b * width <= BUNDLED))
     depth = _padded(bundle * width)
-    sources, codes, places = [], [], []
-    for operand, chosen, start, end in picked:
-        channels = torch.arange(columns) if chosen is None else chosen.cpu()
-        sources.append(channels)
+    chosen: list[Tensor] = []
+    codes: list[Tensor] = []
+    places: list[Tensor] = []
+    for operand, some, start, end in picked:
+        chosen.append(torch.arange(columns) if some is None else some.cpu())
         codes.append(torch.full((end - start,), code_of(operand)))
         places.append(torch.arange(start, end))
-    tables = [torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64) for parts in (sources, codes, places)]
     group = torch.arange(groups)[:, None]
     first = group // bundle * depth + group % bundle * width
     layout = ExpandedLayout(
         threads=spec.threads,
         groups=groups,
         columns=columns,
-        operands=sum(code_of(operand) << 12 * i for i, operand in enumerate(whole)),
-        count=len(whole),
-        sources=_table(group * columns + tables[0], device),
-        codes=_table(tables[1].expand(groups, -1), device),
-        places=_table(first + tables[2], device),
+        operands=_table(torch.tensor([code_of(operand) for operand in whole]), device),
+        sources=_sources(_joined(chosen), columns, spec.threads, weight, groups).to(device, torch.int32),
+        codes=_table(_joined(codes).expand(groups, -1), device),
+        places=_table(first + _joined(places), device),
         width=width,
         bundle=bundle,
         depth=depth,
     )
     expanded = expand_weights(folded, expansion, spec)[:, :width]
     return layout, _block_diagonal(expanded, layout)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+
+
+def _sources(chosen: Tensor, columns: int, threads: int, weight: Tensor, groups: int) -> Tensor:
+    """Return `sources` of `ExpandedLayout`, int64, for these columns of every group."""
+    per_group = weight.shape[1]
+    taps = 1 if columns == per_group else weight[0, 0].numel()
+    partners = torch.arange(threads)[:, None, None] * (columns // threads)
+    column = (chosen + partners) % columns  # (threads, 1, chosen)
+    channel = torch.arange(groups)[:, None] * per_group + column // taps
+    channel = torch.where(column < per_group * taps, channel, -1)
+    tap = (column % taps).expand_as(channel)
+    kernel_width = weight.shape[3]
+    return torch.stack([channel, tap // kernel_width, tap % kernel_width]).flatten(2)
 
 
 def _table(values: Tensor, device: torch.device) -> Tensor:

@@ -1,6 +1,7 @@
 """The NB-SMT convolution as two Triton kernels a layer, whole batches at a time."""
 
 import logging
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,10 @@ log = logging.getLogger("bnrecal")
 # weights of a filter sum to less than 2^24; after SAFE_STEPS steps of 128 products it does whatever they are.
 SAFE_WEIGHT, SAFE_STEPS = 2**24, 1023
 LARGEST_INDEX = 2**31 - 1
-# Pixels and channels of a tile: at 4 threads a program holds four activations and writes up to 24 operands of each.
-EXPAND_TILE = (128, 64) if INTERPRETED else (16, 64)
+# Pixels that a row of the expansion's programs shares, one vector of channels a lane; pixels and channels of a block of
+# channels that are listed one by one.
+LANES = 1024 if INTERPRETED else 128
+LISTED_BLOCK = (256, 64) if INTERPRETED else (8, 128)
 DEPTHWISE_TILE = (128, 64) if INTERPRETED else (64, 32)
 
 
@@ -52,6 +55,7 @@ class TritonConv:
         totals = self.weight.flatten(1).to(torch.int32)
         self.offset = (128 * totals.sum(1)).to(torch.int32)
         self.no_offset = torch.zeros_like(self.offset)
+        self.fitting = sys.maxsize  # bytes of expanded activations that the GPU's memory has been found to hold
         self.split = SAFE_STEPS if int(totals.abs().sum(1).max()) >= SAFE_WEIGHT else 0
         self._choose_views()
 
@@ -89,7 +93,9 @@ class TritonConv:
             self._depthwise(x, y, inverse, signed, scale, bias)
             return y.permute(0, 3, 1, 2)
         written = self._written(size, output)
-        piece = max(1, min(images, LARGEST_INDEX // (written[0] * written[1])))
+        pixels = written[0] * written[1]
+        of_image = pixels * self.layout.total
+        piece = max(1, min(images, LARGEST_INDEX // pixels, self.fitting // of_image))
         first = 0
         while first < images:
             some = slice(first, first + piece)
@@ -99,6 +105,7 @@ class TritonConv:
                 if piece == 1:
                     raise
                 piece = (piece + 1) // 2
+                self.fitting = piece * of_image
                 log.warning("the GPU's memory is short: a layer takes %d images at a time", piece)
                 continue
             self._expand(x[some], expanded, inverse, signed)
@@ -113,29 +120,30 @@ class TritonConv:
 
     def _expand(self, x: Tensor, expanded: Tensor, inverse: float | None, signed: bool) -> None:
         lay, s = self.layout, self.source
-        bp, bc = EXPAND_TILE
+        bp, bc = LISTED_BLOCK
         height, width = expanded.shape[1:3]
         pixels = expanded[..., 0].numel()
-        gathered = len(lay.sources)
-        whole_blocks = triton.cdiv(lay.groups * lay.columns // lay.threads, bc) if lay.count else 0
-        grid = (triton.cdiv(pixels, bp), whole_blocks + triton.cdiv(gathered, bc))
+        count = len(lay.operands)
+        gathered = len(lay.codes)
+        vector = lay.vector
+        whole = lay.groups * lay.columns // lay.threads // vector if count else 0
+        in_row = whole + LANES // bp * triton.cdiv(gathered, bc)
+        words = expanded.view(torch.int32)
         launch(
-            kernels.quantize_expand, grid,
-            x, expanded, lay.places, lay.sources, lay.codes, inverse or 1.0, pixels, height, width, lay.total,
-            x.shape[2], x.shape[3], x.stride(0), x.stride(2), x.stride(3), self.per_group, lay.columns, lay.groups,
-            gathered, whole_blocks, lay.width, lay.bundle, lay.depth,
-            s.taps[1], *s.stride, *s.padding, *s.dilation,
-            T=lay.threads, TAPS=s.taps[0] * s.taps[1], OPERANDS=lay.operands, COUNT=lay.count,
-            QUANTIZE=inverse is not None, SIGNED=signed, HALF_EVEN=self.spec.rounding == "half_even", BP=bp, BC=bc,
+            kernels.quantize_expand, (triton.cdiv(pixels, LANES) * in_row,),
+            x, expanded, words, lay.operands, lay.places, lay.sources, lay.codes, inverse or 1.0, pixels, height, width,
+            lay.total, x.shape[2], x.shape[3], x.stride(0), x.stride(2), x.stride(3), lay.columns, lay.groups,
+            count, gathered, lay.width, lay.bundle, lay.depth, *s.stride, *s.padding, *s.dilation,
+            T=lay.threads, TAPS=s.taps[0] * s.taps[1], VEC=vector, QUANTIZE=inverse is not None, SIGNED=signed,
+            HALF_EVEN=self.spec.rounding == "half_even", LANES=LANES, BP=bp, BC=bc,
         )  # fmt: skip
 
     def _multiply(self, expanded: Tensor, y: Tensor, signed: bool, scale: Tensor | None, bias: Tensor | None) -> None:
         lay, g = self.layout, self.inner
         rows = y[..., 0].numel()
         taps = self.seen[0] * self.seen[1]
-        shape = (rows.bit_length(), lay.depth, taps, lay.bundles, self.filters, g.stride, g.dilation)
         multiply(
-            shape, x=expanded, w=self.weight, y=y,
+            x=expanded, w=self.weight, y=y,
             scale=y if scale is None else scale, bias=y if bias is None else bias,
             offset=self.no_offset if signed else self.offset, rows=rows, XH=expanded.shape[1], XW=expanded.shape[2],
             OH=y.shape[1], OW=y.shape[2], E=lay.total, filters=self.filters // lay.bundles, bundles=lay.bundles,

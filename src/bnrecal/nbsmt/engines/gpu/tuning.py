@@ -1,39 +1,50 @@
-"""Launching kernels: tile sizes tuned for each shape at its first use, and kept in Triton's cache on disk."""
+"""Launching kernels, and the tile of the GEMM, timed once for each kind of layer."""
 
-import inspect
+import hashlib
 import os
-import zlib
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 import triton
+import triton.testing
 from triton.errors import TritonError
 
 from bnrecal.errors import first_line
 from bnrecal.nbsmt.engines.gpu import kernels
+from bnrecal.nbsmt.engines.gpu.tile_store import Tile, TileStore
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # the kernels run in numpy, on the CPU's tensors
-SMALL = {"BM": 64, "BN": 16, "BK": 32}  # for the interpreter, which multiplies whatever the size
-# (rows, filters, channels) of a tile, warps, stages of the load pipeline; none spills registers on sm_80, 89 and 90.
-# WIDE would spill before sm_90, and with a second accumulator (SPLIT) every tile of more than ROOM sums a lane.
-WIDE, ROOM = (128, 256, 128, 8, 3), 32
+SMALL = Tile(64, 16, 32, 4, 3)  # for the interpreter, which multiplies whatever the size
+# None spills registers on sm_80, 89 and 90. WIDE would spill before sm_90, and with a second accumulator (SPLIT) every
+# tile of more than ROOM sums a lane.
+WIDE = Tile(128, 256, 128, 8, 3)
+ROOM = 32
 TILES = (
-    (128, 128, 128, 8, 3),
-    (128, 128, 64, 8, 4),
-    (64, 128, 128, 4, 4),
-    (128, 64, 128, 8, 4),
-    (64, 64, 128, 4, 4),
-    (64, 64, 64, 4, 5),
-    (128, 32, 64, 4, 5),
-    (64, 16, 64, 4, 5),
-    (128, 128, 32, 8, 5),
-    (128, 32, 32, 4, 5),
-    (64, 64, 32, 4, 5),
-    (64, 16, 32, 4, 5),
+    Tile(128, 128, 128, 8, 3),
+    Tile(64, 128, 128, 4, 4),
+    Tile(128, 64, 128, 8, 4),
+    Tile(64, 64, 128, 4, 4),
+    Tile(128, 128, 64, 8, 4),
+    Tile(64, 64, 64, 4, 5),
+    Tile(128, 32, 64, 4, 5),
+    Tile(64, 16, 64, 4, 5),
+    Tile(128, 128, 32, 8, 5),
+    Tile(64, 64, 32, 4, 5),
+    Tile(128, 32, 32, 4, 5),
+    Tile(64, 16, 32, 4, 5),
 )
-
+MOST_TILES = 4  # timed for a kind of layer
+NARROWEST = 16  # filters of a tile
+# Layers are of one kind, and share a tile, that have as many rows by these bounds: enough tiles to fill a large GPU
+# several times over, about once, or not.
+ROWS = (2**13, 2**16)
+# As many products in a sum: how long the load pipeline runs.
+PRODUCTS = (2**10,)
+MOST_FILTERS = 256  # of a tile; more are several tiles
+WARM_UP, REPEAT = 2, 10  # milliseconds that a tile runs for
 
 TRIAL = 32  # numbers that the trivial kernel writes
 # Multiply, round, add, round: as the CPU does, so that both give the same float32.
@@ -61,62 +72,102 @@ def current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def launch(kernel: Any, grid: tuple[int, int], *args: Any, **meta: Any) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     """Start a kernel."""
     kernel[grid](*args, **meta, **ROUNDED)
 
 
-def multiply(shape: tuple[object, ...], **arguments: Any) -> None:
-    """Start `kernels.conv_int8` with the best tile for this kind of `shape`.
+def multiply(**arguments: Any) -> None:
+    """Start `kernels.conv_int8` with the tile that was fastest for this kind of layer.
 
     All tiles give the same integers, so the same results.
     """
-    rows, filters, bundles = arguments["rows"], arguments["filters"], arguments["bundles"]
+    _start(SMALL if INTERPRETED else _tile_for(arguments), arguments)
 
-    def grid(tile: dict[str, int]) -> tuple[int]:
-        return (triton.cdiv(rows, tile["BM"]) * triton.cdiv(filters, tile["BN"]) * bundles,)
 
-    if INTERPRETED:
-        kernels.conv_int8[grid](**arguments, tuning=0, **SMALL, **ROUNDED)
-        return
+def _start(tile: Tile, arguments: dict[str, Any]) -> None:
+    filters = triton.cdiv(arguments["filters"], tile.filters) * arguments["bundles"]
+    grid = (triton.cdiv(arguments["rows"], tile.rows) * filters,)
+    block = {"BM": tile.rows, "BN": tile.filters, "BK": tile.channels}
+    kernels.conv_int8[grid](**arguments, **block, num_warps=tile.warps, num_stages=tile.stages, **ROUNDED)
+
+
+def _tile_for(arguments: dict[str, Any]) -> Tile:
     device = arguments["x"].device
-    kernel = _tuned_kernel(torch.cuda.get_device_capability(device))
-    kernel[grid](**arguments, tuning=_fingerprint(torch.cuda.get_device_name(device), *shape), **ROUNDED)
+    wide = torch.cuda.get_device_capability(device) == (9, 0)
+    tiles = fitting_tiles(arguments["depth"], arguments["filters"], bool(arguments["SPLIT"]), wide=wide)
+    if len(tiles) == 1:
+        return tiles[0]
+    names = ("rows", "filters", "depth", "taps", "SPLIT")
+    kind = kind_of(*[arguments[name] for name in names])
+    return _store(device).choose(kind, tiles, lambda: _fastest(tiles, arguments))
+
+
+def fitting_tiles(depth: int, filters: int, split: bool, *, wide: bool) -> list[Tile]:
+    """Return the tiles worth timing, MOST_TILES at most.
+
+    Args:
+        depth: channels, a multiple of 32. They are taken in the largest steps that divide them and that there is a
+            narrow enough tile for.
+        filters: of a bundle; tiles are no wider than these need.
+        split: leave room for a second accumulator.
+        wide: the GPU holds WIDE in its registers.
+    """
+    widest = max(NARROWEST, triton.next_power_of_2(filters))
+    fitting = [
+        tile
+        for tile in ((WIDE, *TILES) if wide else TILES)
+        if depth % tile.channels == 0 and tile.filters <= widest and (not split or has_room(tile))
+    ]
+    step = max(tile.channels for tile in fitting)
+    return [tile for tile in fitting if tile.channels == step][:MOST_TILES]
+
+
+def has_room(tile: Tile) -> bool:
+    """Return whether each lane can hold a second accumulator."""
+    return tile.rows * tile.filters <= ROOM * 32 * tile.warps
+
+
+def kind_of(rows: int, filters: int, depth: int, taps: int, split: int) -> str:
+    """Return the kind of layer that a tile is chosen for, in words: the key of the file they are kept in."""
+    step = next(step for step in (128, 64, 32) if depth % step == 0)
+    parts = {
+        "rows": _class_of(rows, ROWS),
+        "filters": min(MOST_FILTERS, max(NARROWEST, triton.next_power_of_2(filters))),
+        "products": _class_of(depth * taps, PRODUCTS),
+        "step": step,
+    }
+    words = [f"{name} {value}" for name, value in parts.items()]
+    return ", ".join(words) + (", split" if split else "")
+
+
+def _class_of(number: int, bounds: tuple[int, ...]) -> str:
+    reached = [bound for bound in bounds if number >= bound]
+    return f">= {reached[-1]}" if reached else f"< {bounds[0]}"
+
+
+def _fastest(tiles: list[Tile], arguments: dict[str, Any]) -> Tile | None:
+    """Return the tile that takes the least time; None where memory is too short to tell."""
+    try:
+        times = [_milliseconds(tile, arguments) for tile in tiles]
+    except torch.cuda.OutOfMemoryError:  # the timing clears the GPU's cache with a buffer of its own
+        return None
+    return tiles[times.index(min(times))]
+
+
+def _milliseconds(tile: Tile, arguments: dict[str, Any]) -> float:
+    """Return the time of one launch; infinite where this GPU cannot run the tile."""
+    try:
+        found = triton.testing.do_bench(
+            lambda: _start(tile, arguments), warmup=WARM_UP, rep=REPEAT, return_mode="median"
+        )
+    except TritonError:
+        return float("inf")
+    return float(found)
 
 
 @cache
-def _tuned_kernel(capability: tuple[int, int]) -> Any:
-    tiles = (*TILES, WIDE) if capability == (9, 0) else TILES
-    configs = [
-        triton.Config({"BM": bm, "BN": bn, "BK": bk}, num_warps=warps, num_stages=stages)
-        for bm, bn, bk, warps, stages in tiles
-    ]
-    known = inspect.signature(triton.autotune).parameters
-    kept = {"cache_results": True} if "cache_results" in known else {}  # since Triton 3.3
-    tune = triton.autotune(configs, ["tuning"], prune_configs_by={"early_config_prune": fitting_tiles}, **kept)
-    return tune(kernels.conv_int8)
-
-
-def fitting_tiles(configs: list[Any], arguments: dict[str, Any], **more: Any) -> list[Any]:
-    """The tiles worth trying: BK one of the two largest that divide the channels, BN no wider than the filters need."""
-    given = {**arguments, **more}
-    depths = {c.kwargs["BK"] for c in configs}
-    steps = [bk for bk in sorted(depths, reverse=True) if given["depth"] % bk == 0][:2]
-    widest = max(16, triton.next_power_of_2(given["filters"]))
-    return [
-        c
-        for c in configs
-        if c.kwargs["BK"] in steps
-        and c.kwargs["BN"] <= widest
-        and (not given["SPLIT"] or has_room(c.kwargs["BM"], c.kwargs["BN"], c.num_warps))
-    ]
-
-
-def has_room(bm: int, bn: int, warps: int) -> bool:
-    """Return whether each lane can hold a second accumulator."""
-    return bm * bn <= ROOM * 32 * warps
-
-
-def _fingerprint(*parts: object) -> int:
-    """Return what a tile is tuned for as one number, the only key that Triton's tuner looks at."""
-    return zlib.crc32(repr(parts).encode()) & 0x7FFFFFFF
+def _store(device: torch.device) -> TileStore:
+    """The tiles of this GPU."""
+    source = hashlib.sha256(Path(kernels.__file__).read_bytes()).hexdigest()[:12]
+    return TileStore(torch.cuda.get_device_name(device), f"triton-{triton.__version__}-{source}")

@@ -1,0 +1,166 @@
+"""Commands in forks of one process that has imported what they import: torch alone takes five seconds a command.
+
+    python fork_server.py serve SOCKET PID            until the process PID ends
+    python fork_server.py run MODULE ARGUMENTS        as `python -m MODULE ARGUMENTS`, in a fork
+
+A fork has a folder, environment variables, files and an exit status of its own: but for its imports it is a process of
+its own. Variables that are read during imports (`READ_AT_IMPORT`) do not reach it.
+"""
+
+import atexit
+import gc
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+FORKS = sys.platform != "darwin"  # whose frameworks do not survive a fork
+SOCKET = "BNRECAL_TEST_FORKS"
+READ_AT_IMPORT = ("HOME", "PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "NUMBA_DISABLE_JIT")
+PRELOADED = ("experiment", "table1", "figure1", "plan", "export", "bench", "merge", "plot", "parallel.sweep")
+MOST = 1 << 20  # bytes that are read at a time
+STARTS_WITHIN = 120.0  # seconds
+
+
+def run_in_fork(
+    command: Sequence[str], folder: Path, env: Mapping[str, str], files: Sequence[int], timeout: float = 1800
+) -> int:
+    """Run `python -m MODULE ARGUMENTS` in a fork of the server that listens at `env[SOCKET]`.
+
+    Args:
+        command: MODULE, ARGUMENTS.
+        env: all environment variables.
+        files: descriptors of stdin, stdout and stderr.
+        timeout: seconds, after which the fork is killed.
+
+    Returns:
+        The exit status; minus a signal's number where one ended it.
+
+    Raises:
+        TimeoutError: when it was killed.
+    """
+    request = {"command": list(command), "folder": str(folder), "env": dict(env)}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(env[SOCKET])
+        socket.send_fds(connection, [b"{"], list(files))  # descriptors travel with bytes
+        connection.sendall(json.dumps(request).encode()[1:])
+        connection.shutdown(socket.SHUT_WR)
+        pid = int(connection.recv(MOST))
+        if not select.select([connection], [], [], timeout)[0]:
+            os.kill(pid, signal.SIGKILL)
+            raise TimeoutError(f"{' '.join(command)} took more than {timeout} s")
+        return int(connection.recv(MOST))
+
+
+@cache
+def server() -> str:
+    """Return the socket of the server that all test processes share; the first one that asks starts it."""
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    session = os.environ["PYTEST_XDIST_TESTRUNUID"][:12] if worker else str(os.getpid())
+    path = Path(tempfile.gettempdir()) / f"bnrecal-{session}" / "forks"
+    with suppress(FileExistsError):
+        path.parent.mkdir()
+        command = [sys.executable, __file__, "serve", str(path), str(os.getppid() if worker else os.getpid())]
+        quiet = [(os.POSIX_SPAWN_OPEN, standard, os.devnull, os.O_RDWR, 0) for standard in (0, 1)]
+        os.posix_spawn(sys.executable, command, {**os.environ, "OPENBLAS_NUM_THREADS": "1"}, file_actions=quiet)
+    deadline = time.monotonic() + STARTS_WITHIN
+    while not path.exists():
+        assert time.monotonic() < deadline, "the server of forks did not start"
+        time.sleep(0.05)
+    return str(path)
+
+
+def serve(path: Path, parent: int) -> None:
+    """Answer requests until the process `parent` ends."""
+    for name in PRELOADED:
+        import_module(f"bnrecal.commands.{name}")
+    gc.freeze()  # a collection in a fork would copy the pages of all that was imported
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that handle a request
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path.with_suffix(".new")))
+    listener.listen()
+    listener.settimeout(1)
+    path.with_suffix(".new").rename(path)
+    while alive(parent):
+        with suppress(TimeoutError):
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                handle(connection)
+            connection.close()
+    shutil.rmtree(path.parent)
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def handle(connection: socket.socket) -> NoReturn:
+    """Do what a connection asks for in a fork, and report its process id and its status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    connection.settimeout(None)
+    content, files, _, _ = socket.recv_fds(connection, MOST, 3)
+    while more := connection.recv(MOST):
+        content += more
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        work(json.loads(content), files)
+    connection.sendall(str(pid).encode())
+    _, status = os.waitpid(pid, 0)
+    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+def work(request: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
+    """Be the process that was asked for, to its end."""
+    for standard, given in enumerate(files):
+        os.dup2(given, standard)
+        os.close(given)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    module, *arguments = request["command"]
+    sys.argv = [module, *arguments]
+    sys.path[0] = os.getcwd()
+    status = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001 (as Python itself does)
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    # as Python ends, but for taking all modules apart, which would copy their pages
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        sys.exit(run_in_fork(sys.argv[2:], Path.cwd(), os.environ, (0, 1, 2)))
