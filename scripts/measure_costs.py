@@ -17,10 +17,12 @@ from bnrecal.commands.cli.errors import one_line_errors
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.analysis.machine import instruction_set, processor_name
 from bnrecal.nbsmt.decompose.dense_sparse import SparseWeights, decompose_weights
+from bnrecal.nbsmt.decompose.operands import full_pattern, operands_of
 from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
 from bnrecal.nbsmt.engines.cpu.onednn import Exactness, OneDnnConv, onednn_exactness
+from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer
 from bnrecal.nbsmt.engines.cpu.sparse import SparseSums
-from bnrecal.nbsmt.engines.cpu.sparse_layout import Layer
+from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer
 from bnrecal.nbsmt.engines.integer_conv import FloatConv
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
@@ -41,6 +43,7 @@ class Costs:
         sparse: of a sparse weight.
         finish: of adding sparse sums to the dense ones, without any weights.
         planes: of an input value, to make it ready for sparse weights.
+        expand: of one operand of an input value, beyond its level.
     """
 
     channels: int
@@ -48,6 +51,7 @@ class Costs:
     sparse: float
     finish: float
     planes: float
+    expand: float
 
 
 def measure_costs(channels: int, size: int, repeats: int) -> Costs:
@@ -60,18 +64,23 @@ def measure_costs(channels: int, size: int, repeats: int) -> Costs:
     full = decompose_weights(w, SPEC, paired=True).sparse
     none = decompose_weights(torch.ones_like(w), SPEC, paired=True).sparse
     onednn = OneDnnConv(lambda: w, GEOMETRY)
-    plain = FloatConv(w, GEOMETRY, 255, torch.float32, x.device)
+    float32 = FloatConv(w, GEOMETRY, 255, torch.float32, x.device)
     kernels = {name: _sparse_sums(sparse, x) for name, sparse in (("sparse", full), ("finish", none))}
     calls = {name: _adding(sums, x) for name, sums in kernels.items()}
-    calls |= {"planes": lambda: kernels["finish"].planes(x, False), "none": lambda: plain.sums(x)}
+    operands = tuple(operands_of(full_pattern(SPEC.threads), SPEC))
+    expanding = Quantizer(operands, SPEC, channels, 1)
+    plain = Quantizer((), SPEC, channels, 1)
+    calls |= {"levels": lambda: plain(x, 1.0, False), "expand": lambda: expanding(x, 1.0, False)}
+    calls |= {"planes": lambda: kernels["finish"].planes(x, False), "none": lambda: float32.sums(x)}
     if onednn_exactness() is not Exactness.NONE:
         calls[onednn_exactness().value] = lambda: onednn.sums(x)
     ns = {name: 1e9 * seconds / x.numel() for name, seconds in on_one_worker(calls, repeats).items()}
     sparse = ns.pop("sparse")
     finish = ns.pop("finish")
     planes = ns.pop("planes")
+    expand = (ns.pop("expand") - ns.pop("levels")) / len(operands)
     dense = {name: value / w[0].numel() for name, value in ns.items()}
-    return Costs(channels, dense, (sparse - finish) / (len(full) / channels), finish - planes, planes)
+    return Costs(channels, dense, (sparse - finish) / (len(full) / channels), finish - planes, planes, expand)
 
 
 def _sparse_sums(sparse: SparseWeights, x: Tensor) -> SparseSums:
@@ -97,13 +106,13 @@ def describe_costs(repeats: int) -> str:
         raise BnrecalError("numba is switched off or cannot compile here, so there is no sparse kernel to measure")
     lines = [
         f"{processor_name()} ({instruction_set()}), one worker; in units of one sparse weight",
-        f"{'3x3 layer':>13} {'sparse (ns)':>12} {'planes':>7} {'finish':>7}  dense, by class of its sums",
+        f"{'3x3 layer':>13} {'sparse (ns)':>12} {'planes':>7} {'finish':>7} {'expand':>7}  dense, by class of its sums",
     ]
     for channels, size in LAYERS:
         found = measure_costs(channels, size, repeats)
         dense = ", ".join(f"{name} {ns / found.sparse:.2f}" for name, ns in found.dense.items())
         shape = f"{channels} x {size} x {size}"
-        passes = f"{found.planes / found.sparse:7.1f} {found.finish / found.sparse:7.1f}"
+        passes = " ".join(f"{ns / found.sparse:7.1f}" for ns in (found.planes, found.finish, found.expand))
         lines.append(f"{shape:>13} {found.sparse:12.4f} {passes}  {dense}")
     return "\n".join(lines)
 

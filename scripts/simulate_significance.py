@@ -116,7 +116,7 @@ class Told:
 def shares(loss: Loss, trials: int) -> Told:
     """Draw networks and look what is reported of them."""
     generator = np.random.default_rng(0)
-    results = [recovered_share(*(list(one) for one in networks(generator, loss))) for _ in range(trials)]
+    results = [recovered_share(*map(list, networks(generator, loss))) for _ in range(trials)]
     reported = [result for result in results if result is not None]
     holding = sum(one.low <= loss.share <= one.high for one in reported)
     errors = [one.share - loss.share for one in reported if one.share is not None]

@@ -4,8 +4,10 @@ import copy
 import pickle
 import subprocess
 import sys
+from collections import UserDict
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -17,6 +19,7 @@ import bnrecal
 from bnrecal.config import DataConfig, ModelConfig
 from bnrecal.data import build_source
 from bnrecal.experiment.run import float_state_dict
+from bnrecal.files import warn_once
 from bnrecal.models import load_model
 from bnrecal.nbsmt import reference
 from bnrecal.quantization.convert import threaded_layers
@@ -91,6 +94,72 @@ def test_quantize_is_what_an_experiment_does(model: nn.Module) -> None:
 def test_skip_and_layers_choose_by_name_and_glob(model: nn.Module) -> None:
     q = bnrecal.quantize(model, [images(8)], SPEC, skip=["depth*"], layers={"dil*": 2})
     assert {name: layer.spec.threads for name, layer in threaded_layers(q).items()} == {"conv2": 4, "dilated": 2}
+
+
+class Output(UserDict[str, Tensor]):
+    """As Hugging Face's networks and image processors return tensors."""
+
+
+class Wrapper(nn.Module):
+    """Returns its logits in an object."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, pixel_values: Tensor) -> Output:
+        return Output(loss=torch.zeros(()), logits=self.inside(pixel_values))
+
+
+def test_batches_and_networks_of_every_form_give_the_same_score(model: nn.Module) -> None:
+    pairs = list(labelled(model))
+    expected = bnrecal.evaluate({"q": bnrecal.quantize(model, pairs, SPEC)}, pairs)["q"].outcome.top1.tolist()
+    mappings = [Output(pixel_values=x, labels=y) for x, y in pairs]
+    lists = [(x, y.tolist()) for x, y in pairs]
+    arrays = [[x, y.numpy().astype("uint8"), np.arange(len(x))] for x, y in pairs]
+    wrapped = torch.compile(Wrapper(model), backend="eager")
+    assert isinstance(wrapped, nn.Module)
+    q = bnrecal.quantize(wrapped, mappings, SPEC)
+    assert list(threaded_layers(q)) == ["inside.conv2", "inside.depthwise", "inside.dilated"]
+    for batches in (mappings, lists, arrays):
+        outcome = bnrecal.evaluate({"q": q}, batches)["q"].outcome
+        assert outcome.top1.tolist() == expected
+    assert bnrecal.recalibrate_(wrapped, mappings) is wrapped
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, -1]), r"a label is -1, which is no class \(test splits have -1"),
+        (torch.zeros(2, 5), r"labels are float32 \(2, 5\) for 2 images: give one class number an image, int64 \(2,\)"),
+        ([0, 1, 2], r"labels are int64 \(3,\) for 2 images"),
+        (["cat", "dog"], "labels are list: give one class number an image"),
+        (None, "a batch has no labels"),
+    ],
+)
+def test_labels_that_are_no_class_numbers_are_refused(labels: object, message: str, model: nn.Module) -> None:
+    with pytest.raises(bnrecal.BnrecalError, match=message):
+        bnrecal.evaluate({"a": model}, [{"pixel_values": images(2), "labels": labels}])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_in_another_precision_is_one_line(dtype: torch.dtype, model: nn.Module) -> None:
+    other = model.to(dtype)
+    message = f"the model has {str(dtype).removeprefix('torch.')} weights: give it in float32"
+    for call in (
+        lambda: bnrecal.quantize(other, [images(8)], SPEC),
+        lambda: bnrecal.recalibrate_(other, [images(8)]),
+        lambda: bnrecal.evaluate({"a": other}, [(images(2), [0, 1])]),
+    ):
+        with pytest.raises(bnrecal.BnrecalError, match=message):
+            call()
+
+
+def test_a_convolution_that_no_figure_counts_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    warn_once.cache_clear()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    bnrecal.quantize(network, [images(4)], SPEC, skip=["2"])
+    assert "conv_transpose2d with the weight 2.weight stays float32 and outside the figures" in caplog.text
 
 
 def test_modes_and_parameters_are_the_originals(model: nn.Module) -> None:

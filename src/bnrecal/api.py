@@ -1,7 +1,9 @@
 """The package from Python, with your own network and your own batches: `import bnrecal`, no Hydra, no data set classes.
 
-Batches are whatever a DataLoader gives: float32 images (N, 3, H, W), or pairs that begin with them; they are moved to
-the network's device. Every function returns its networks in the modes (training or eval) that it found them in.
+Batches are whatever a DataLoader gives: float32 images (N, 3, H, W), tuples that begin with them and the labels, or
+Hugging Face's mappings of `pixel_values` and `labels`; they are moved to the network's device. A compiled network is
+taken as what it was compiled from. Every function returns its networks in the modes (training or eval) that it found
+them in.
 
 A GPU is compared with the reference of the arithmetic at its first use. These functions compute true float32 on it,
 without TF32, whatever torch is set to; the settings are as before when they return.
@@ -29,6 +31,7 @@ from bnrecal.nbsmt.analysis.self_check import check_exact_once
 from bnrecal.nbsmt.policies.custom import check_policy
 from bnrecal.nbsmt.prepared_conv import nbsmt_conv2d
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.network_forms import other_precisions, unwrapped
 from bnrecal.options import ACT_RANGES, THREADS
 from bnrecal.quantization.calibrate import calibrate
 from bnrecal.quantization.convert import (
@@ -42,7 +45,8 @@ from bnrecal.quantization.layer_plan import check_skipped, matches_any, plan_thr
 
 __all__ = ["Score", "evaluate", "layer_table", "nbsmt_conv2d", "quantize", "recalibrate_", "run"]
 
-Batch = Tensor | Sequence[Any]  # images, or a pair that begins with them
+# Images; a tuple that begins with them and their labels; a mapping of pixel_values and labels.
+Batch = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,7 @@ def quantize(
         >>> q[0]  # the first convolution stays float32
         Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
     """
+    model = _usable(model)
     if threaded_layers(model):
         raise BnrecalError("the model is quantized already: quantize the float32 model it was made from")
     check_policy(spec.policy)
@@ -212,22 +217,23 @@ def recalibrate_(
     """
     if not 0 < momentum <= 1:
         raise BnrecalError(f"momentum={momentum}: choose a number above 0 and up to 1")
-    _check_gpu(model)
-    compare_weights(model)
+    network = _usable(model)
+    _check_gpu(network)
+    compare_weights(network)
     with tf32(False):
-        recalibration.recalibrate_(model, _images(batches, model), method=method, momentum=momentum)
+        recalibration.recalibrate_(network, _images(batches, network), method=method, momentum=momentum)
     return model
 
 
 @torch.no_grad()
 def evaluate(
-    models: Mapping[str, nn.Module], batches: Iterable[Sequence[Any]], *, label_offset: int = 0
+    models: Mapping[str, nn.Module], batches: Iterable[Sequence[Any] | Mapping[str, Any]], *, label_offset: int = 0
 ) -> dict[str, Score]:
     """Classify the same images with every network, in one pass over the batches.
 
     Args:
-        models: by name, all on one device; each returns logits (N, classes).
-        batches: pairs of images, float32 (N, 3, H, W), and labels, int64 (N,).
+        models: by name, all on one device; each returns logits (N, classes), also under `logits` or first of a tuple.
+        batches: images, float32 (N, 3, H, W), and labels, whole numbers (N,) from 0: tensors, arrays or lists.
         label_offset: index of the logit that belongs to label 0 (1 where the first class is "background").
 
     Returns:
@@ -235,7 +241,7 @@ def evaluate(
 
     Raises:
         BnrecalError: without models or images, for images or logits of another shape or not finite,
-            for too few classes, or weights that changed since they were quantized.
+            for too few classes, labels that are no class numbers, or weights that changed since they were quantized.
 
     Examples:
         >>> import bnrecal, torch
@@ -248,14 +254,14 @@ def evaluate(
     """
     if not models:
         raise BnrecalError("evaluate got no models: give a mapping, as in {'float32': model}")
-    first = next(iter(models.values()))
+    networks = {name: _usable(model) for name, model in models.items()}
+    first = next(iter(networks.values()))
     _check_gpu(first)
-    device = _device(first)
-    pairs = ((_checked(images).to(device), labels.to(device)) for images, labels in batches)
-    for model in models.values():
-        compare_weights(model)
-    with recalibration.eval_mode(*models.values()), tf32(False):
-        return {name: Score(outcome) for name, outcome in judge(dict(models), pairs, label_offset=label_offset).items()}
+    pairs = _labelled(batches, _device(first))
+    for network in networks.values():
+        compare_weights(network)
+    with recalibration.eval_mode(*networks.values()), tf32(False):
+        return {name: Score(outcome) for name, outcome in judge(networks, pairs, label_offset=label_offset).items()}
 
 
 @torch.no_grad()
@@ -290,6 +296,7 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> LayerTable:
         >>> bool(table["collisions"].between(0, 1).all())
         True
     """
+    model = _usable(model)
     layers = threaded_layers(model)
     if not layers:
         raise BnrecalError("the model has no quantized convolution: give what bnrecal.quantize returned")
@@ -337,6 +344,19 @@ def run(config: Config) -> Result:
     return run_experiment(complete(config))
 
 
+def _usable(model: nn.Module) -> nn.Module:
+    """Return the network without what wraps it.
+
+    Raises:
+        BnrecalError: if it does not compute in float32.
+    """
+    network = unwrapped(model)
+    others = other_precisions(network)
+    if others:
+        raise BnrecalError(f"the model has {', '.join(others)} weights: give it in float32, as model.float() makes it")
+    return network
+
+
 def _device(model: nn.Module) -> torch.device:
     tensor = next(iter([*model.parameters(), *model.buffers()]), None)
     return torch.device("cpu") if tensor is None else tensor.device
@@ -362,11 +382,58 @@ def _images(batches: Iterable[Batch], model: nn.Module) -> Iterator[Tensor]:
     device = _device(model)
     count = 0
     for batch in batches:
-        images = _checked(batch if isinstance(batch, Tensor) else batch[0])
+        images = _checked(_parts(batch)[0])
         count += len(images)
         yield images.to(device)
     if count == 0:
         raise BnrecalError("there was no batch of images: a generator gives its batches only once")
+
+
+def _labelled(
+    batches: Iterable[Sequence[Any] | Mapping[str, Any]], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images and labels of each batch, on the device.
+
+    Raises:
+        BnrecalError: for a batch that `_checked` or `_class_numbers` refuse.
+    """
+    for batch in batches:
+        given, labels = _parts(batch)
+        images = _checked(given)
+        yield images.to(device), _class_numbers(labels, len(images)).to(device)
+
+
+def _parts(batch: object) -> tuple[object, object]:
+    """Images and labels of a batch; None for labels that it does not have."""
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, Mapping):
+        if "pixel_values" not in batch:
+            raise BnrecalError(f"a batch has {', '.join(map(str, batch))}: give images as pixel_values, and labels")
+        return batch["pixel_values"], batch.get("labels")
+    if isinstance(batch, Sequence) and len(batch) > 0 and not isinstance(batch, str):
+        return batch[0], batch[1] if len(batch) > 1 else None
+    return batch, None
+
+
+def _class_numbers(labels: object, images: int) -> Tensor:
+    """Return labels as int64 (N,), if they are whole numbers from 0, one an image."""
+    if labels is None:
+        raise BnrecalError("a batch has no labels: give pairs of images and labels, or pixel_values and labels")
+    try:
+        numbers = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BnrecalError(f"labels are {type(labels).__name__}: give one class number an image") from error
+    whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
+    if not whole or numbers.shape != (images,):
+        kind = f"{str(numbers.dtype).removeprefix('torch.')} {tuple(numbers.shape)}"
+        raise BnrecalError(f"labels are {kind} for {images} images: give one class number an image, int64 ({images},)")
+    if int(numbers.min()) < 0:
+        raise BnrecalError(
+            f"a label is {int(numbers.min())}, which is no class (test splits have -1 for labels that are secret): "
+            "give labelled images"
+        )
+    return numbers.long()
 
 
 def _checked(images: object) -> Tensor:

@@ -48,6 +48,7 @@ class ModelConfig:
     name: str = setting("", "one of Table 1's, or a name that the family knows")
     family: str = setting("table1", "table1 (the data set decides the weights) | torchvision | custom | timm")
     checkpoint: str | None = setting(None, "a file with a state_dict, instead of the published weights")
+    checkpoint_key: str | None = setting(None, "where in that file the weights are, if there are several: model_ema")
     factory: str | None = setting(None, "custom: package.module:callable that returns an nn.Module")
     # Any, because Hydra takes {a: 1} for nothing narrower
     kwargs: Any = setting(None, "custom, torchvision, timm: arguments of the factory, as in {classes: 10}")
@@ -62,8 +63,10 @@ class ModelConfig:
 class DataConfig:
     """The images; data=NAME chooses one of the files in configs/data."""
 
-    name: str = setting("", "glyphs | imagenet | imagenette | imagefolder")
-    root: str | None = setting(None, "the folder that holds the images; glyphs need none")
+    name: str = setting("", "glyphs | imagenet | imagenette | imagefolder | huggingface")
+    root: str | None = setting(
+        None, "the folder that holds the images (huggingface: or a name on the hub); glyphs need none"
+    )
     val_images: int | None = setting(None, "validation images, a seeded random choice; null: all")
     download: bool = setting(False, "imagenette only: fetch it into root, 1.5 GB")
     skip_corrupt: bool = setting(False, "leave unreadable images out and count them, instead of stopping")
@@ -202,7 +205,7 @@ def check(config: Config) -> None:
     if not config.model.name:
         raise BnrecalError(f"model.name is missing: give a name that family={config.model.family} knows")
     if not config.data.name:
-        raise BnrecalError("data.name is missing: choose one of glyphs, imagenet, imagenette, imagefolder")
+        raise BnrecalError("data.name is missing: choose one of glyphs, imagenet, imagenette, imagefolder, huggingface")
     sane_values(config)
     one_of("smt.threads", config.smt.threads, THREADS)
     config.smt.layers = mapping("smt.layers", config.smt.layers)

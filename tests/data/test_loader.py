@@ -1,5 +1,7 @@
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
@@ -9,10 +11,11 @@ from torch.utils.data import Dataset
 
 import bnrecal.data.loader
 from bnrecal.data.base import ImageSource, Split
-from bnrecal.data.loader import ImageLoader, check_batch, joined, part_of
+from bnrecal.data.loader import ImageLoader, check_batch, fitting_workers, joined, part_of
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.data.selection import choose
 from bnrecal.errors import BnrecalError
+from bnrecal.files import warn_once
 from bnrecal.seeds import derive_seed
 
 T = TypeVar("T")
@@ -145,3 +148,30 @@ def test_parts_join_to_the_batches_that_were_asked_for() -> None:
     assert [images.flatten().tolist() for images, _ in batches] == [[0, 0, 1, 1], [2, 2, 3, 3], [4]]
     for batch, part in ((512, 64), (100, 50), (48, 48), (101, 101), (8, 8), (1000, 50)):
         assert part_of(batch) == part
+
+
+@pytest.mark.parametrize(
+    ("free", "workers", "used", "told"),
+    [
+        (
+            64,
+            8,
+            0,
+            "64 MB free, too few for 8 loading processes that hold up to 120 MB each: images are loaded without",
+        ),
+        (500, 8, 4, "500 MB free, too few for 8 loading processes that hold up to 120 MB each: 4 load images"),
+        (1000, 8, 8, ""),
+        (64, 0, 0, ""),
+    ],
+)
+def test_loading_processes_are_as_many_as_shared_memory_has_room_for(
+    free: int, workers: int, used: int, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def disk(_: object) -> SimpleNamespace:
+        return SimpleNamespace(f_bavail=free * 1000, f_frsize=1000)
+
+    warn_once.cache_clear()
+    monkeypatch.setattr(os, "statvfs", disk)
+    assert fitting_workers(workers, 100 * 3 * 224 * 224 * 4 - 206_400) == used
+    assert told in caplog.text
+    assert ("--shm-size" in caplog.text) == (used < workers)

@@ -103,6 +103,7 @@ RESULT: dict[str, Any] = {
     "restricted_top1": 68.0,
     "skipped": 2,
     "speedup": 3.456,
+    "policy": "A",
     "cycles": 1234567,
     "cycle_speedup": 2.345,
     "exceptions": {},
@@ -132,6 +133,8 @@ def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_
     many = {f"conv{place}": "smt.layers: 2 threads" for place in range(6)}
     shares = dict.fromkeys(("recovered", "recovered_low", "recovered_high"))
     left_out = {**shares, "restricted_top1": None, "skipped": 0}
+    custom = summary({**RESULT, "policy": "mine:RULE"}, tmp_path).splitlines()[0]
+    assert custom == "resnet18 on glyphs, 4 threads by policy mine:RULE with recalibration, 5000 images"
     reported = summary({**RESULT, **left_out, "recal": False, "exceptions": {**few, **many}}, tmp_path).splitlines()
     assert reported[0] == "resnet18 on glyphs, 4 threads without recalibration, 5000 images"
     assert reported[4:] == [

@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,13 @@ from bnrecal.export import bundle
 from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.bundle import Export
 from bnrecal.export.fold import Folding, affine
+from bnrecal.export.handover import policy_products
+from bnrecal.export.last_bits import last_bit_noise
 from bnrecal.export.network import folded_network
 from bnrecal.export.plan_file import plan_content, read_plan
 from bnrecal.export.tensors import exported_tensors
+from bnrecal.nbsmt import reference
+from bnrecal.nbsmt.policies.custom import CustomPolicy
 from bnrecal.nbsmt.spec import SmtSpec
 
 SMALL = [
@@ -156,9 +161,79 @@ def test_nothing_appears_when_the_folded_network_answers_otherwise(
 
     real = exported_tensors
     monkeypatch.setattr(bundle, "exported_tensors", wrong)
-    with pytest.raises(BnrecalError, match=r"the folded quantized network puts \d+ of 20 images into another class"):
+    with pytest.raises(
+        BnrecalError, match=r"the folded convolution conv2 differs from the unfolded one by \d.* last bits"
+    ):
         exported(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_appears_where_a_single_filter_is_off_by_less_than_any_prediction_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*args: Any) -> Any:
+        tensors = real(*args)
+        tensors["conv2.bias"][3] *= 1 + 1e-4
+        return tensors
+
+    real = exported_tensors
+    monkeypatch.setattr(bundle, "exported_tensors", wrong)
+    with pytest.raises(BnrecalError, match="the folded convolution conv2 differs"):
+        exported(tmp_path / "out")
+
+
+def test_an_image_with_its_logits_the_rule_and_the_origin_go_with_the_numbers(tmp_path: Path) -> None:
+    made = exported(tmp_path / "out", "smt.policy=W")
+    setup = load(parse(compose_config("config", SMALL)))
+    example = load_file(tmp_path / "out" / "example.safetensors")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    plan_path = tmp_path / "out" / "plan.json"
+    folded, _ = folded_network(setup.model.network, tensors, read_plan(plan_path))
+    with torch.no_grad():
+        assert torch.equal(folded(example["input"]), example["logits"])
+    assert (example["logits"] - example["float32_logits"]).norm() < 0.5 * example["logits"].norm()
+    with np.load(tmp_path / "out" / "policy.npz") as arrays:
+        products = arrays["products"]
+    assert (products.dtype, products.shape) == (np.int32, (4, 256, 256))
+    for active, a, b in itertools.product((1, 2, 3, 4), (0, 7, 15, 16, 200, 255), (-128, -9, -8, 0, 7, 100)):
+        pairs = [(a, b)] * active if a and b else [(a, b)]
+        expected = reference.processing_element(pairs, "W") // len(pairs)
+        assert products[active - 1, a, b + 128] == expected
+    plan = json.loads(plan_path.read_text())
+    assert plan["weights"] == {"source": setup.model.weights, "sha256": setup.model.weights_hash}
+    assert plan["preprocessing"]["crop"] == setup.model.preprocessing.crop
+    assert plan["recalibration"]["images"] == 32
+    assert plan["recalibration"]["method"] == "ema"
+    assert plan["calibration"]["act_range"] == "mean_max"
+    assert exported(tmp_path / "other", "recal=false").plan["recalibration"] is None
+    assert made.last_bits.keys() == {"conv2", "depthwise", "dilated"}
+
+
+def test_the_products_of_a_custom_policy_are_its_rule() -> None:
+    rule = CustomPolicy("twos", lambda a, b, active: a * (b // 2 * 2) if active > 1 else a * b)
+    products = policy_products(SmtSpec(4, rule))
+    assert products[1, 3, 128 + 5] == 12
+    assert products[0, 3, 128 + 5] == 15
+
+
+def test_one_last_bit_of_noise_moves_every_batchnorm_by_just_that() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(4)).eval()
+    x = torch.rand(2, 4, 3, 3) + 1
+    with torch.no_grad():
+        plain = network(x)
+        with last_bit_noise(network, 0):
+            moved = network(x)
+        assert torch.equal(network(x), plain)
+    steps = moved.view(torch.int32) - plain.view(torch.int32)
+    assert set(steps.unique().tolist()) == {-1, 1}
+
+
+def test_layers_that_are_not_folded_for_one_reason_are_told_in_one_line(tmp_path: Path) -> None:
+    reason = "torch.fx cannot trace the network (why)"
+    folding = Folding({}, {f"bn{i}": reason for i in range(27)})
+    plan = {"speedup": 1.0, "cycle_speedup": 1.0, "cycles": 1}
+    told = describe_export(Export(tmp_path, folding, {}, {}, {}, plan)).splitlines()
+    assert told[:2] == ["  folded      0 of 27 BatchNorm layers", f"  not folded  bn0, bn1, bn2 and 24 more: {reason}"]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +284,7 @@ def test_the_machine_in_the_plan_is_the_one_that_is_checked(tmp_path: Path, monk
 
     real = plan_content
     monkeypatch.setattr(bundle, "plan_content", wrong)
-    with pytest.raises(BnrecalError, match="into another class than the unfolded one"):
+    with pytest.raises(BnrecalError, match="the folded convolution conv2 differs from the unfolded one"):
         exported(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -227,16 +302,24 @@ def test_agreement_counts_equal_and_right_answers() -> None:
     labels = torch.tensor([0, 1, -1, 2])
     pair = (Says([1, 2, 0, 0]), Says([1, 4, 1, 3]))  # the third image cannot be read
     agreement = compare({"some": pair}, [(x, labels)] * 2, label_offset=1)["some"]
-    assert agreement == Agreement(images=6, equal=2, top1=4, folded_top1=4)
+    assert agreement == Agreement(images=6, equal=2, top1=4, folded_top1=4, noisy=0)
     with pytest.raises(BnrecalError, match="no readable validation image"):
         compare({"some": pair}, [(x, torch.full((4,), -1))], label_offset=1)
 
 
 @pytest.mark.parametrize(
-    ("images", "equal", "good"), [(5000, 4995, True), (5000, 4994, False), (20, 19, True), (20, 18, False)]
+    ("images", "equal", "noisy", "good"),
+    [
+        (5000, 4995, 0, True),
+        (5000, 4994, 0, False),
+        (20, 19, 0, True),
+        (20, 18, 0, False),
+        (300, 295, 1, True),
+        (300, 294, 1, False),
+    ],
 )
-def test_how_many_answers_may_differ(images: int, equal: int, good: bool) -> None:
-    agreement = Agreement(images, equal, equal, equal)
+def test_how_many_answers_may_differ(images: int, equal: int, noisy: int, good: bool) -> None:
+    agreement = Agreement(images, equal, equal, equal, noisy)
     if good:
         check_agreement("some", agreement)
         return
@@ -246,13 +329,15 @@ def test_how_many_answers_may_differ(images: int, equal: int, good: bool) -> Non
 
 def test_both_networks_top1_are_reported(tmp_path: Path) -> None:
     plan = {"speedup": 3.5, "cycle_speedup": 2.25, "cycles": 12345}
-    agreements = {"quantized": Agreement(images=200, equal=199, top1=150, folded_top1=149)}
+    agreements = {"quantized": Agreement(images=200, equal=199, top1=150, folded_top1=149, noisy=2)}
     reported = describe_export(
-        Export(tmp_path, Folding({"conv": "bn"}, {}), agreements, {"conv": 3}, plan)
+        Export(tmp_path, Folding({"conv": "bn"}, {}), agreements, {"conv": 2.5}, {"conv": 3}, plan)
     ).splitlines()
     assert reported == [
         "  folded      1 of 1 BatchNorm layers",
-        "  quantized   99.50 % equal predictions on 200 images, top-1 75.00 % unfolded, 74.50 % folded",
+        "  quantized   99.50 % equal predictions on 200 images, top-1 75.00 % unfolded, 74.50 % folded; "
+        "one last bit of noise changes 2 predictions, folding 1",
+        "  rounding    folded layers differ by 2.5 last bits of float32 or less (conv)",
         "  vectors     3 outputs of 1 layers, equal to the golden model",
         "  speedup     3.50 x by products, 2.25 x by array cycles (12,345 per image)",
         f"  written to  {tmp_path}",

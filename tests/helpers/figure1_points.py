@@ -34,6 +34,7 @@ def point(panel: str, label: str, pruned: int, slow: int, curve: Curve, speedup:
         "panel": panel,
         "label": label,
         "pruned": pruned,
+        "policy": "A",
         "slow_threads": slow,
         "model": "net",
         "data": "glyphs",

@@ -12,13 +12,24 @@ import bnrecal
 
 PACKAGE = Path(bnrecal.__file__).parent
 GENERIC = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+# numba takes a processor's name for its scheduling alone: what it may use stands in the features.
+HASWELL = "+sse4.2,+ssse3,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2"
+SKYLAKE = f"{HASWELL},+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl"
+
+
+def _capped(name: str, features: str, onednn: str) -> dict[str, str]:
+    return {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "ONEDNN_MAX_CPU_ISA": onednn}
+
+
 PROCESSORS = {
     "SSE41": {**GENERIC, "ONEDNN_MAX_CPU_ISA": "SSE41"},
-    "AVX2": {"NUMBA_CPU_NAME": "haswell", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "AVX2_VNNI": {"NUMBA_CPU_NAME": "alderlake", "ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"},
-    "AVX512_CORE": {"NUMBA_CPU_NAME": "skylake-avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
-    "AVX512_CORE_VNNI": {"NUMBA_CPU_NAME": "cascadelake", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
+    "AVX2": _capped("haswell", HASWELL, "AVX2"),
+    "AVX2_VNNI": _capped("alderlake", f"{HASWELL},+avxvnni", "AVX2_VNNI"),
+    "AVX512_CORE": _capped("skylake-avx512", SKYLAKE, "AVX512_CORE"),
+    "AVX512_CORE_VNNI": _capped("cascadelake", f"{SKYLAKE},+avx512vnni", "AVX512_CORE_VNNI"),
 }
+# As AVX2_VNNI, on processors that have those 256-bit instructions in AVX-512's form alone.
+NARROW_VNNI = _capped("cascadelake", f"{HASWELL},+avx512f,+avx512vl,+avx512vnni", "AVX512_CORE_VNNI")
 NEEDED = {
     "SSE41": "sse4.1",
     "AVX2": "avx2",

@@ -117,11 +117,15 @@ def _legend(legend: Any) -> dict[str, Any] | None:
         return None
     texts = legend.get_texts()
     return {
-        "texts": [text.get_text() for text in texts],
+        "texts": _names(texts),
         "size": [text.get_fontsize() for text in texts[:1]],
         "columns": legend._ncols,
         "place": [legend._loc, getattr(legend, "_outside_loc", None)],
     }
+
+
+def _names(texts: Iterable[Any]) -> list[str]:
+    return [text.get_text() for text in texts]
 
 
 def _axes(axis: Any) -> dict[str, Any]:
@@ -131,7 +135,7 @@ def _axes(axis: Any) -> dict[str, Any]:
         "scales": [axis.get_xscale(), axis.get_yscale()],
         "limits": [axis.get_xlim(), axis.get_ylim()],
         "ticks": [axis.get_xticks(), axis.get_yticks()],
-        "names": [[text.get_text() for text in ticks.get_ticklabels()] for ticks in (axis.xaxis, axis.yaxis)],
+        "names": [_names(axis.get_xticklabels()), _names(axis.get_yticklabels())],
         "lines": [_line(line) for line in axis.get_lines()],
         "bars": [_bar(bar) for bar in axis.patches],
         "texts": [_text(text) for text in axis.texts],

@@ -16,6 +16,7 @@ class Blank(ImageSource):
     def __init__(self, name: str = "imagenet", num_classes: int = 1000) -> None:
         self.name = name
         self.num_classes = num_classes
+        self.imagenet_classes = name in ("imagenet", "imagenette")
 
     def size(self, split: Split) -> int:  # noqa: ARG002
         return 4

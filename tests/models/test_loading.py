@@ -1,5 +1,6 @@
 """torchvision, timm and custom networks: what is taken, and how each way to be wrong is reported."""
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,15 @@ from torchvision import models
 from bnrecal.config import ModelConfig
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
+from bnrecal.files import tell_once
 from bnrecal.models import load_model
 
 FACTORIES = """
+from types import SimpleNamespace
+
 import torch
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import GoogLeNetOutputs, resnet18
 
 class Net(nn.Module):
     def __init__(self, classes=1000, answer="logits"):
@@ -31,7 +35,16 @@ class Net(nn.Module):
 
     def forward(self, images):
         logits = self.fc(self.features(images).mean((2, 3)))
-        return {"logits": logits, "tuple": (logits, logits), "maps": logits[:, :, None, None]}[self.answer]
+        answers = {
+            "logits": logits,
+            "tuple": (logits, None),
+            "mapping": {"loss": None, "logits": logits},
+            "named": GoogLeNetOutputs(logits, None, None),
+            "object": SimpleNamespace(logits=logits),
+            "maps": logits[:, :, None, None],
+            "text": "a cat",
+        }
+        return answers[self.answer]
 
 class Nested:
     make = Net
@@ -46,6 +59,9 @@ def poisoned():
 
 def half():
     return Net().half().train()
+
+def wrapped():
+    return nn.DataParallel(torch.compile(Net(), backend="eager"))
 
 def greedy():
     network = Net()
@@ -85,6 +101,32 @@ def test_the_network_is_float32_and_in_eval_mode() -> None:
     network = load_model(_custom("my_nets:half"), Blank()).network
     assert not any(module.training for module in network.modules())
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("here")
+def test_what_changes_numbers_unseen_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    tell_once.cache_clear()
+    with caplog.at_level("INFO"):
+        load_model(_custom("my_nets:half", std=[0.25, 0.5, 1]), Blank())
+    assert "my_nets:half: the network has float16 weights and is computed in float32" in caplog.text
+    usual = "shorter side 256 (bilinear), central 224 x 224, mean [0.485, 0.456, 0.406], std [0.25, 0.5, 1]"
+    assert f"preprocessing of mine: {usual}" in caplog.text
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("answer", ["tuple", "mapping", "named", "object"])
+def test_logits_are_found_in_what_a_network_returns(answer: str) -> None:
+    images = torch.rand(2, 3, 8, 8)
+    plain = load_model(_custom("my_nets:Net"), Blank()).network
+    network = load_model(_custom("my_nets:Net", kwargs={"answer": answer}), Blank()).network
+    for own in (network, copy.deepcopy(network)):
+        assert torch.equal(own(images), plain(images))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_compiled_and_wrapped_network_is_the_one_inside() -> None:
+    plain = load_model(_custom("my_nets:Net"), Blank())
+    assert load_model(_custom("my_nets:wrapped"), Blank()).weights_hash == plain.weights_hash
 
 
 @pytest.mark.usefixtures("here")
@@ -136,7 +178,10 @@ def test_checkpoints_of_every_wrapping(prefix: str, wrapped: bool, here: Path) -
         (_custom("builtins:dict"), "returned dict, not an nn.Module"),
         (_custom("my_nets:poisoned"), "NaN or infinity in features.1.running_var"),
         (_custom("my_nets:greedy"), "mine cannot classify an image of (1, 3, 224, 224): "),
-        (_custom("my_nets:Net", kwargs={"answer": "tuple"}), "must return logits (images, classes) in eval mode"),
+        (
+            _custom("my_nets:Net", kwargs={"answer": "text"}),
+            "must return logits (images, classes) in eval mode, not str",
+        ),
         (_custom("my_nets:Net", kwargs={"answer": "maps"}), "not shape (1, 1000, 1, 1)"),
         (_custom("my_nets:Net", kwargs={"classes": 10}), "mine tells 10 classes apart, data=imagenet has 1000"),
         (_custom("my_nets:Net", checkpoint="none.pth"), "none.pth"),

@@ -1,5 +1,6 @@
 import itertools
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import bnrecal.experiment.setup
 from bnrecal.commands.cli.compose import compose_config, read_config
 from bnrecal.commands.cli.schemas import PlanConfig
-from bnrecal.commands.plan import make_plan
+from bnrecal.commands.plan import make_plan, use_of_plan
 from bnrecal.config import parse
 from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
@@ -242,3 +243,12 @@ def test_values_out_of_range_are_reported(overrides: list[str], message: str) ->
 def test_an_unreachable_speedup_is_reported_before_anything_is_searched(tmp_path: Path) -> None:
     with pytest.raises(BnrecalError, match=r"speedup=4\.5 cannot be reached: .* 1\.000 to 3\."):
         made(tmp_path, 4.5)
+
+
+def test_the_command_that_uses_a_plan_asks_for_the_experiment_it_was_made_for() -> None:
+    asked = ["model=custom", "model.factory=my_nets:small", "smt.policy=my_policy:POLICY", "model.kwargs={classes: 96}"]
+    config = read_config(PlanConfig, asked)
+    command = use_of_plan(config, [*asked, "speedup=2.0", "search.threads=[1,4]", "out=here", "slow=1"], Path("p.json"))
+    assert shlex.split(command) == ["bnrecal", *asked, "smt.plan=p.json", "recal=true"]
+    plain = use_of_plan(read_config(PlanConfig, []), ["data.val_images=9"], Path("p.json"))
+    assert plain == "bnrecal model=resnet18 data.val_images=9 smt.plan=p.json recal=true"

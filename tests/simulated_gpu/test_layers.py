@@ -52,13 +52,13 @@ def test_an_order_of_channels_goes_to_the_gpu_once_and_activations_stay_channels
     order = torch.randperm(8, generator=generator)
     x = torch.rand(2, 8, 5, 5, generator=generator).to(memory_format=torch.channels_last)
     info = ConvInfo("conv", 0, weight, (8, 5, 5), (4, 3, 3), pointwise(1), minimum=0.0, maximum=1.0)
-    layer = NBSMTConv2d(info, SmtSpec(4), signed=False, act_range="max", order=order)
+    layer = NBSMTConv2d(info, SmtSpec(4), signed=False, act_range="max", permutation=order)
     on_cpu = layer(ConvCall(x, weight, None, pointwise(1)))
     with simulated(1):
         call = ConvCall(x.to("cuda:0"), weight.to("cuda:0"), None, pointwise(1))
         found = layer(call).cpu()
-        (copy,) = layer._orders.values()
+        (copy,) = layer._permutations.values()
         layer(call)
-        assert next(iter(layer._orders.values())) is copy
+        assert next(iter(layer._permutations.values())) is copy
     assert torch.allclose(found, on_cpu)
     assert seen[-2:] == [True, True]

@@ -12,7 +12,7 @@ from bnrecal.commands.cli.schemas import PruneConfig
 from bnrecal.commands.prune import make_pruned
 from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
-from bnrecal.models.weights import read_state
+from bnrecal.models.checkpoint_file import read_state
 from bnrecal.quantization.qparams import quantize_weight
 from bnrecal.training.prune import levels, magnitude_mask, sparsity_table
 

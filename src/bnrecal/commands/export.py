@@ -36,7 +36,13 @@ def describe_export(made: Export) -> str:
         lines.append(
             f"  {name:<11} {agreement.percent(agreement.equal):.2f} % equal predictions on {agreement.images} images, "
             f"top-1 {agreement.percent(agreement.top1):.2f} % unfolded, "
-            f"{agreement.percent(agreement.folded_top1):.2f} % folded"
+            f"{agreement.percent(agreement.folded_top1):.2f} % folded; one last bit of noise changes "
+            f"{agreement.noisy} predictions, folding {agreement.images - agreement.equal}"
+        )
+    if made.last_bits:
+        worst = max(made.last_bits, key=lambda name: made.last_bits[name])
+        lines.append(
+            f"  rounding    folded layers differ by {made.last_bits[worst]:.1f} last bits of float32 or less ({worst})"
         )
     outputs = sum(made.vectors.values())
     lines.append(f"  vectors     {outputs} outputs of {len(made.vectors)} layers, equal to the golden model")
@@ -49,5 +55,12 @@ def describe_export(made: Export) -> str:
 
 
 def _kept(kept: dict[str, str], most: int = 3) -> list[str]:
-    lines = [f"  not folded  {name}: {reason}" for name, reason in list(kept.items())[:most]]
-    return lines + ([f"              and {len(kept) - most} more (plan.json)"] if len(kept) > most else [])
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in kept.items():
+        by_reason.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in list(by_reason.items())[:most]:
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        lines.append(f"  not folded  {', '.join(names[:most])}{more}: {reason}")
+    rest = sum(len(names) for names in list(by_reason.values())[most:])
+    return lines + ([f"              and {rest} more (plan.json)"] if rest else [])

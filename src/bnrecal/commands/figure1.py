@@ -93,7 +93,7 @@ def measure_network(config: Figure1Config, network: Network, folder: Path) -> li
         records = measure_curves(prepared, config.points, network.slow, search, folder)
         seconds = round(time.perf_counter() - started, 2)
         device = describe_device(prepared.device)
-        points = [_point(network, record, seconds, device) for record in records]
+        points = [_point(network, record, seconds, device, config.smt.policy) for record in records]
         return {"points": points, "device_kind": kind_here(config)}
 
     kept = Store(folder).get(name, {**experiment.identity, **own}, measure, resume=config.resume)
@@ -101,11 +101,12 @@ def measure_network(config: Figure1Config, network: Network, folder: Path) -> li
     return cast(list[FigurePoint], kept["points"])
 
 
-def _point(network: Network, record: CurveRecord, seconds: float, device: str) -> FigurePoint:
+def _point(network: Network, record: CurveRecord, seconds: float, device: str, policy: str) -> FigurePoint:
     return {
         "panel": network.panel,
         "label": network.label,
         "pruned": network.pruned,
+        "policy": policy,
         "slow_threads": network.slow,
         **record,
         "seconds": seconds,

@@ -1,14 +1,16 @@
 """`bnrecal plan`: threads per layer for a target speedup."""
 
+import re
+import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
 
 from bnrecal.commands.cli.compose import refuse
 from bnrecal.commands.cli.schemas import PlanConfig
-from bnrecal.config import experiment_part
+from bnrecal.config import Config, experiment_part
 from bnrecal.experiment.setup import load, prepare
 from bnrecal.search.error_order import at_four_threads
 from bnrecal.search.knapsack import Item, check_speedup
@@ -40,8 +42,17 @@ def make_plan(config: PlanConfig, overrides: Sequence[str]) -> Path:
     front = pareto_front(search, order, config.slow, found)
     path = save_plan(search, config.speedup, found, baseline, front, tried, out)
     print(describe_plan(search, tried, found, baseline, front))
-    print(f"written to {path}; use it with: python -m bnrecal model={experiment.model.name} smt.plan={path} recal=true")
+    print(f"written to {path}; use it with: {use_of_plan(config, overrides, path)}")
     return path
+
+
+def use_of_plan(config: PlanConfig, overrides: Sequence[str], path: Path) -> str:
+    """Return the command that runs the experiment which the plan was made for, with the plan."""
+    keys = {f.name for f in fields(Config)}
+    own = [override for override in overrides if re.split(r"[.=]", override.lstrip("+~"))[0] in keys]
+    if not any(override.startswith("model=") for override in own):
+        own.insert(0, f"model={config.model.name}")
+    return shlex.join(["bnrecal", *own, f"smt.plan={path}", "recal=true"])
 
 
 def describe_plan(search: Search, tried: int, found: Choice, baseline: Choice | None, front: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Data sets: the embedded glyphs, ImageNet, Imagenette, any image folder."""
+"""Data sets: the embedded glyphs, ImageNet, Imagenette, any image folder, Hugging Face's."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -14,6 +14,7 @@ _SOURCES = {
     "imagenet": "files.imagenet:from_config",
     "imagenette": "files.imagenette:from_config",
     "imagefolder": "files.imagefolder:from_config",
+    "huggingface": "huggingface:from_config",
 }
 
 

@@ -23,12 +23,14 @@ class ImageSource(ABC):
         num_classes: how many classes labels run over, 0..num_classes-1 (1000 for every ImageNet-labelled set).
         restricted_classes: labels that occur at all, where a second top-1 among only these makes sense
             (Imagenette's ten); None elsewhere.
+        imagenet_classes: whether labels are ImageNet's 1,000 classes in the order of published networks.
         in_memory: whether items cost so little that loading processes would only slow them down.
     """
 
     name: str
     num_classes: int
     restricted_classes: Sequence[int] | None = None
+    imagenet_classes: bool = False
     in_memory: bool = False
 
     @abstractmethod

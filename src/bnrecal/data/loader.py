@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,9 +18,12 @@ from bnrecal.data.prefetch import copied_ahead
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.data.selection import Selection
 from bnrecal.errors import BnrecalError
+from bnrecal.files import warn_once
 from bnrecal.seeds import derive_seed
 
 T = TypeVar("T")
+PREFETCHED = 2  # batches that each loading process has ready: DataLoader's default
+SHARED = Path("/dev/shm")
 PART = 64  # images that a worker prepares at a time for a larger batch on a GPU
 
 
@@ -72,7 +76,7 @@ class ImageLoader:
         # drawn batch by batch: there the parts would change it.
         part = batch_size if augment or not pinned else part_of(batch_size)
         generator = torch.Generator().manual_seed(seed)  # else the loader draws from the global one
-        workers = self._workers()
+        workers = fitting_workers(self._workers(), self._bytes(part))
         loader = DataLoader(
             dataset,
             part,
@@ -94,6 +98,11 @@ class ImageLoader:
             readable = images[labels >= 0]
             if len(readable):
                 yield readable
+
+    def _bytes(self, images: int) -> int:
+        """The size of so many network inputs, as far as the preprocessing says it."""
+        side = self.preprocessing.crop or self.preprocessing.resize or 0
+        return images * 3 * side * side * 4
 
     def _workers(self) -> int:
         if self.workers is not None:
@@ -133,6 +142,29 @@ def usual_workers(beside: int = 1) -> int:
     """Loading processes of each of so many loaders on this machine: one per core, 8 at most."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, usable // beside))
+
+
+def fitting_workers(workers: int, batch: int) -> int:
+    """Return how many of so many loading processes the shared memory has room for, with a warning where it lacks.
+
+    Processes hand their batches over in /dev/shm, of which a container of Docker has 64 MB.
+
+    Args:
+        batch: bytes of one batch; each process holds up to PREFETCHED of them.
+    """
+    if not workers or not batch or not SHARED.is_dir():
+        return workers
+    status = os.statvfs(SHARED)
+    free = status.f_bavail * status.f_frsize
+    fitting = min(workers, free // (PREFETCHED * batch))
+    if fitting < workers:
+        instead = f"{fitting} load images" if fitting else "images are loaded without processes of their own"
+        warn_once(
+            f"{SHARED} has {free / 1e6:.0f} MB free, too few for {workers} loading processes that hold up to "
+            f"{PREFETCHED * batch / 1e6:.0f} MB each: {instead}; give a container more (docker run --shm-size=2g), or "
+            "set workers=0"
+        )
+    return fitting
 
 
 def _unwrapped(batches: Iterable[T]) -> Iterator[T]:

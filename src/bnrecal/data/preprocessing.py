@@ -34,6 +34,13 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Interpolation = "bilinear"
 
+    def __str__(self) -> str:
+        size = "own size" if self.resize is None else f"shorter side {self.resize} ({self.interpolation})"
+        crop = "no crop" if self.crop is None else f"central {self.crop} x {self.crop}"
+        mean = ", ".join(f"{value:.4g}" for value in self.mean)
+        std = ", ".join(f"{value:.4g}" for value in self.std)
+        return f"{size}, {crop}, mean [{mean}], std [{std}]"
+
     def evaluation(self, image: Image.Image) -> Tensor:
         """An RGB image as float32 (3, H, W): shorter side to `resize`, central crop, normalised.
 

@@ -13,6 +13,8 @@ from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.standard_error import of_share
 from bnrecal.nbsmt.finite import check_images
 from bnrecal.nbsmt.float_conv import forward
+from bnrecal.network_forms import logits_of
+from bnrecal.quantization.fused import FusedNetwork
 
 K = TypeVar("K")
 Bools = npt.NDArray[np.bool_]
@@ -71,7 +73,7 @@ def evaluate(
 
     Args:
         networks: by any key that reads well in a message; in eval mode, on the batches' device, returning logits
-            (N, classes).
+            (N, classes), alone or as `network_forms.logits_of` finds them.
         batches: float32 images (N, 3, H, W) and int64 labels (N,); label -1 marks an unreadable image.
         label_offset: logit index of label 0.
         restricted_classes: labels for the second, restricted top-1.
@@ -83,12 +85,13 @@ def evaluate(
     if not networks:
         return {}
     parts: dict[K, list[Correctness]] = {name: [] for name in networks}
+    fused = {name: FusedNetwork(network) for name, network in networks.items()}
     for number, (images, labels) in enumerate(batches, start=1):
         readable = labels >= 0
         kept = images[readable] if not bool(readable.all()) else images
         if len(kept):
             check_images(kept, f"validation batch {number}")
-        for name, network in networks.items():
+        for name, network in fused.items():
             logits = _logits(name, network, kept, label_offset, labels)
             outcome = _judge(logits, labels[readable], label_offset, restricted_classes)
             parts[name].append(Correctness(*outcome, skipped=int((~readable).sum())))
@@ -98,8 +101,8 @@ def evaluate(
     return result
 
 
-def _logits(name: object, network: nn.Module, images: Tensor, offset: int, labels: Tensor) -> Tensor:
-    logits = forward(network, images)
+def _logits(name: object, network: FusedNetwork, images: Tensor, offset: int, labels: Tensor) -> Tensor:
+    logits = logits_of(forward(network, images))
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise BnrecalError(f"the network must return logits (images, classes), not {_describe(logits)}")
     if int(labels.max()) + offset >= logits.shape[1]:

@@ -70,10 +70,11 @@ def version_of(source: ImageSource, selection: Selection) -> str:
 def settings_identity(config: Config) -> dict[str, Any]:
     """Settings that can change the numbers, with the contents of the files that they name.
 
-    Paths are no settings here: what lies there is in the other parts.
+    Paths, and places in files, are no settings here: what lies there is in the other parts.
     """
     settled = settings(config)
-    del settled["model"]["checkpoint"], settled["data"]["root"], settled["smt"]["plan"]
+    del settled["model"]["checkpoint"], settled["model"]["checkpoint_key"]
+    del settled["data"]["root"], settled["smt"]["plan"]
     if is_custom(config.smt.policy):  # its rule may change while its name stays
         settled["smt"]["rule"] = fingerprint(config.smt.policy)
     # in their order, for a later glob wins

@@ -16,6 +16,7 @@ from bnrecal.evaluation.accuracy import Correctness, percent, standard_error
 from bnrecal.evaluation.recovered import Recovered, recovered_share
 from bnrecal.evaluation.significance import mcnemar
 from bnrecal.files import atomic_path
+from bnrecal.options import POLICIES
 
 RESULT_FILE = "result.json"
 LAYERS_FILE = "layers.csv"
@@ -237,8 +238,10 @@ def summary(result: dict[str, Any], where: Path | None = None) -> str:
     """A few lines for people; `where` is the file that holds the result, if it was written."""
     images, stderr = result["images"], result["stderr"]
     recal = "with" if result["recal"] else "without"
+    policy = f" by policy {result['policy']}" if result["policy"] not in POLICIES else ""
+    how = f"{result['threads']} threads{policy} {recal} recalibration"
     lines = [
-        f"{result['model']} on {result['data']}, {result['threads']} threads {recal} recalibration, {images} images",
+        f"{result['model']} on {result['data']}, {how}, {images} images",
         f"  top-1      {result['top1']:6.2f} % ± {stderr:.2f}   (top-5 {result['top5']:.2f} %)",
         f"  float32    {result['fp32_top1']:6.2f} %   drop {result['drop']:+.2f} points",
         f"  A8W8       {result['a8w8_top1']:6.2f} %   drop {result['a8w8_top1'] - result['top1']:+.2f} points",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
@@ -174,6 +174,7 @@ def result_provenance(experiment: Experiment, variant: Variant) -> dict[str, Any
         "device": describe_device(experiment.device),
         "device_kind": device_kind(experiment.device),
         "backend": describe_backend(experiment.device, machine(config.smt)),
+        "fusion": asdict(experiment.fusion),
         "weights": experiment.model.weights,
         "weights_hash": experiment.model.weights_hash,
         "images": variant_images(experiment, variant),

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bnrecal.batchnorm.recalibrate import warn_of_others
+from bnrecal.batchnorm.recalibrate import eval_mode, warn_of_others
 from bnrecal.config import Config, SmtConfig
 from bnrecal.data import build_source
 from bnrecal.data.base import ImageSource
@@ -25,6 +25,7 @@ from bnrecal.nbsmt.policies.bit_widths import named
 from bnrecal.nbsmt.policies.custom import check_policy
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.calibrate import ConvInfo, calibrate
+from bnrecal.quantization.fused import Fusion, describe_fusion
 from bnrecal.quantization.layer_plan import check_skipped, matches_any
 
 CPU = torch.device("cpu")
@@ -76,6 +77,12 @@ class Experiment:
         """The identity of the recalibration images, also where `config` itself does not recalibrate."""
         known = self.identity["images"].get(self.recalibration.role)
         return version_of(self.source, self.recalibration) if known is None else str(known)
+
+    @cached_property
+    def fusion(self) -> Fusion:
+        """Return which layers of the float32 network are fused in evaluation; so they are in its threaded copies."""
+        with eval_mode(self.model.network):
+            return describe_fusion(self.model.network, self.device)
 
     @property
     def loader(self) -> ImageLoader:

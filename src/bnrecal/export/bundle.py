@@ -21,6 +21,8 @@ from bnrecal.experiment.setup import Experiment, machine
 from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.config import VectorsConfig
 from bnrecal.export.fold import Folding, find_folds, see_convolutions
+from bnrecal.export.handover import origin, write_example, write_policy
+from bnrecal.export.last_bits import check_layers, layer_differences
 from bnrecal.export.network import FoldedConv2d, folded_network, load_folded_
 from bnrecal.export.plan_file import plan_content, read_plan
 from bnrecal.export.tensors import exported_tensors, folded_state
@@ -38,6 +40,7 @@ class Export:
 
     Attributes:
         agreements: "quantized" and "float32": the folded network against the unfolded one.
+        last_bits: differences of the folded convolutions, from `last_bits.layer_differences`.
         vectors: outputs with golden vectors, by layer name.
         plan: the content of `plan.json`.
     """
@@ -45,6 +48,7 @@ class Export:
     folder: Path
     folding: Folding
     agreements: dict[str, Agreement]
+    last_bits: dict[str, float]
     vectors: dict[str, int]
     plan: dict[str, Any]
 
@@ -67,7 +71,11 @@ def export(experiment: Experiment, prepared: ThreadedNetwork, wanted: VectorsCon
         (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
         folded, quantized = _read_back(experiment, folder)
         vectors = _write_vectors(experiment, folded, quantized, wanted, image, folder)
+        differences = layer_differences(prepared.network, quantized, folding.into, image)
+        check_layers(differences)
         pairs = {"quantized": (prepared.network, folded), "float32": _float_pair(experiment, prepared, folder)}
+        write_example(folded, pairs["float32"][1], image, folder)
+        write_policy(machine(experiment.config.smt), folder)
         agreements = compare(
             pairs,
             experiment.loader.batches(experiment.validation, experiment.batch_size),
@@ -75,14 +83,15 @@ def export(experiment: Experiment, prepared: ThreadedNetwork, wanted: VectorsCon
         )
         for name, agreement in agreements.items():
             check_agreement(name, agreement)
-    return Export(out, folding, agreements, vectors, plan)
+    return Export(out, folding, agreements, differences, vectors, plan)
 
 
 def _plan(experiment: Experiment, prepared: ThreadedNetwork, folding: Folding, wanted: VectorsConfig) -> dict[str, Any]:
     smt = experiment.config.smt
     folders = {name: f"{VECTORS}/{name}" for name in prepared.layers if matches_any(name, wanted.layers)}
     content = plan_content(prepared.plans, folding, machine(smt), smt.array, folders)
-    return {"made_by": "bnrecal export", "model": experiment.model.name, "data": experiment.source.name, **content}
+    named = {"made_by": "bnrecal export", "model": experiment.model.name, "data": experiment.source.name}
+    return {**named, **origin(experiment, prepared.variant), **content}
 
 
 def _read_back(experiment: Experiment, folder: Path) -> tuple[nn.Module, dict[str, FoldedConv2d]]:

@@ -13,8 +13,6 @@ from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 from bnrecal.models.weights import State, install
 
-IMAGENET_LABELLED = ("imagenet", "imagenette")
-
 
 @dataclass(frozen=True)
 class LoadedModel:

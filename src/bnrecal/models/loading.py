@@ -12,8 +12,11 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Interpolation, Preprocessing
 from bnrecal.errors import BnrecalError, first_line
-from bnrecal.models.base import IMAGENET_LABELLED, Family, LoadedModel, Recipe
-from bnrecal.models.weights import read_state, state_dict_hash
+from bnrecal.files import tell_once
+from bnrecal.models.base import Family, LoadedModel, Recipe
+from bnrecal.models.checkpoint_file import read_state
+from bnrecal.models.weights import state_dict_hash
+from bnrecal.network_forms import logits_of, other_precisions, return_logits_, unwrapped
 from bnrecal.options import FAMILIES
 
 # module:function of this package, imported when asked for: torchvision's model zoo alone takes a second
@@ -45,8 +48,10 @@ def load_model(config: ModelConfig, data: ImageSource, *, seed: int = 0) -> Load
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         recipe = _family(config.family)(config, data)
-        network = _with_weights(recipe)
+        network = _with_weights(recipe, config.checkpoint_key)
         preprocessing = _overridden(_usual_preprocessing(recipe, network), config)
+        if config.family == "custom":
+            tell_once(f"preprocessing of {config.name}: {preprocessing} (model.resize, interpolation, crop, mean, std)")
         _check_finite(network, recipe.weights)
         offset = _label_offset(config.name, network, preprocessing, data)
     return LoadedModel(config.name, network, preprocessing, offset, recipe.weights, state_dict_hash(network))
@@ -59,13 +64,18 @@ def _family(name: str) -> Family:
     return cast(Family, getattr(import_module(f"bnrecal.models.{module}"), function))
 
 
-def _with_weights(recipe: Recipe) -> nn.Module:
+def _with_weights(recipe: Recipe, key: str | None) -> nn.Module:
     if recipe.checkpoint is None:
-        network = recipe.build({})
+        if key is not None:
+            raise BnrecalError(f"model.checkpoint_key={key} needs model.checkpoint=PATH, the file it is a place in")
+        network = unwrapped(recipe.build({}))
     else:
-        state = read_state(recipe.checkpoint, recipe.sha256)
-        network = recipe.build(state)
+        state = read_state(recipe.checkpoint, recipe.sha256, key)
+        network = unwrapped(recipe.build(state))
         recipe.install(network, state, str(recipe.checkpoint))
+    others = other_precisions(network)
+    if others:
+        tell_once(f"{recipe.weights}: the network has {', '.join(others)} weights and is computed in float32")
     return network.to("cpu", torch.float32).eval()
 
 
@@ -107,7 +117,7 @@ def _label_offset(name: str, network: nn.Module, preprocessing: Preprocessing, d
     """
     outputs = _count_outputs(name, network, preprocessing, data)
     offset = outputs - data.num_classes
-    if offset == 1 and data.name in IMAGENET_LABELLED:
+    if offset == 1 and data.imagenet_classes:
         log.info("%s has %d classes: class 0 is taken for the background", name, outputs)
     elif offset != 0:
         raise BnrecalError(
@@ -118,17 +128,23 @@ def _label_offset(name: str, network: nn.Module, preprocessing: Preprocessing, d
 
 
 def _count_outputs(name: str, network: nn.Module, preprocessing: Preprocessing, data: ImageSource) -> int:
-    """Classes of the logits that a blank image (or, where images have no fixed size, the first) gives."""
+    """Classes of the logits that a blank image (or, where images have no fixed size, the first) gives.
+
+    A network that returns them in some object returns them alone from then on.
+    """
     if preprocessing.crop is not None:
         image = torch.zeros(1, 3, preprocessing.crop, preprocessing.crop)
     else:
         image = data.dataset("val", [0], preprocessing)[0][0][None]
     try:
         with torch.inference_mode():
-            logits = network(image)
+            output = network(image)
+            logits = logits_of(output)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise BnrecalError(f"{name} cannot classify an image of {tuple(image.shape)}: {first_line(error)}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise BnrecalError(f"{name} must return logits (images, classes) in eval mode, not {found}")
+    if logits is not output:
+        return_logits_(network)
     return int(logits.shape[1])

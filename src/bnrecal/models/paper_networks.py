@@ -9,7 +9,7 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.models.base import IMAGENET_LABELLED, Recipe, own_checkpoint
+from bnrecal.models.base import Recipe, own_checkpoint
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
 from bnrecal.models.published import Published, fetch
 from bnrecal.models.torchvision_models import recipe_of
@@ -81,7 +81,7 @@ def paper_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
 
 
 def _mlperf_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
-    if data.name not in IMAGENET_LABELLED:
+    if not data.imagenet_classes:
         raise BnrecalError(f"model={config.name} has ImageNet's classes, data={data.name} others: use model=custom")
     mlperf = MLPERF[config.name]
     return Recipe(

@@ -13,7 +13,7 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Interpolation, Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.models.base import IMAGENET_LABELLED, Recipe, arguments
+from bnrecal.models.base import Recipe, arguments
 from bnrecal.models.published import Published, fetch
 from bnrecal.models.weights import State, install
 
@@ -46,7 +46,7 @@ def recipe_of(name: str, config: ModelConfig, data: ImageSource) -> Recipe:
     if config.checkpoint is not None:
         path = Path(config.checkpoint).expanduser()
         source = config.checkpoint
-    elif data.name not in IMAGENET_LABELLED:
+    elif not data.imagenet_classes:
         raise BnrecalError(
             f"data={data.name} has classes of its own: give model.checkpoint=PATH of {name} trained on it"
         )

@@ -1,21 +1,23 @@
-"""Reading trained weights: every way a checkpoint can be wrong ends in one clear line."""
+"""Weights in a network: hashed, checked and installed. Every way in which they do not fit ends in one clear line."""
 
 import hashlib
-import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from bnrecal.errors import BnrecalError, first_line
+from bnrecal.errors import BnrecalError
 
 State = dict[str, Tensor]
 
-_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every name
-# Counters that older checkpoints lack and no result depends on (momentum is a number everywhere here).
-_OPTIONAL_SUFFIX = "num_batches_tracked"
+COUNTERS = ("n_averaged", "total_ops", "total_params")
+"""Last parts of the names of what averaging (torch.optim.swa_utils) and thop put beside weights."""
+
+# DataParallel, torch.compile, and networks that hold another (Lightning's modules) put these before every name.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+# Counters that checkpoints may lack and no result depends on (BatchNorm's momentum is a number everywhere here).
+_OPTIONAL = ("num_batches_tracked", *COUNTERS)
 
 
 def state_dict_hash(network: nn.Module) -> str:
@@ -37,52 +39,41 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_state(path: Path, sha256: str | None = None) -> State:
-    """The tensors of a checkpoint file by the names of the bare network, without the prefixes of wrappers.
-
-    The file holds a state_dict, or a mapping with one under `state_dict`.
-
-    Nothing in the file is executed (`weights_only=True`).
-
-    Raises:
-        BnrecalError: if the file is missing, is not the one whose SHA-256 was given, cannot be read as a
-            checkpoint (truncated, some other format), or holds no state_dict.
-    """
-    if not path.is_file():
-        raise BnrecalError(f"no checkpoint at {path}")
-    if sha256 is not None and (found := file_hash(path)) != sha256:
-        raise BnrecalError(f"{path} is damaged or another file: SHA-256 {found[:12]}..., expected {sha256[:12]}...")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BnrecalError(f"{path} is not a checkpoint of plain tensors: {first_line(error)[:120]}") from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BnrecalError(f"{path} cannot be read, truncated or no checkpoint: {first_line(error)[:120]}") from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise BnrecalError(f"{path} holds no state_dict (a mapping of names to tensors)")
-    return _unwrapped({str(name): tensor for name, tensor in loaded.items()})
+def without_prefixes(state: State) -> State:
+    """The tensors without the prefixes of wrappers that all names bear, in any nesting."""
+    prefix = _common_prefix(state)
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
-def _unwrapped(state: State) -> State:
-    for wrapper in _WRAPPERS:
-        if state and all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
-    return state
+def _common_prefix(names: Iterable[str]) -> str:
+    """The wrappers that come before all of the names; empty where there is none."""
+    names = list(names)
+    prefix = ""
+    while True:
+        nested = next((prefix + wrapper for wrapper in _WRAPPERS if _all_below(names, prefix + wrapper)), None)
+        if nested is None:
+            return prefix
+        prefix = nested
+
+
+def _all_below(names: Sequence[str], prefix: str) -> bool:
+    return bool(names) and all(name.startswith(prefix) for name in names)
 
 
 def install(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load `state` into `network`, which is left as it was if it does not fit.
 
     Args:
+        state: without prefixes of wrappers; a network whose own names all begin with one gets it back.
         source: where the tensors come from, for messages.
 
     Raises:
         BnrecalError: naming the first tensor that is missing, superfluous, of the wrong shape or not finite.
     """
-    check_state(network, state, source)
     current = network.state_dict()
+    prefix = _common_prefix(name for name in current if name.rsplit(".", 1)[-1] not in COUNTERS)
+    state = {prefix + name: tensor for name, tensor in state.items()}
+    check_state(network, state, source)
     current.update(state)  # keeps the layers' version numbers beside the tensors, which some networks ask for
     network.load_state_dict(current)
 
@@ -92,7 +83,7 @@ def check_state(network: nn.Module, state: Mapping[str, Tensor], source: str) ->
     wanted = network.state_dict()
     for name, tensor in wanted.items():
         if name not in state:
-            if name.endswith(_OPTIONAL_SUFFIX):
+            if name.rsplit(".", 1)[-1] in _OPTIONAL:
                 continue
             raise BnrecalError(f"{source} does not fit {type(network).__name__}: {name} is missing")
         if state[name].shape != tensor.shape:

@@ -5,12 +5,13 @@ product where it may use one (`use_mkldnn` in its Convolution.cpp). The two add 
 convolution goes to oneDNN always, as every other does of itself.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bnrecal.nbsmt.geometry import Pair, as_pair
@@ -18,7 +19,7 @@ from bnrecal.nbsmt.geometry import Pair, as_pair
 FEW_IMAGES = 16  # from so many on PyTorch asks oneDNN on one thread too
 
 
-def forward(network: nn.Module, images: Tensor) -> Any:
+def forward(network: Callable[[Tensor], Any], images: Tensor) -> Any:
     """Return network(images), the same on any number of cores.
 
     Args:

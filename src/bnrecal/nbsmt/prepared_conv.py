@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.engines import make_engine
+from bnrecal.nbsmt.engines.apply_end import apply_end_
+from bnrecal.nbsmt.engines.conv_end import ConvEnd
 from bnrecal.nbsmt.engines.engine import ConvLayer
 from bnrecal.nbsmt.geometry import Pair, check_geometry
 from bnrecal.nbsmt.policies.custom import AnyPolicy
@@ -80,24 +82,40 @@ class PreparedConv2d:
         return self.engine.accumulate(x)
 
     def __call__(
-        self, x: Tensor, x_scale: float, w_scale: Tensor, bias: Tensor | None = None, signed: bool = False
+        self,
+        x: Tensor,
+        x_scale: float,
+        w_scale: Tensor,
+        bias: Tensor | None = None,
+        signed: bool = False,
+        end: ConvEnd | None = None,
     ) -> Tensor:
         """Quantize, convolve, and scale back.
 
         Args:
-            x: float32 (N, C, H, W) of any layout.
+            x: float32 (N, C, H, W) of any layout, or its levels: uint8, int8 if signed.
             x_scale: step of the activations' grid.
             w_scale: float32 (O,), steps of the weights' grids.
             bias: float32 (O,).
             signed: quantize to -128..127 (one thread alone) instead of 0..255.
+            end: what follows the convolution; where `engines.apply_end.ending` is not NONE.
 
         Returns:
-            float32 (N, O, H', W'), channels-last: accumulator * (x_scale * w_scale) + bias, every step rounded.
+            float32 (N, O, H', W'), channels-last: accumulator * (x_scale * w_scale) + bias, every step rounded; then
+            what `end` says, perhaps as the levels that it asks for.
         """
         shape = self._check(x, torch.int8 if signed else torch.uint8)
         if 0 in shape:
             return x.new_empty(shape)
-        return self.engine.convolve(x.float(), x_scale, w_scale * x_scale, bias, signed=signed)
+        x = x.float() if x.is_floating_point() else x
+        scale = w_scale * x_scale
+        if end is None:
+            return self.engine.convolve(x, x_scale, scale, bias, signed=signed)
+        ended = self.engine.convolve_to_end(x, x_scale, scale, bias, end, signed=signed)
+        if ended is not None:
+            return ended
+        y = self.engine.convolve(x, x_scale, scale, bias, signed=signed)
+        return apply_end_(y.contiguous(memory_format=torch.channels_last), end)
 
     def one_thread(self) -> "PreparedConv2d":
         """Return the exact 8-bit convolution with the same weights, made once."""

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.finite import check_images
-from bnrecal.nbsmt.float_conv import forward
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.quantization.intercept import ConvCall, attached, conv_modules, no_stray_convolutions
 
@@ -127,7 +126,7 @@ def calibrate(
     with answered, no_stray_convolutions(network, keep_float):
         for number, batch in enumerate(batches, start=1):
             check_images(batch, f"calibration batch {number}")
-            forward(network, batch)
+            network(batch)  # `ConvCall.run` computes every convolution
             for observer in observers.values():
                 observer.end_batch()
     infos = [o.seen for o in observers.values() if o.seen is not None and o.seen.images]

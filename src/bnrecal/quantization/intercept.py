@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bnrecal.errors import BnrecalError
+from bnrecal.files import warn_once
+from bnrecal.nbsmt.engines.conv_end import ConvEnd
 from bnrecal.nbsmt.float_conv import conv2d
 from bnrecal.nbsmt.geometry import Geometry, Pair, as_pair
 
@@ -47,12 +49,17 @@ class ConvCall:
         x: float32 (N, C, H, W).
         weight: float32 (O, C/groups, kh, kw).
         bias: float32 (O,) or None.
+        end: what follows the convolution and is to be answered with it; of a handler that knows how.
+        checked: whether x is known to be finite, or what the handler's own quantizer makes of finite activations: uint8
+            levels, or int8 if they are signed.
     """
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
     geometry: Geometry
+    end: ConvEnd | None = None
+    checked: bool = False
 
     def run(self) -> Tensor:
         """Return the float32 convolution as the module asked for it, the same on any number of cores."""
@@ -99,6 +106,21 @@ class ConvInterceptor:
             )
         return output
 
+    def run_to_end(self, x: Tensor, end: ConvEnd | None, *, checked: bool) -> Tensor:
+        """Return what the module returns, with what follows it: where its forward is that of `nn.Conv2d`.
+
+        Args:
+            end: what follows, None for nothing.
+            checked: as in `ConvCall`.
+        """
+
+        def answer(call: ConvCall) -> Tensor:
+            return self.handler(replace(call, end=end, checked=checked))
+
+        with _Intercept(answer):
+            output: Tensor = type(self.conv).forward(self.conv, x)
+        return output
+
     def extra_repr(self) -> str:
         """Return what `print` shows in the module's brackets: its own words, and the handler's."""
         own: str = type(self.conv).extra_repr(self.conv)  # type: ignore[no-untyped-call]
@@ -143,6 +165,8 @@ def attached(
 def no_stray_convolutions(network: nn.Module, allowed: Callable[[str], bool]) -> Iterator[None]:
     """Raise at a convolution that no `ConvInterceptor` answers, unless `allowed` says yes to its weight's name.
 
+    An allowed one is named in a warning: figures that count convolutions leave it out.
+
     Raises:
         BnrecalError: naming the weight of a `conv2d` called outside any `nn.Conv2d`, or of a one- or
             three-dimensional or transposed convolution.
@@ -157,6 +181,10 @@ def no_stray_convolutions(network: nn.Module, allowed: Callable[[str], bool]) ->
                 f"the network calls {what} with the weight {name} outside any nn.Conv2d, which cannot be "
                 f"quantized: make it an nn.Conv2d, or leave it in float32 with quant.skip=[{skip}]"
             )
+        warn_once(
+            f"{what} with the weight {name} stays float32 and outside the figures: neither speedup nor cycles count "
+            "its multiply-accumulates"
+        )
 
     def stray(call: ConvCall) -> Tensor:
         check("conv2d", call.weight)

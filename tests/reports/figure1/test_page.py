@@ -50,4 +50,4 @@ def test_the_table_holds_all_that_is_known_of_a_point_but_how_it_is_drawn(tmp_pa
     write_figure(made, tmp_path)
     header, first, _ = (tmp_path / "figure1.csv").read_text().splitlines()
     assert header.split(",") == [key for key in made[0] if key != "pruned"]
-    assert first.startswith("a,ResNet-18,2,net,glyphs,highest_error w/o,highest_error,False,none,2,2,4321,2,")
+    assert first.startswith("a,ResNet-18,A,2,net,glyphs,highest_error w/o,highest_error,False,none,2,2,4321,2,")

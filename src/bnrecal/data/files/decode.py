@@ -21,12 +21,32 @@ def decode(path: str) -> Image.Image:
     """
     try:
         with open(path, "rb") as file:
-            return _decode(file.read())
+            content = file.read()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    return decode_bytes(content, path)
+
+
+def decode_bytes(content: bytes, title: str) -> Image.Image:
+    """The content of an image file as `decode` gives it.
+
+    Args:
+        title: what it is of, for messages.
+
+    Raises:
+        BnrecalError: as `decode`.
+    """
+    try:
+        return _decode(content)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BnrecalError(f"{path} is too large to be a photograph of the set: {error}") from error
+        raise BnrecalError(f"{title} is too large to be a photograph of the set: {error}") from error
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error).split("<_io")[0].strip() or type(error).__name__
-        raise BnrecalError(f"{path} cannot be read as an image: {reason}") from error
+        raise _unreadable(title, error) from error
+
+
+def _unreadable(title: str, error: Exception) -> BnrecalError:
+    reason = getattr(error, "strerror", None) or str(error).split("<_io")[0].strip() or type(error).__name__
+    return BnrecalError(f"{title} cannot be read as an image: {reason}")
 
 
 def is_image(path: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -62,13 +63,14 @@ def labelled(root: Path, index: Index, labels: NDArray[np.int64], *, split: Spli
         raise BnrecalError(
             f"no images of the data set below {root}: {advice(root) or 'check data.root'}{_told(left_out)}"
         )
-    _log_count(split, root, len(kept), left_out)
+    log_count(split, root, len(kept), left_out)
     return Listing(root, index, kept, labels[kept])
 
 
-def _log_count(split: Split, root: Path, images: int, left_out: dict[str, list[str]]) -> None:
-    files = images + sum(map(len, left_out.values()))
-    message = f"{split}: {images:,} images of {files:,} files in {root}{_told(left_out)}"
+def log_count(split: Split, root: Path | str, images: int, left_out: dict[str, list[str]], of: str = "files") -> None:
+    """Log a line that counts the images of a split and what was left out, by reason."""
+    entries = images + sum(map(len, left_out.values()))
+    message = f"{split}: {images:,} images of {entries:,} {of} in {root}{_told(left_out)}"
     if left_out:
         warn_once(message)
     else:
@@ -107,8 +109,10 @@ class FolderSource(ImageSource):
         *,
         restricted_classes: Sequence[int] | None = None,
         skip_corrupt: bool = False,
+        imagenet_classes: bool = False,
     ) -> None:
         self.name = name
+        self.imagenet_classes = imagenet_classes
         self.num_classes = num_classes
         self.restricted_classes = restricted_classes
         self.skip_corrupt = skip_corrupt
@@ -190,7 +194,7 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         if not 0 <= i < len(self.names):
             raise IndexError(i)
         try:
-            picture = decode(f"{self.root}/{self.names[i]}")
+            picture = self.picture(i)
         except BnrecalError as error:
             if not self.skip_corrupt:
                 raise BnrecalError(f"{error} (data.skip_corrupt=true counts such images instead)") from error
@@ -198,6 +202,14 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
             return self._blank(), UNREADABLE
         transform = self.preprocessing.augmented if self.augment else self.preprocessing.evaluation
         return transform(picture), self.labels[i]
+
+    def picture(self, i: int) -> Image.Image:
+        """Return picture i, RGB.
+
+        Raises:
+            BnrecalError: if it cannot be read.
+        """
+        return decode(f"{self.root}/{self.names[i]}")
 
     def _blank(self) -> Tensor:
         side = self.preprocessing.crop or self.preprocessing.resize or 1

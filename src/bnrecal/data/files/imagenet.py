@@ -40,6 +40,7 @@ def imagenet(root: Path, *, skip_corrupt: bool = False) -> FolderSource:
         len(wnids()),
         {"train": partial(_by_folder, root, "train"), "val": partial(_validation, root)},
         skip_corrupt=skip_corrupt,
+        imagenet_classes=True,
     )
 
 

@@ -71,6 +71,7 @@ def imagenette(root: Path | None, *, download: bool = False, skip_corrupt: bool 
         {"train": partial(_split, folder, "train", numbers), "val": partial(_split, folder, "val", numbers)},
         restricted_classes=tuple(sorted(numbers.values())),
         skip_corrupt=skip_corrupt,
+        imagenet_classes=True,
     )
 
 

@@ -17,7 +17,7 @@ _PACKED = {  # what files that are no images yet look like, and what makes image
     "*.tgz": "unpack it",
     "*.tar.gz": "unpack it",
     "*.zip": "unpack it",
-    "*.parquet": "write the images out as files, one folder a class; tables are not read",
+    "*.parquet": "set data=huggingface, which reads such tables",
     "*.arrow": "write the images out as files, one folder a class; tables are not read",
     "*.tfrecord*": "write the images out as files, one folder a class; records are not read",
 }

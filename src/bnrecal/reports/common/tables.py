@@ -1,12 +1,14 @@
 """Tables as they are printed: every number turned into text once, for the CSV file and for the page that shows it."""
 
 from base64 import b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from bnrecal.files import atomic_path
+from bnrecal.options import POLICIES
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,9 @@ def write_table(table: PrintedTable, out: Path) -> None:
     """Write a table into the folder `out`, whole or not at all."""
     with atomic_path(out / table.name) as path:
         path.write_text(table.csv)
+
+
+def policies_told(policies: Iterable[str]) -> str:
+    """Return the custom policies among these for a title, as in ", policy mine:RULE"; empty without one."""
+    custom = [policy for policy in dict.fromkeys(policies) if policy not in POLICIES]
+    return f", policy {', '.join(custom)}" if custom else ""

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from bnrecal.reports.common.page import Axis, Tick, never_fatal, number, p_value, write_page
-from bnrecal.reports.common.tables import PrintedTable
+from bnrecal.reports.common.tables import PrintedTable, policies_told
 from bnrecal.reports.figure1.curves import CURVES, HIGHEST_ERROR, PLAN, RANDOM, Choice, Curve, present
 from bnrecal.reports.figure1.points import FigurePoint, by_network, by_panel, panel_title, points_table
 
@@ -137,6 +137,7 @@ class Content:
     """All that the template shows."""
 
     data: str
+    policy: str
     images: int
     facts: list[Fact]
     others: list[Beside]
@@ -159,6 +160,7 @@ def content(points: Sequence[FigurePoint]) -> Content:
     others = [beside_usual(points, choice) for choice in (PLAN, RANDOM)]
     return Content(
         data=points[0]["data"],
+        policy=policies_told(point["policy"] for point in points),
         images=max(point["images"] for point in points),
         facts=[fact(own) for own in networks.values()],
         others=[other for other in others if other.points],

@@ -14,6 +14,7 @@ class FigurePoint(CurveRecord):
 
     Attributes:
         pruned: percent of the network's weights that were pruned.
+        policy: as `smt.policy` names it.
         slow_threads: of the layers that are slowed.
         seconds: for all points of the network together, on `device`.
     """
@@ -21,6 +22,7 @@ class FigurePoint(CurveRecord):
     panel: str
     label: str
     pruned: int
+    policy: str
     slow_threads: int
     seconds: float
     device: str

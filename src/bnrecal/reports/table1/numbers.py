@@ -96,6 +96,7 @@ def _record(cell: CellRecord) -> dict[str, object]:
         "data": cell["data"],
         "cell": cell["cell"],
         "threads": cell["threads"],
+        "policy": cell["policy"],
         "recal": cell["recal"],
         "seed": cell["seed"],
         "images": cell["images"],
@@ -125,7 +126,7 @@ def _record(cell: CellRecord) -> dict[str, object]:
 
 def _float_record(cell: CellRecord) -> dict[str, object]:
     """The row of float32, from the cell of A8W8."""
-    unknown = ["threads", "recal", "gain_p", "control_gain", "loss_p", "cycles", "restricted_top1"]
+    unknown = ["threads", "policy", "recal", "gain_p", "control_gain", "loss_p", "cycles", "restricted_top1"]
     unknown += ["recovered", "recovered_low", "recovered_high"]
     top1 = cell["fp32_top1"]
     own: dict[str, object] = {

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers.processors import PROCESSORS, run, skip_if_missing
+from helpers.processors import NARROW_VNNI, PROCESSORS, run, skip_if_missing
 
 from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
@@ -17,6 +18,7 @@ CHECK = """
 import json, sys, torch
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
+from bnrecal.nbsmt.engines.cpu.kernels.instructions import PRODUCTS
 from bnrecal.nbsmt.engines.cpu.onednn import Exactness, onednn_exactness
 from bnrecal.nbsmt.spec import SmtSpec
 backends = ["float32"] + ["onednn-int8"] * (onednn_exactness() is not Exactness.NONE)
@@ -26,14 +28,14 @@ for case in torch.load(sys.argv[1]):
         with torch.backends.mkldnn.flags(enabled=backend != "float32"):
             prepared = PreparedConv2d(case["w"], SmtSpec(*case["spec"]), backend=backend, **options)
             assert torch.equal(prepared.accumulate(case["x"]), case["sums"]), (backend, case["spec"])
-print(json.dumps({"kernels": kernels_compile(), "exactness": onednn_exactness().value}))
+print(json.dumps({"kernels": kernels_compile(), "exactness": onednn_exactness().value, "products": PRODUCTS.name}))
 """
 
 
 def cases(path: Path) -> Path:
     """Layers with their golden sums: some by the plain form, which other tests compare with the golden model."""
     generator = torch.Generator().manual_seed(0)
-    found = []
+    found: list[Any] = []
     for spec in [(1,), (2,), (4,), *((threads, policy) for threads in (2, 4) for policy in POLICIES[1:])]:
         for shape, kernel, options in (
             ((16, 16, 6, 6), (20, 16, 3, 3), {"stride": 1, "padding": 1, "dilation": 1, "groups": 1}),
@@ -43,7 +45,7 @@ def cases(path: Path) -> Path:
             x = torch.randint(0, 256, shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.7)
             w = torch.randint(-128, 128, kernel, generator=generator)
             w[0], w[1, ::2] = -128, 127
-            w *= torch.rand(w.shape, generator=generator) < 0.9
+            w *= torch.rand(w.shape, generator=generator) < (0.5 if len(found) % 2 else 0.9)
             prepared = PreparedConv2d(w.to(torch.int8), SmtSpec(*spec), backend="float64", **options)  # type: ignore[arg-type]
             sums = prepared.accumulate(x.byte())
             found.append({"spec": spec, "x": x.byte(), "w": w.to(torch.int8), "sums": sums, **options})
@@ -51,13 +53,29 @@ def cases(path: Path) -> Path:
     return path
 
 
+PRODUCTS = {
+    "SSE41": "PLAIN",
+    "AVX2": "AVX2",
+    "AVX2_VNNI": "VNNI_256",
+    "AVX512_CORE": "AVX2",
+    "AVX512_CORE_VNNI": "VNNI_512",
+}
+
+
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_lesser_processors_compute_the_same(processor: str, tmp_path: Path) -> None:
     skip_if_missing(processor)
     found = json.loads(run([CHECK, str(cases(tmp_path / "cases.pt"))], PROCESSORS[processor]))
     assert found["kernels"] == kernels_compile()
+    assert found["products"] == PRODUCTS[processor]
     if processor in ("SSE41", "AVX2", "AVX512_CORE"):
         assert found["exactness"] != "full"
+
+
+def test_256_bit_vnni_computes_the_same(tmp_path: Path) -> None:
+    skip_if_missing("AVX512_CORE_VNNI")
+    found = json.loads(run([CHECK, str(cases(tmp_path / "cases.pt"))], NARROW_VNNI))
+    assert found["products"] == "VNNI_256"
 
 
 SUM = """

@@ -10,25 +10,28 @@ import torch
 
 from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.decompose.dense_sparse import DenseShare, decompose_weights
-from bnrecal.nbsmt.decompose.operands import Operand
+from bnrecal.nbsmt.decompose.operands import Operand, full_pattern, operands_of
 from bnrecal.nbsmt.engines.cpu import channel_sums, sparse_layout
 from bnrecal.nbsmt.engines.cpu.channel_planes import Planes, plan_layout
 from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
 from bnrecal.nbsmt.engines.cpu.depthwise import DepthwiseEngine
+from bnrecal.nbsmt.engines.cpu.kernels import slice_operands
 from bnrecal.nbsmt.engines.cpu.kernels.channel_planes import channel_planes_ref
 from bnrecal.nbsmt.engines.cpu.kernels.depthwise import depthwise_ref
 from bnrecal.nbsmt.engines.cpu.kernels.quantize import expand_ref, quantize_ref
-from bnrecal.nbsmt.engines.cpu.kernels.sparse import sparse_ref
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import compiled, u64
+from bnrecal.nbsmt.engines.cpu.kernels.sparse import Records, sparse_ref
 from bnrecal.nbsmt.engines.cpu.kernels.table_lookup import table_lookup_ref
 from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer
 from bnrecal.nbsmt.engines.cpu.sparse import SparseSums
-from bnrecal.nbsmt.engines.cpu.sparse_layout import Layer
+from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer
 from bnrecal.nbsmt.engines.cpu.table_lookup import Lookup
 from bnrecal.nbsmt.engines.engine import ConvLayer
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.policies.builtin import Value
 from bnrecal.nbsmt.spec import SmtSpec
 
+u8 = np.uint8
 pytestmark = pytest.mark.skipif(not kernels_compile(), reason="numba is switched off")
 
 
@@ -73,6 +76,22 @@ def test_operand_select(threads: int, rounding: str) -> None:
         assert (found == expand_ref(levels, operands, threads, rounding == "half_even")).all()
 
 
+@pytest.mark.parametrize("rounding", ["half_even", "floor"])
+@pytest.mark.parametrize("channels", [4, 12, 64, 128, 256, 260, 300])
+@pytest.mark.parametrize("threads", [2, 4])
+def test_operands_of_the_full_pattern(threads: int, channels: int, rounding: str) -> None:
+    spec = SmtSpec(threads, rounding=rounding)
+    operands = tuple(operands_of(full_pattern(threads), spec))
+    x = random_levels((1, 2 * channels, 1, 3))
+    quantizer = Quantizer(operands, spec, channels, 2)
+    assert quantizer.args["full"]
+    assert not Quantizer(operands[:1] * 3, spec, channels, 2).args["full"]
+    _, expanded = quantizer(x, 1.0, False)
+    rows = pixels_of(x).reshape(-1, channels)  # one group of one pixel
+    for levels, found in zip(rows, pixels_of(expanded).reshape(len(rows), -1), strict=True):
+        assert (found == expand_ref(levels, operands, threads, rounding == "half_even")).all()
+
+
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_channel_planes(stride: int, signed: bool) -> None:
@@ -87,14 +106,43 @@ def test_channel_planes(stride: int, signed: bool) -> None:
     assert (found[:19, : len(layout.sources)] == expected).all()
 
 
+@compiled
+def write_set(which: int, levels: u64, pitch: u64, target: u64, plane_bytes: u64, up: u8, odd: u8) -> None:
+    if which == 0:
+        slice_operands.write_pairs(levels, pitch, target, plane_bytes, up, odd)
+    elif which == 1:
+        slice_operands.write_singles(levels, pitch, target, plane_bytes, up, odd)
+    else:
+        slice_operands.write_full(levels, pitch, target, plane_bytes, up, odd)
+
+
+@pytest.mark.parametrize("half_even", [False, True])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_slice_operands(which: int, half_even: bool) -> None:
+    # The first 16 positions: every set of active channels, with values that round up, down and beyond.
+    levels = random_levels((4, 64, 1, 1), which).numpy().reshape(4, 64)
+    for position in range(16):
+        levels[:, position] = [(24, 55, 254, 9)[c] * (position >> c & 1) for c in range(4)]
+    planes = slice_operands.SETS[which]
+    made = np.zeros((len(planes), 80, 2), np.uint8)  # 16 positions more than are written
+    pitch = u64(levels.strides[0])
+    write_set(which, u64(levels.ctypes.data), pitch, u64(made.ctypes.data), u64(160), u8(7 * half_even), u8(half_even))
+    assert (made[:, :64] == slice_operands.slice_operands_ref(planes, levels, half_even)).all()
+    assert not made[:, 64:].any()
+
+
 @pytest.mark.parametrize("planes_bytes", [1, 4096])
-@pytest.mark.parametrize(("threads", "groups", "stride"), [(1, 1, 1), (2, 2, 1), (4, 1, 2)])
-def test_sparse(threads: int, groups: int, stride: int, planes_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threads", "groups", "stride"), [(1, 1, 1), (2, 2, 1), (4, 1, 2), (4, 2, 1)])
+@pytest.mark.parametrize("policy", ["A", "aW"])
+def test_sparse(
+    threads: int, groups: int, stride: int, policy: str, planes_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sparse_layout, "PLANES_BYTES", planes_bytes)
+    monkeypatch.setattr(sparse_layout, "CROWDED_BYTES", planes_bytes)
     generator = torch.Generator().manual_seed(2)
     w = torch.randint(-128, 128, (8, 8, 2, 1), generator=generator)
     w = (w * (torch.rand(w.shape, generator=generator) < 0.7)).to(torch.int8)
-    spec = SmtSpec(threads)
+    spec = SmtSpec(threads, policy)
     sparse = decompose_weights(w, spec, paired=True, dense=DenseShare.NONE).sparse
     geometry = Geometry((stride, stride), (1, 0), (1, 1), groups)
     x = random_levels((1, 8 * groups, 4, 5))
@@ -105,12 +153,14 @@ def test_sparse(threads: int, groups: int, stride: int, planes_bytes: int, monke
     sums(levels, False, None, target, None, None)
     plan = sums.plan
     planes = bytes_at(sums.planes(levels, False), sums.planes.bytes).reshape(-1, sums.planes.pitch)
-    records = (plan.blocks, plan.sources, plan.kinds, plan.entries, plan.starts)
+    records = Records(
+        plan.blocks, plan.sets, plan.sources, plan.kinds, plan.entries, plan.starts, plan.operands, plan.layer.part
+    )
     positions = plan.layout.positions
     expected = np.zeros((high * wide, 8), np.int32)
     for start in range(0, positions, plan.strip):
         shape = (plan.strip, plan.length, 8)
-        strip = sparse_ref(planes, positions, start, shape, plan.operands, records, half_even=True)
+        strip = sparse_ref(planes, positions, start, shape, records, half_even=True)
         for position in range(start, min(start + plan.strip, positions)):
             if plan.layout.outputs[position] >= 0:
                 expected[plan.layout.outputs[position]] = strip[:, position - start]

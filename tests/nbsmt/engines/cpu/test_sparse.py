@@ -14,7 +14,7 @@ from bnrecal.nbsmt.engines.cpu.channel_planes import plan_layout
 from bnrecal.nbsmt.engines.cpu.kernels import sparse
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import buffer
 from bnrecal.nbsmt.engines.cpu.sparse import Inexact, SparseSums
-from bnrecal.nbsmt.engines.cpu.sparse_layout import Layer
+from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
 

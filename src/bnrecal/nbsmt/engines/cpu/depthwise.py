@@ -9,7 +9,6 @@ from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.engines.cpu.kernels.depthwise import ARGS, POSITIONS, VECTOR, kernel
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, new_args, run_kernel, scratch, set_args
 from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import LANES
-from bnrecal.nbsmt.engines.cpu.kernels.simd_i32 import I32X64_BYTES
 from bnrecal.nbsmt.engines.engine import NO_NUMBA, ConvLayer, Engine
 from bnrecal.nbsmt.engines.integer_conv import FloatConv
 
@@ -83,7 +82,7 @@ class DepthwiseEngine(Engine):
     def convolve(
         self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, *, signed: bool = False
     ) -> Tensor:
-        """Return sums * scale + bias of float32 activations, float32 (N, O, H', W'), channels-last."""
+        """Return sums * scale + bias of activations or of their levels, float32 (N, O, H', W'), channels-last."""
         each = self.filters // self.geometry.groups
         if each > 1:  # the kernel knows one filter a channel
             x = x.repeat_interleave(each, 1)
@@ -99,6 +98,8 @@ class DepthwiseEngine(Engine):
         args = set_args(
             self._shaped_args(x.shape, y.shape, torch.get_num_threads()).copy(),
             source=x.data_ptr(),
+            source_bytes=x.element_size(),
+            signed=x.dtype == torch.int8,
             target=y.data_ptr(),
             scale=scale.data_ptr(),
             bias=bias.data_ptr(),
@@ -145,7 +146,7 @@ class DepthwiseEngine(Engine):
             out_rows=out_rows,
             out_columns=out_columns,
             pitch=pitch,
-            scratch_bytes=-(-used // I32X64_BYTES) * I32X64_BYTES,
+            scratch_bytes=-(-used // VECTOR) * VECTOR,
         )
         self._shaped = ((shape, workers), args)
         return args

@@ -7,7 +7,16 @@ from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.decompose.operands import ACTIVATION, Operand
 from bnrecal.nbsmt.engines.cpu.kernels import operand_select
 from bnrecal.nbsmt.engines.cpu.kernels.quantize import ARGS, SPARE_BYTES, kernel
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import buffer, copy_args, new_args, run_kernel, scratch, set_args
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import (
+    SLACK,
+    buffer,
+    copy_args,
+    new_args,
+    run_kernel,
+    scratch,
+    set_args,
+)
+from bnrecal.nbsmt.engines.cpu.kernels.slice_operands import FULL_OPERANDS
 from bnrecal.nbsmt.spec import SmtSpec
 
 BLOCK_BYTES = 16384  # quantized bytes a worker takes at a time: they stay in its first-level cache
@@ -31,6 +40,7 @@ class Quantizer:
             channels=channels,
             threads=spec.threads,
             operands=len(operands),
+            full=operands == FULL_OPERANDS.get(spec.threads),
             table=self.table.ctypes.data,
             round_up=7 * half_even,
             round_odd=half_even,
@@ -56,8 +66,12 @@ class Quantizer:
             lowest, highest, offset = (-128.0, 127.0, 128.0) if signed else (0.0, 255.0, 0.0)
             set_args(args, source=x.data_ptr(), inverse=inverse_scale(x_scale))
             set_args(args, lowest=lowest, highest=highest, offset=offset)
+        elif signed:
+            torch.bitwise_xor(x.view(torch.uint8), 128, out=levels)
+        elif has_slack(x):
+            levels = x
         else:
-            levels.copy_(x.to(torch.int16) + 128 if signed else x)
+            levels.copy_(x)
         target = levels
         if self.expands:
             target = _channels_last("operands", images, len(self.operands) * levels.shape[1], height, width)
@@ -75,6 +89,20 @@ class Quantizer:
     def expands(self) -> bool:
         """True where the dense operands are more than the activations."""
         return self.operands not in ((), (ACTIVATION,))
+
+
+def empty_levels(shape: torch.Size, signed: bool) -> Tensor:
+    """Return memory for levels (N, C, H, W), channels-last, that `has_slack`."""
+    images, channels, height, width = shape
+    size = images * channels * height * width
+    memory = torch.empty(size + SLACK, dtype=torch.int8 if signed else torch.uint8)
+    return memory[:size].view(images, height, width, channels).permute(0, 3, 1, 2)
+
+
+def has_slack(x: Tensor) -> bool:
+    """Return whether levels lie as the kernels take them: channels-last, with bytes behind that vectors may read."""
+    behind = x.untyped_storage().nbytes() - x.storage_offset() - x.numel()
+    return bool(behind >= SLACK) and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _channels_last(name: str, images: int, channels: int, height: int, width: int) -> Tensor:

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from bnrecal.nbsmt.decompose.dense_sparse import SparseWeights
 from bnrecal.nbsmt.engines.cpu.channel_planes import Planes, plan_layout
+from bnrecal.nbsmt.engines.cpu.kernels.instructions import LANES
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, new_args, run_kernel, scratch, set_args
 from bnrecal.nbsmt.engines.cpu.kernels.sparse import ARGS, kernel
-from bnrecal.nbsmt.engines.cpu.sparse_layout import LEAST_FILTERS, Layer, SparseLayout
+from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer
+from bnrecal.nbsmt.engines.cpu.sparse_layout import LEAST_FILTERS, SparseLayout
 from bnrecal.nbsmt.geometry import Geometry, Pair
 from bnrecal.nbsmt.spec import SmtSpec
 
@@ -36,9 +38,10 @@ class SparseSums:
         self.filters = max(layer.filters, LEAST_FILTERS)
         self.planes = Planes(layout, layer.channels * layer.groups, self.plan.length + self.plan.strip)
         # Signed levels travel as + 128, in the border too.
-        self.signed_base = np.zeros(-(-self.filters // 8) * 8, np.int32)
+        self.signed_base = np.zeros(-(-self.filters // LANES) * LANES, np.int32)
         np.subtract.at(self.signed_base, sparse.filters.numpy(), 128 * sparse.weights.numpy().sum(1, dtype=np.int32))
         self.zeros = np.zeros_like(self.signed_base)
+        self.no_values = torch.zeros(len(self.zeros))
         self.args = self._args(spec)
 
     def _args(self, spec: SmtSpec) -> Args:
@@ -58,9 +61,12 @@ class SparseSums:
             threads=spec.threads,
             round_up=7 * half_even,
             round_odd=half_even,
+            plain=plan.plain,
+            slice_pitch=self.planes.pitch * plan.layer.part,
             table=plan.table.ctypes.data,
             blocks=plan.blocks.ctypes.data,
             block_count=len(plan.blocks),
+            sets=plan.sets.ctypes.data,
             sources=plan.sources.ctypes.data,
             kinds=plan.kinds.ctypes.data,
             entries=plan.entries.ctypes.data,
@@ -98,8 +104,8 @@ class SparseSums:
             target.copy_(wider[:, : target.shape[1]])
             return
         inexact = np.zeros((), np.uint64)
-        padded_scale = _padded(scale, self.filters)
-        padded_bias = _padded(bias, self.filters)
+        padded_scale = self.no_values if scale is None else _padded(scale)
+        padded_bias = self.no_values if bias is None else _padded(bias)
         args = set_args(
             copy_args(self.args),
             planes=self.planes(levels, signed),
@@ -118,12 +124,10 @@ class SparseSums:
             raise Inexact
 
 
-def _padded(values: Tensor | None, filters: int) -> Tensor:
-    """Return float32, a multiple of 8 of them, zeros behind."""
-    padded = torch.zeros(-(-filters // 8) * 8)
-    if values is not None:
-        padded[: len(values)] = values
-    return padded
+def _padded(values: Tensor) -> Tensor:
+    """Return float32 (O,) with zeros behind, a multiple of LANES of them; values that are such already as they are."""
+    missing = -len(values) % LANES
+    return F.pad(values, (0, missing)) if missing else values.contiguous()
 
 
 def _wider(x: Tensor, channels: int) -> Tensor:

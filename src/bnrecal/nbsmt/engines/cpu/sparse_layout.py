@@ -13,32 +13,28 @@ The kernel works through *blocks* of channels. For each it makes *planes* of ope
     order in the cache     order = [0, 1]: by block, then by number; place = [0, 1]
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from bnrecal.nbsmt.decompose.dense_sparse import SparseWeights
 from bnrecal.nbsmt.engines.cpu.channel_planes import Ints, PlaneLayout
 from bnrecal.nbsmt.engines.cpu.kernels import operand_select
-from bnrecal.nbsmt.engines.cpu.kernels.simd_i32 import I32X64_BYTES
-from bnrecal.nbsmt.engines.cpu.kernels.sparse import BLOCK, ENTRY, PLACES_BYTES, SOURCE
+from bnrecal.nbsmt.engines.cpu.kernels.instructions import LANES, PRODUCTS, Products
+from bnrecal.nbsmt.engines.cpu.kernels.simd_i32 import POSITIONS, POSITIONS_BYTES
+from bnrecal.nbsmt.engines.cpu.kernels.sparse import BLOCK, ENTRY, PLACES_BYTES
+from bnrecal.nbsmt.engines.cpu.sparse_entries import Entries, Layer, number_entries
 
-STRIP = 128  # positions; 64 where there is one tap, so that no position is made twice
-# Planes of operands that one block of channels may have: they are to stay in the first-level cache with one tap's
-# overlap. More channels a block means fewer passes over the sums.
-PLANES_BYTES = 24576
-LEAST_FILTERS = 8  # that the kernel finishes together
-FILTERS = 512  # at a time: their sums are to stay in the second-level cache
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """The numbers of a convolution that a layout depends on: NB-SMT's threads, channels of a group, filters, groups."""
-
-    threads: int
-    channels: int
-    filters: int
-    groups: int
+WIDE = PRODUCTS is Products.VNNI_512
+# Positions of a strip. More of them means less of a plane made twice for neighbouring strips, and longer runs.
+STRIP = 256 if WIDE else 128
+# Planes of operands that one block of channels may have: they are to stay in a cache with one tap's overlap. More
+# channels a block means fewer passes over the sums. 512-bit products lose little where planes lie in the second-level
+# cache, but for layers of many entries, which read each plane again and again.
+PLANES_BYTES = 131072 if WIDE else 24576
+CROWDED = 6  # entries of a filter in a slice from which on a layer is such
+CROWDED_STRIP, CROWDED_BYTES = (128, 32768) if WIDE else (STRIP, PLANES_BYTES)
+SUMS_BYTES = 262144  # of a unit at most: they are to stay in the second-level cache
+LEAST_FILTERS = LANES  # that the kernel finishes together
+FILTERS = 512  # of a unit at most
 
 
 class SparseLayout:
@@ -47,36 +43,43 @@ class SparseLayout:
     Attributes:
         strip, length: positions of a unit, and of the planes of operands that it needs.
         chunk: filters of a unit.
-        blocks, sources, kinds, entries, starts: as the kernel takes them.
+        blocks, sets, sources, kinds, entries, starts: as the kernel takes them.
+        operands, table: of all kinds, two of each, and the kernel's records of them.
         planes_bytes: of the largest block.
     """
 
     def __init__(self, sparse: SparseWeights, layer: Layer, layout: PlaneLayout) -> None:
         self.layer = layer
         self.layout = layout
-        taps = sparse.taps.numpy()
-        reach = int(layout.offsets[taps].max()) if len(taps) else 0
-        self.strip = STRIP if reach else 64
-        self.length = -(-(self.strip + reach) // 64) * 64
+        entries = number_entries(sparse, layer, layout)
+        reach = int(layout.offsets[entries.taps].max(initial=0))
+        self.crowded = len(entries.taps) > CROWDED * layer.filters * layer.part
         self.chunk = _filters_of_a_unit(layer.filters)
+        self.strip = self._strip() if reach else POSITIONS  # with one tap no position is made twice
+        self.length = -(-(self.strip + reach) // 64) * 64
+        self.plain = entries.plain
         self.operands = [operand for kind in sparse.kinds for operand in kind]
         self.table = operand_select.operand_table(self.operands)
 
-        entries = _Entries(sparse, layer, layout)
-        # Each plane once, by its number: (planes,), and for each entry which of them is its own.
-        planes, plane_of_entry = np.unique(entries.plane, return_inverse=True)
+        # Each plane once, by its number: (planes,).
+        planes = entries.planes()
         block_of_slice = self._divide(planes, entries)
         # The planes in the order in which the kernel makes them: by block, within a block by number.
         order = np.lexsort((planes, block_of_slice[entries.slice_of_plane(planes)]))
         in_order = planes[order]
         block_of_plane = block_of_slice[entries.slice_of_plane(in_order)]
-        self._set_planes(in_order, block_of_plane, block_of_slice, entries)
+        records = entries.records(in_order)
+        self.sets = records.sets
+        self.sources = records.sources
+        self.kinds = records.kinds
+        self._set_blocks(block_of_plane, block_of_slice)
         # Where each plane lies among those of its block: its rank in the order, less the block's first.
         rank = np.arange(len(planes))
         place = np.empty(len(planes), np.int64)
         place[order] = rank - self.blocks["first_plane"].astype(np.int64)[block_of_plane]
         # The byte, among the block's planes of `length` pairs, at which an entry's first position lies.
-        first = 2 * (place[plane_of_entry.reshape(-1)] * self.length + layout.offsets[taps])
+        plane_of_entry = np.searchsorted(planes, entries.plane)
+        first = 2 * (place[plane_of_entry] * self.length + layout.offsets[entries.taps])
         self._set_entries(first, block_of_slice[entries.slice], entries)
 
     @property
@@ -95,25 +98,30 @@ class SparseLayout:
     @property
     def spare_bytes(self) -> int:
         """Bytes of one pixel of all filters."""
-        return -(-4 * self.layer.filters // I32X64_BYTES) * I32X64_BYTES
+        return -(-4 * self.layer.filters // POSITIONS_BYTES) * POSITIONS_BYTES
 
     @property
     def sums_bytes(self) -> int:
         """Bytes of a unit's sums."""
-        return 4 * self.strip * -(-self.chunk // 8) * 8
+        return 4 * self.strip * -(-self.chunk // LANES) * LANES
 
-    def _divide(self, planes: Ints, entries: "_Entries") -> Ints:
+    def _strip(self) -> int:
+        """Return positions of a strip: as many as there are or as fit, in multiples of POSITIONS."""
+        fit = min(CROWDED_STRIP if self.crowded else STRIP, SUMS_BYTES // (4 * self.chunk))
+        return max(1, min(fit, self.layout.positions) // POSITIONS) * POSITIONS
+
+    def _divide(self, planes: Ints, entries: Entries) -> Ints:
         """Return int64 (slices,), the block of every slice: as many slices of one group as fit.
 
         Example: planes of 384 bytes, so that 64 fit; slices of 40, 20 and 10 planes make blocks [0, 0, 1].
         """
-        counts = np.bincount(entries.slice_of_plane(planes), minlength=entries.slices)
-        limit = max(1, PLANES_BYTES // (2 * self.length))
-        blocks = np.zeros(entries.slices, np.int64)
+        counts = np.bincount(entries.slice_of_plane(planes), minlength=self.layer.slices)
+        limit = max(1, (CROWDED_BYTES if self.crowded else PLANES_BYTES) // (2 * self.length))
+        blocks = np.zeros(self.layer.slices, np.int64)
         block = -1
         used = 0
         for index, count in enumerate(counts.tolist()):
-            begins_group = index % entries.part == 0
+            begins_group = index % self.layer.part == 0
             if begins_group or used + count > limit:
                 block += 1
                 used = 0
@@ -121,54 +129,28 @@ class SparseLayout:
             used += count
         return blocks
 
-    def _set_planes(self, planes: Ints, block: Ints, block_of_slice: Ints, entries: "_Entries") -> None:
-        """Set blocks, sources and kinds.
-
-        Args:
-            planes: int64 (planes,), their numbers in order.
-            block: int64 (planes,), the block of each.
-        """
-        layer = self.layer
-        # A source is a run of planes with one channel and phase: 1 where the number without its kind changes.
-        # Planes 6, 7 and 9 of two kinds have sources 3, 3 and 4: runs start at [0, 2] and end at [2, 3].
-        source = planes // entries.kinds
-        starts = np.flatnonzero(np.diff(source, prepend=-1))
-        ends = np.append(starts[1:], len(planes))[: len(starts)]
-        own, phase = divmod(source[starts], entries.phases)
-        group, channel = divmod(own, layer.channels)
-        self.sources = np.zeros(len(starts), SOURCE)
-        self.sources["own"] = own
-        self.sources["phase"] = phase
-        for r in (1, 2, 3):
-            partner = (channel + r % layer.threads * entries.part) % layer.channels
-            self.sources[f"partner{r}"] = group * layer.channels + partner
-        self.sources["first_plane"] = starts
-        self.sources["end_plane"] = ends
-        # A kind is two operands, rows 2 * kind and 2 * kind + 1 of the table.
-        kind = planes % entries.kinds
-        self.kinds = np.stack([2 * kind, 2 * kind + 1], 1).astype(np.uint32)
-        self._set_blocks(block, block[starts], block_of_slice, entries)
-
-    def _set_blocks(self, of_plane: Ints, of_source: Ints, block_of_slice: Ints, entries: "_Entries") -> None:
-        """Set blocks; `of_plane` and `of_source`, int64, ascend: the block of each plane and of each source."""
+    def _set_blocks(self, of_plane: Ints, block_of_slice: Ints) -> None:
+        """Set blocks; `of_plane`, int64 (planes,), ascends: the block of each plane in order."""
         count = int(block_of_slice[-1]) + 1
         numbers = np.arange(count)
         # In ascending numbers a block begins where its number could first be put in: of [0, 0, 2] at [0, 2, 2].
         first_plane = np.searchsorted(of_plane, np.arange(count + 1))
         self.planes_bytes = int(np.diff(first_plane).max(initial=0)) * 2 * self.length
         self.blocks = np.zeros(count, BLOCK)
-        self.blocks["first_source"] = np.searchsorted(of_source, numbers)
-        self.blocks["end_source"] = np.searchsorted(of_source, numbers, side="right")
+        for name, records in (("set", self.sets), ("source", self.sources)):
+            of_record = of_plane[records["first_plane"]]
+            self.blocks[f"first_{name}"] = np.searchsorted(of_record, numbers)
+            self.blocks[f"end_{name}"] = np.searchsorted(of_record, numbers, side="right")
         self.blocks["first_plane"] = first_plane[:-1]
         filters = self.layer.filters // self.layer.groups
         group = np.zeros(count, np.int64)
-        group[block_of_slice] = np.arange(entries.slices) // entries.part
+        group[block_of_slice] = np.arange(self.layer.slices) // self.layer.part
         self.blocks["first_filter"] = group * filters
         self.blocks["end_filter"] = (group + 1) * filters
         self.blocks["first_start"] = numbers * filters
         self.blocks["fresh"][0] = self.layer.groups == 1
 
-    def _set_entries(self, first: Ints, block: Ints, entries: "_Entries") -> None:
+    def _set_entries(self, first: Ints, block: Ints, entries: Entries) -> None:
         """Set entries and starts: weights of one filter and block two by two.
 
         Example: one block, filters 0, 0, 0 and 1, with first bytes 8, 2, 4 and 6. Sorted they are 2, 4, 8 | 6, of ranks
@@ -203,41 +185,11 @@ class SparseLayout:
 
 
 def _filters_of_a_unit(filters: int) -> int:
-    """Return as many as fit, in multiples of 8; all where they do."""
+    """Return as many as fit, in multiples of LANES; all where they do. The last unit has at least LANES too."""
     chunks = -(-filters // FILTERS)
     if chunks == 1:
         return max(filters, LEAST_FILTERS)
-    return -(-filters // chunks // 8) * 8
-
-
-class _Entries:
-    """Entries as numbers to sort: a plane is a channel, a phase and a kind; a slice is a channel with its partners.
-
-    Attributes:
-        phases, kinds: how many there are.
-        part: channels of a thread, and so slices of a group.
-        filters: int64 (weights,).
-        plane: int64 (weights,), (channel over all groups * phases + phase) * kinds + kind.
-        slice: int64 (weights,), group * part + channel % part.
-        weights: int64 (weights,), two int8 in the low 16 bits.
-    """
-
-    def __init__(self, sparse: SparseWeights, layer: Layer, layout: PlaneLayout) -> None:
-        self.phases = int(layout.phases.max()) + 1
-        self.kinds = max(1, len(sparse.kinds))
-        self.channels = layer.channels
-        self.part = layer.channels // layer.threads
-        self.slices = layer.groups * self.part
-        self.filters = sparse.filters.numpy()
-        channels = sparse.channels.numpy()
-        group = self.filters // (layer.filters // layer.groups)
-        own = group * layer.channels + channels
-        self.slice = group * self.part + channels % self.part
-        self.plane = (own * self.phases + layout.phases[sparse.taps.numpy()]) * self.kinds + sparse.kind.numpy()
-        weights = sparse.weights.numpy().astype(np.int64) & 255
-        self.weights = weights[:, 0] | weights[:, 1] << 8
-
-    def slice_of_plane(self, planes: Ints) -> Ints:
-        """Return int64 (planes,), the slice of each: its number gives the channel over all groups back."""
-        group, channel = divmod(planes // self.kinds // self.phases, self.channels)
-        return np.asarray(group * self.part + channel % self.part, np.int64)
+    chunk = -(-filters // chunks // LANES) * LANES
+    while 0 < filters % chunk < LEAST_FILTERS:
+        chunk -= LANES
+    return chunk

@@ -12,7 +12,6 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
 from bnrecal.nbsmt.engines.cpu.kernels import simd_f32 as f
-from bnrecal.nbsmt.engines.cpu.kernels import simd_i32 as s
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
 from bnrecal.nbsmt.engines.cpu.kernels.quantize import quantize_ref
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compiled, kernel_entry, u64
@@ -27,7 +26,9 @@ ARGS = args_dtype(
     "chunks",
     "chunk",  # blocks of a unit
     "blocks",
-    "source",  # float32 (images, rows, columns, channels)
+    "source",  # float32 (images, rows, columns, channels), or its levels
+    "source_bytes",  # of a value: 4, or 1 for levels
+    "signed",  # 1 for levels that are int8
     "rows",
     "columns",
     "channels",  # at least 16
@@ -60,15 +61,19 @@ def _make_levels(args: Any, source: u64, slot: u64, first: u64, end: u64) -> Non
     lowest = args.lowest
     highest = args.highest
     pitch = args.pitch
-    last = u64(4) * (args.channels - u64(f.LANES))
+    last = args.channels - u64(f.LANES)
     place = slot + u64(VECTOR) * args.padding_columns
     for _ in range(args.columns):
         target = place
         for block in range(first, end):
-            f.store_levels(target, source + min(u64(VECTOR) * block, last), inverse, lowest, highest)
+            own = source + args.source_bytes * min(u64(f.LANES) * block, last)
+            if args.source_bytes == u64(4):
+                f.store_levels(target, own, inverse, lowest, highest)
+            else:
+                f.widen_levels(target, own, args.signed)
             target += pitch
         place += u64(VECTOR)
-        source += u64(4) * args.channels
+        source += args.source_bytes * args.channels
 
 
 @compiled
@@ -121,7 +126,7 @@ def _work_on_unit(args: Any, unit: u64, scratch: u64) -> None:
     band = unit // args.chunks % args.bands
     places = carray(v.pointer(scratch + u64(VECTOR * POSITIONS)), int(args.taps), np.uint64)
     ring = scratch + u64(VECTOR * POSITIONS) + args.places_bytes
-    row_bytes = u64(4) * args.columns * args.channels
+    row_bytes = args.source_bytes * args.columns * args.channels
     out_bytes = u64(4) * args.out_columns * args.channels
     made = u64(0)  # rows of the input, its border counted, up to which levels are made or not needed
     for y in range(band * args.band, min((band + u64(1)) * args.band, args.out_rows)):
@@ -139,8 +144,7 @@ def kernel(address: Any) -> None:
     """Convolve a batch, a band of rows and some channels a unit."""
     args = carray(address, 1, ARGS)[0]
     scratch = args.scratch + v.claim(args.address + u64(16)) * args.scratch_bytes
-    for at in range(u64(0), args.scratch_bytes, u64(s.I32X64_BYTES)):  # the borders are zeros
-        s.store_i32x64(scratch + at, s.zero_i32x64())
+    v.clear(scratch, args.scratch_bytes)  # the borders are zeros
     while True:
         unit = v.claim(args.address + u64(8))
         if unit >= args.units:

@@ -63,9 +63,7 @@ def _way(operand: Operand) -> int:
 @compiled
 def clear(scratch: u64) -> None:
     """Write zeros: `Value.ZERO` and the masks of patterns without so many partners stay that."""
-    for vector in range(TWO + 8):
-        place = scratch + u64(64 * vector)
-        v.store(place, v.load(place) ^ v.load(place))
+    v.clear(scratch, u64(SCRATCH_BYTES))
 
 
 @compiled

@@ -7,7 +7,7 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
 from bnrecal.nbsmt.decompose.operands import Operand
-from bnrecal.nbsmt.engines.cpu.kernels import operand_select
+from bnrecal.nbsmt.engines.cpu.kernels import operand_select, slice_operands
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
 from bnrecal.nbsmt.engines.cpu.kernels.operand_select import TABLE_BYTES, operand_select_ref
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compiled, kernel_entry, u64
@@ -22,6 +22,7 @@ ARGS = args_dtype(
     "channels",  # of one group
     "threads",  # of NB-SMT
     "operands",
+    "full",  # whether they are those of the full pattern under policy A, at two or four threads
     "table",
     "round_up",  # of r(a): 7 and 1 to half even, 0 and 0 down
     "round_odd",
@@ -95,6 +96,52 @@ def _expand_pixel(levels: u64, target: u64, args: Any, scratch: u64) -> None:
 
 
 @compiled
+def _expand_full(levels: u64, target: u64, args: Any) -> None:
+    """Write main and extra of the full pattern at four threads, as `_expand_pixel` would, of all threads at once."""
+    up = np.uint8(args.round_up)
+    odd = np.uint8(args.round_odd)
+    part = args.channels // u64(slice_operands.CHANNELS)
+    c = u64(0)
+    while c < part:
+        if c + u64(64) > part and part > u64(64):
+            c = part - u64(64)
+        # What sticks out of one thread's channels, the next thread's overwrite.
+        slice_operands.write_full(levels + c, part, target + c + c, part + part, up, odd)
+        c += u64(64)
+
+
+@compiled
+def _reduced_where(a: Any, partner: Any, args: Any) -> Any:
+    """Return r(a) where the partner is active, else a."""
+    return a ^ ((a ^ v.reduce(a, np.uint8(args.round_up), np.uint8(args.round_odd))) & v.nonzero(partner))
+
+
+@compiled
+def _expand_full_of_two(levels: u64, target: u64, args: Any) -> None:
+    """Write the one operand of the full pattern at two threads, as `_expand_pixel` would."""
+    part = args.channels // u64(2)
+    c = u64(0)
+    while c < part:
+        if c + u64(64) > part and part > u64(64):
+            c = part - u64(64)
+        a = v.load(levels + c)
+        b = v.load(levels + part + c)
+        v.store(target + c, _reduced_where(a, b, args))
+        v.store(target + part + c, _reduced_where(b, a, args))
+        c += u64(64)
+
+
+@compiled
+def _expand(levels: u64, target: u64, args: Any, scratch: u64) -> None:
+    if not args.full:
+        _expand_pixel(levels, target, args, scratch)
+    elif args.threads == u64(2):
+        _expand_full_of_two(levels, target, args)
+    else:
+        _expand_full(levels, target, args)
+
+
+@compiled
 def _work_on_block(args: Any, first: u64, last: u64, scratch: u64) -> None:
     """Quantize and expand pixels first..last-1."""
     values = args.groups * args.channels
@@ -110,11 +157,11 @@ def _work_on_block(args: Any, first: u64, last: u64, scratch: u64) -> None:
     end = args.target + last * args.groups * size
     while target < end:
         # A vector may stick out of its operand into the next, written later, but never out of the block.
-        if args.channels < u64(64) and target + size + u64(128) > end:
-            _expand_pixel(levels, spare, args, scratch)
+        if args.channels < u64(256) and target + size + u64(128) > end:
+            _expand(levels, spare, args, scratch)
             v.copy(target, spare, size)
         else:
-            _expand_pixel(levels, target, args, scratch)
+            _expand(levels, target, args, scratch)
         levels += args.channels
         target += size
 

@@ -90,6 +90,22 @@ def store_scaled(_context: Any, quad: Any, target: Any, pitch: Any, scale: Any, 
 
 
 @intrinsic
+def widen_levels(_context: Any, target: Any, source: Any, signed: Any) -> Any:
+    """Write 16 levels, int8 where `signed` is not 0 and else uint8, as floats."""
+
+    def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
+        target, source, signed = args
+        found = load_at(builder, source, ir.VectorType(ir.IntType(8), LANES))
+        below = builder.sitofp(found, _FLOATS)
+        above = builder.uitofp(found, _FLOATS)
+        is_signed = builder.icmp_unsigned("!=", signed, ir.Constant(ir.IntType(64), 0))
+        store_at(builder, target, builder.select(is_signed, below, above), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*(types.uint64,) * 3), code
+
+
+@intrinsic
 def store_levels(_context: Any, target: Any, source: Any, inverse: Any, lowest: Any, highest: Any) -> Any:
     """Write the levels of 16 floats, as floats."""
 

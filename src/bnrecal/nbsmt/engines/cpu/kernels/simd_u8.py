@@ -19,6 +19,7 @@ _BYTE = ir.IntType(8)
 _INT = ir.IntType(32)
 _WORD = ir.IntType(64)
 _BYTES = ir.VectorType(_BYTE, LANES)
+_WORDS = ir.VectorType(_WORD, LANES // 8)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(_INT, LANES)
 
@@ -73,6 +74,32 @@ def store_at(builder: Any, address: Any, value: Any, offset: int = 0, align: int
     builder.store(value, builder.inttoptr(moved, value.type.as_pointer()), align=align)
 
 
+def store_zipped_at(builder: Any, address: Any, first: Any, second: Any) -> None:
+    """Write two vectors of 64 bytes to an address, alternating.
+
+    Processors zip within 16 bytes. LLVM does not find that way to zip 64 by itself, but takes 16 bytes at a time.
+    """
+    halves = []
+    for half in (0, 8):
+        # 8 bytes of both for each 16: those that come out at 32 * quarter + 2 * half.
+        starts = [16 * quarter + half + i for quarter in range(4) for i in range(8)]
+        zipped = shuffle(builder, first, second, [lane for i in starts for lane in (i, LANES + i)])
+        halves.append(builder.bitcast(zipped, _WORDS))
+    for at, quarters in ((0, (0, 1)), (LANES, (2, 3))):
+        words = [word for q in quarters for word in (2 * q, 2 * q + 1, 8 + 2 * q, 9 + 2 * q)]
+        store_at(builder, address, shuffle(builder, halves[0], halves[1], words), at)
+
+
+def reduced(builder: Any, a: Any, up: Any, odd: Any) -> Any:
+    """Return r(a) of 64 bytes; `up` and `odd` are vectors, of 7 and 1 to half even, of 0 and 0 down."""
+    # To the nearest multiple of 16: add 7, or 8 where the quotient is odd, and clear the low four bits.
+    # 40 = 2 * 16 + 8 becomes 40 + 7 = 47, cleared 32; 56 = 3 * 16 + 8 becomes 56 + 8 = 64.
+    clamped = builder.select(builder.icmp_unsigned("<", a, splat(240)), a, splat(240))
+    quotient_odd = builder.and_(builder.lshr(clamped, splat(4)), odd)
+    rounded = builder.and_(builder.add(builder.add(clamped, up), quotient_odd), splat(0xF0))
+    return builder.select(builder.icmp_unsigned("<", a, splat(16)), a, rounded)
+
+
 def levels(builder: Any, x: Any, inverse: Any, lowest: Any, highest: Any) -> Any:
     """Return clamp(round_half_even(x * inverse), lowest, highest) of vectors of float32; NaN counts as 0."""
     vector = x.type
@@ -110,10 +137,7 @@ def store_zipped(_context: Any, address: Any, first: Any, second: Any) -> Any:
     """Write 128 bytes: first[0], second[0], first[1], second[1], ..."""
 
     def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
-        address, first, second = args
-        for half in range(2):
-            lanes = [lane for i in range(32 * half, 32 * half + 32) for lane in (i, LANES + i)]
-            store_at(builder, address, shuffle(builder, first, second, lanes), LANES * half)
+        store_zipped_at(builder, *args)
         return context.get_dummy_value()
 
     return types.void(types.uint64, u8x64, u8x64), code
@@ -136,15 +160,9 @@ def reduce(_context: Any, a: Any, up: Any, odd: Any) -> Any:
     """Return r(a): up = 7, odd = 1 round half to even; 0, 0 round down. 241..255 become 240 either way."""
 
     def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
-        a = args[0]
         up = broadcast(builder, args[1], _BYTES)
         odd = broadcast(builder, args[2], _BYTES)
-        # To the nearest multiple of 16: add 7, or 8 where the quotient is odd, and clear the low four bits.
-        # 40 = 2 * 16 + 8 becomes 40 + 7 = 47, cleared 32; 56 = 3 * 16 + 8 becomes 56 + 8 = 64.
-        clamped = builder.select(builder.icmp_unsigned("<", a, splat(240)), a, splat(240))
-        quotient_odd = builder.and_(builder.lshr(clamped, splat(4)), odd)
-        rounded = builder.and_(builder.add(builder.add(clamped, up), quotient_odd), splat(0xF0))
-        return builder.select(builder.icmp_unsigned("<", a, splat(16)), a, rounded)
+        return reduced(builder, args[0], up, odd)
 
     return u8x64(u8x64, types.uint8, types.uint8), code
 
@@ -160,6 +178,18 @@ def copy(_context: Any, target: Any, source: Any, count: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.uint64, types.uint64, types.uint64), code
+
+
+@intrinsic
+def clear(_context: Any, address: Any, count: Any) -> Any:
+    """Write count zero bytes."""
+
+    def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
+        address = builder.inttoptr(args[0], _BYTE.as_pointer())
+        cgutils.memset(builder, address, args[1], 0)  # type: ignore[no-untyped-call]
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64), code
 
 
 @intrinsic

@@ -7,15 +7,17 @@ goes to its place, channels-last.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
 from bnrecal.nbsmt.decompose.operands import Operand
-from bnrecal.nbsmt.engines.cpu.kernels import operand_select
+from bnrecal.nbsmt.engines.cpu.kernels import operand_select, slice_operands
 from bnrecal.nbsmt.engines.cpu.kernels import simd_i32 as s
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
+from bnrecal.nbsmt.engines.cpu.kernels.instructions import LANES
 from bnrecal.nbsmt.engines.cpu.kernels.operand_select import TABLE_BYTES, operand_select_ref
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import MANY, args_dtype, compiled, kernel_entry, u64
 
@@ -32,9 +34,12 @@ ARGS = args_dtype(
     "threads",
     "round_up",
     "round_odd",
+    "plain",  # whether every plane holds the levels as they are, each beside a zero
+    "slice_pitch",  # bytes from one channel of a slice to the next
     "table",
     "blocks",  # BLOCK (block_count,)
     "block_count",
+    "sets",  # SET, by block
     "sources",  # SOURCE, by block
     "kinds",  # uint32 (2,) for every plane of operands, in the order of the sources: rows of the table
     "entries",  # ENTRY, by block and filter
@@ -54,9 +59,11 @@ ARGS = args_dtype(
     "spare_bytes",
     "sums_bytes",
 )
-# Some channels of one group, so few that their planes of operands stay in the first-level cache.
+# Some channels of one group, so few that their planes of operands stay in a cache.
 BLOCK = np.dtype(
     [
+        ("first_set", "u4"),  # its sets, first_set..end_set-1
+        ("end_set", "u4"),
         ("first_source", "u4"),  # its sources, first_source..end_source-1
         ("end_source", "u4"),
         ("first_plane", "u4"),  # its first plane of operands, counted over all blocks
@@ -78,17 +85,52 @@ SOURCE = np.dtype(
         ("end_plane", "u4"),
     ]
 )
+# A slice in one phase: its first channel, which of `slice_operands.SETS` it is, and the first plane made from it.
+SET = np.dtype([("own", "u4"), ("phase", "u4"), ("which", "u4"), ("first_plane", "u4")])
 # Two weights (or one and a zero): where in the block's planes their first position lies, in bytes, and four int8.
 ENTRY = np.dtype([("first", "u4"), ("second", "u4"), ("weights", "u4")])
-# Scratch: `operand_select`'s, then 16 pairs of addresses, then twice the spare bytes, then sums, then planes of
-# operands.
-PLACES_BYTES = 256
+TOGETHER = 2 * LANES  # positions that are finished together
+# Scratch: `operand_select`'s, then pairs of addresses, then twice the spare bytes, then sums, then planes of operands.
+PLACES_BYTES = 16 * TOGETHER
 OVER = -(1 << 24)  # the bits from 2^24 up
 
 
 @compiled
+def _make_sets(args: Any, block: Any, sets: Any, start: u64, planes: u64) -> None:
+    """Write the planes of a block's slices, `length` positions from `start` on: (planes, length, 2) bytes."""
+    up = np.uint8(args.round_up)
+    odd = np.uint8(args.round_odd)
+    pitch = args.slice_pitch
+    plane_bytes = u64(2) * args.length
+    for index in range(block.first_set, block.end_set):
+        own = sets[index]
+        levels = args.planes + start + u64(own.phase) * args.phase_pitch + u64(own.own) * args.pitch
+        target = planes + u64(own.first_plane - block.first_plane) * plane_bytes
+        for at in range(u64(0), args.length, u64(64)):
+            if own.which == 0:
+                slice_operands.write_pairs(levels + at, pitch, target + u64(2) * at, plane_bytes, up, odd)
+            elif own.which == 1:
+                slice_operands.write_singles(levels + at, pitch, target + u64(2) * at, plane_bytes, up, odd)
+            else:
+                slice_operands.write_full(levels + at, pitch, target + u64(2) * at, plane_bytes, up, odd)
+
+
+@compiled
+def _make_plain_planes(args: Any, block: Any, sources: Any, start: u64, planes: u64) -> None:
+    """Write the levels of a block's channels, each beside a zero: what `_make_planes` would, without its choices."""
+    plane_bytes = u64(2) * args.length
+    for index in range(block.first_source, block.end_source):
+        source = sources[index]
+        own = args.planes + start + u64(source.phase) * args.phase_pitch + u64(source.own) * args.pitch
+        target = planes + u64(source.first_plane - block.first_plane) * plane_bytes
+        for at in range(u64(0), args.length, u64(64)):
+            a = v.load(own + at)
+            v.store_zipped(target + u64(2) * at, a, a ^ a)
+
+
+@compiled
 def _make_planes(args: Any, block: Any, sources: Any, kinds: Any, start: u64, scratch: u64, planes: u64) -> None:
-    """Write the operands of a block's entries, `length` positions from `start` on: (planes, length, 2) bytes."""
+    """Write the operands of a block's sources, of any policy, as `_make_sets` does of its slices."""
     up = np.uint8(args.round_up)
     odd = np.uint8(args.round_odd)
     plane_bytes = u64(2) * args.length
@@ -130,22 +172,22 @@ def _add_entries(
         end = starts[at + u64(1)]
         at += u64(1)
         base = planes
-        for _strip in range(u64(0), args.strip, u64(64)):
+        for _strip in range(u64(0), args.strip, u64(s.POSITIONS)):
             if fresh or first < end:
-                total = s.zero_i32x64() if fresh else s.load_i32x64(target)
+                total = s.zero_sums() if fresh else s.load_sums(target)
                 for index in range(first, end):
                     entry = entries[index]
                     total = s.add_products(total, base + u64(entry.first), base + u64(entry.second), entry.weights)
-                s.store_i32x64(target, total)
-            target += u64(s.I32X64_BYTES)
-            base += u64(128)
+                s.store_sums(target, total)
+            target += u64(s.POSITIONS_BYTES)
+            base += u64(2 * s.POSITIONS)
 
 
 @compiled
 def _locate(args: Any, pixels: Any, first: u64, places: u64, spare: u64) -> None:
-    """Write addresses of the dense sums and the results of 16 positions; where there are none, of zeros and waste."""
+    """Write addresses of the dense sums and the results of some positions; where there are none, of zeros and waste."""
     row = u64(4) * args.filters
-    for i in range(u64(16)):
+    for i in range(u64(TOGETHER)):
         pixel = pixels[first + i] if first + i < args.positions else np.int32(-1)
         place = places + u64(16) * i
         inside = pixel >= 0
@@ -158,39 +200,31 @@ def _finish(
     args: Any, pixels: Any, start: u64, first_filter: u64, end_filter: u64, places: u64, spare: u64, sums: u64
 ) -> None:
     """Add the dense sums of a strip, scale, and write."""
-    bits = s.zero_i32x8()
+    bits = s.zero_filters()
     floats = args.dense_floats != u64(0)
+    integers = args.target_integers != u64(0)
     pitch = u64(4) * args.strip
-    for at in range(u64(0), args.strip, u64(16)):
+    for at in range(u64(0), args.strip, u64(TOGETHER)):
         _locate(args, pixels, start + at, places, spare)
         f = first_filter
         while f < end_filter:
-            f = min(f, end_filter - u64(8))  # once more over some of the last eight
+            f = min(f, end_filter - u64(LANES))  # once more over some of the last ones
             own = sums + (f - first_filter) * pitch + u64(4) * at
             o = u64(4) * f
             base = args.base + o
             scale = args.scale + o
             bias = args.bias + o
-            if args.target_integers:
-                bits = s.finish_integers(bits, own, pitch, places, o, base, scale, bias, floats)
-            else:
-                bits = s.finish_scaled(bits, own, pitch, places, o, base, scale, bias, floats)
-            f += u64(8)
+            bits = s.finish(bits, own, pitch, places, o, base, scale, bias, floats, integers)
+            f += u64(LANES)
     if floats and s.any_bit(bits, np.int32(OVER)):
         v.store_u64(args.inexact, u64(1))
-
-
-@compiled
-def _clear(first: u64, size: u64) -> None:
-    """Write zeros, `size` a multiple of 256 bytes."""
-    for at in range(u64(0), size, u64(s.I32X64_BYTES)):
-        s.store_i32x64(first + at, s.zero_i32x64())
 
 
 @compiled
 def _work_on_unit(args: Any, unit: u64, scratch: u64) -> None:
     """Make one strip of some filters, from planes of levels to results."""
     blocks = carray(v.pointer(args.blocks), MANY, BLOCK)
+    sets = carray(v.pointer(args.sets), MANY, SET)
     sources = carray(v.pointer(args.sources), MANY, SOURCE)
     entries = carray(v.pointer(args.entries), MANY, ENTRY)
     kinds = carray(v.pointer(args.kinds), MANY, np.uint32)
@@ -204,11 +238,15 @@ def _work_on_unit(args: Any, unit: u64, scratch: u64) -> None:
     first_filter = unit // args.strips * args.chunk
     end_filter = min(first_filter + args.chunk, args.filters)
     if args.block_count == u64(0) or blocks[0].fresh == 0:
-        _clear(sums, args.sums_bytes)
+        v.clear(sums, args.sums_bytes)
     for index in range(args.block_count):
         block = blocks[index]
         if u64(block.first_filter) < end_filter and u64(block.end_filter) > first_filter:
-            _make_planes(args, block, sources, kinds, start, scratch, planes)
+            _make_sets(args, block, sets, start, planes)
+            if args.plain:
+                _make_plain_planes(args, block, sources, start, planes)
+            else:
+                _make_planes(args, block, sources, kinds, start, scratch, planes)
             _add_entries(args, block, starts, entries, first_filter, end_filter, planes, sums)
     _finish(args, pixels, start, first_filter, end_filter, places, spare, sums)
 
@@ -219,7 +257,7 @@ def kernel(address: Any) -> None:
     args = carray(address, 1, ARGS)[0]
     scratch = args.scratch + v.claim(args.address + u64(16)) * args.scratch_bytes
     operand_select.clear(scratch)
-    _clear(scratch + u64(operand_select.SCRATCH_BYTES + PLACES_BYTES), args.spare_bytes)
+    v.clear(scratch + u64(operand_select.SCRATCH_BYTES + PLACES_BYTES), args.spare_bytes)
     while True:
         unit = v.claim(args.address + u64(8))
         if unit >= args.units:
@@ -227,14 +265,22 @@ def kernel(address: Any) -> None:
         _work_on_unit(args, unit, scratch)
 
 
+@dataclass(frozen=True)
+class Records:
+    """The arrays of a kernel's args that `sparse_ref` reads, and what stands for its table."""
+
+    blocks: Any
+    sets: Any
+    sources: Any
+    kinds: Any
+    entries: Any
+    starts: Any
+    operands: Sequence[Operand]  # two of each kind, in the order of `kinds`
+    part: int  # channels from one of a slice to the next
+
+
 def sparse_ref(
-    planes: Any,
-    phase_pitch: int,
-    start: int,
-    shape: tuple[int, int, int],
-    operands: Sequence[Operand],
-    records: tuple[Any, Any, Any, Any, Any],
-    half_even: bool,
+    planes: Any, phase_pitch: int, start: int, shape: tuple[int, int, int], records: Records, half_even: bool
 ) -> Any:
     """Return int32 (filters, strip), the sums of one strip before the dense ones join, by plain loops over the records.
 
@@ -242,29 +288,40 @@ def sparse_ref(
         planes: uint8 (channels, pitch), of levels.
         start: the strip's first position.
         shape: strip, length (positions of an operand's plane), filters.
-        operands: two of each kind, in the order of `kinds`.
-        records: blocks, sources, kinds, entries, starts.
     """
     strip, length, filters = shape
-    blocks, sources, kinds, entries, starts = records
     sums = np.zeros((filters, strip), np.int32)
-    for block in blocks:
-        # Planes of operands: pairs of bytes, (planes, length, 2).
-        made = []
-        for source in sources[block["first_source"] : block["end_source"]]:
-            base = start + int(source["phase"]) * phase_pitch
-            for pair in kinds[source["first_plane"] : source["end_plane"]]:
-                for position in range(base, base + length):
-                    partners = [int(planes[source[f"partner{r}"], position]) for r in (1, 2, 3)]
-                    a = int(planes[source["own"], position])
-                    made += [operand_select_ref(operands[kind], a, partners, half_even) for kind in pair]
+    for block in records.blocks:
+        made = _operands_ref(planes, phase_pitch, start, length, block, records, half_even)
         # An entry's address counts bytes of these planes.
         for f in range(block["first_filter"], block["end_filter"]):
             at = block["first_start"] + f - block["first_filter"]
-            for entry in entries[starts[at] : starts[at + 1]]:
+            for entry in records.entries[records.starts[at] : records.starts[at + 1]]:
                 w = np.array([entry["weights"]], np.uint32).view(np.int8).tolist()
                 for p in range(strip):
                     x0, y0 = made[entry["first"] + 2 * p : entry["first"] + 2 * p + 2]
                     x1, y1 = made[entry["second"] + 2 * p : entry["second"] + 2 * p + 2]
                     sums[f, p] += x0 * w[0] + y0 * w[1] + x1 * w[2] + y1 * w[3]
     return sums
+
+
+def _operands_ref(
+    planes: Any, phase_pitch: int, start: int, length: int, block: Any, records: Records, half_even: bool
+) -> list[int]:
+    """Return a block's planes of operands, pairs of bytes, (planes, length, 2) in a row."""
+    made: list[int] = []
+    for own in records.sets[block["first_set"] : block["end_set"]]:
+        base = start + int(own["phase"]) * phase_pitch
+        channels = int(own["own"]) + records.part * np.arange(slice_operands.CHANNELS)
+        levels = planes[channels, base : base + length]
+        made += (
+            slice_operands.slice_operands_ref(slice_operands.SETS[own["which"]], levels, half_even).flatten().tolist()
+        )
+    for source in records.sources[block["first_source"] : block["end_source"]]:
+        base = start + int(source["phase"]) * phase_pitch
+        for pair in records.kinds[source["first_plane"] : source["end_plane"]]:
+            for position in range(base, base + length):
+                partners = [int(planes[source[f"partner{r}"], position]) for r in (1, 2, 3)]
+                a = int(planes[source["own"], position])
+                made += [operand_select_ref(records.operands[kind], a, partners, half_even) for kind in pair]
+    return made

@@ -1,0 +1,44 @@
+"""The end of a convolution: what a network does to its output before any other layer reads it.
+
+An engine that can do this while it writes its output saves a pass over memory for each step (`Engine.convolve_to_end`).
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The quantizer of the next convolution: steps of its grid in activation units, and whether levels are signed."""
+
+    step: float
+    signed: bool
+
+
+@dataclass(eq=False)
+class ConvEnd:
+    """BatchNorm in evaluation, an addition, and ReLU or ReLU6, in this order: each step is rounded to float32.
+
+    y = clamp(fma(x, alpha, beta) + residual, lowest, highest), where x is what the convolution gives (its sums * scale
+    + bias, both steps rounded), `fma` rounds once, and NaN stays NaN.
+
+    Attributes:
+        alpha: float32 (O,), contiguous, on the device: what BatchNorm multiplies with, weight / sqrt(variance + eps).
+        beta: float32 (O,), likewise: what it adds, bias - mean * alpha.
+        lowest: 0 for ReLU and ReLU6, -infinity without.
+        highest: 6 for ReLU6, else infinity.
+        residual: float32, of the output's shape, or None: added between BatchNorm and the clamp.
+        levels: of the next convolution, if it alone reads the result. An engine may then give uint8 or int8 levels of a
+            finite result instead of float32, or ignore it.
+        finite: written by what applies it: True if the result holds no NaN and no infinity, None if nobody looked.
+    """
+
+    alpha: Tensor
+    beta: Tensor
+    lowest: float = -math.inf
+    highest: float = math.inf
+    residual: Tensor | None = None
+    levels: Levels | None = None
+    finite: bool | None = None

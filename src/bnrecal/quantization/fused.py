@@ -1,0 +1,230 @@
+"""Evaluation in fewer passes over memory: a convolution's output is written once BatchNorm, addition and ReLU are done.
+
+The network is traced, and its graph shows where nobody else reads what lies between. On a processor the logits are the
+same to the last bit. Nothing of the network changes; recalibration and calibration never see a fused one.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnrecal.nbsmt.engines.apply_end import Ending, apply_end_, can_end, ending, ending_trouble
+from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
+from bnrecal.nbsmt.engines.cpu.conv_end import alpha_beta
+from bnrecal.nbsmt.geometry import Geometry, as_pair
+from bnrecal.quantization.chains import Chain, Untraceable, find_chains, trace
+from bnrecal.quantization.intercept import ConvInterceptor
+from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
+
+log = logging.getLogger("bnrecal")
+
+
+class FusedNetwork:
+    """A network in evaluation: fused from its third batch on, if on the second both forms gave the same logits.
+
+    They are compared because a graph shows what a forward did once, and not all of that: a tensor that is changed in
+    place under another name, say. An evaluation of one batch has nothing to gain and does not pay for it.
+
+    Where a device's bits are close instead of equal, the network is fused from the first batch on: so all networks of
+    an evaluation, float32 included, compute BatchNorm alike.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.fused: nn.Module | None = None
+        self.batches = 0
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Any:
+        """Return the network's logits."""
+        self.batches += 1
+        worth = ending(images.device)
+        if self.batches == 1 and worth is Ending.CLOSE:
+            self.fused = _fused_or_none(self.network)
+        if self.fused is not None:
+            return self.fused(images)
+        logits = self.network(images)
+        if self.batches == 2 and worth is Ending.EQUAL:
+            self.fused = self._compared(images, logits)
+        return logits
+
+    def _compared(self, images: Tensor, logits: Any) -> nn.Module | None:
+        """Return the fused network if it gives the same logits."""
+        fused = _fused_or_none(self.network)
+        if fused is None or not isinstance(logits, Tensor):
+            return None
+        with torch.random.fork_rng(devices=[]):
+            found = fused(images)
+        if torch.equal(found, logits):
+            return fused
+        log.warning("evaluation goes on unfused: a graph of the network gives other logits than its own forward")
+        return None
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A network's BatchNorm layers, how many of them are fused in evaluation, and why none is, for provenance."""
+
+    batchnorms: int
+    fused: int
+    why_not: str
+
+
+def describe_fusion(network: nn.Module, device: torch.device) -> Fusion:
+    """Return which layers of a network in eval mode `FusedNetwork` fuses on a device."""
+    batchnorms = sum(isinstance(module, _BatchNorm) for module in network.modules())
+    if ending(device) is Ending.NONE:
+        return Fusion(batchnorms, 0, ending_trouble(device))
+    try:
+        chains = find_chains(trace(network), dict(network.named_modules()))
+    except Untraceable as reason:
+        return Fusion(batchnorms, 0, str(reason))
+    return Fusion(batchnorms, len({chain.norm for chain in chains}), "")
+
+
+def _fused_or_none(network: nn.Module) -> nn.Module | None:
+    """Return `fuse(network)`, None where it cannot be traced or nothing is gained."""
+    try:
+        return fuse(network)
+    except Untraceable as reason:
+        log.debug("evaluation is not fused: %s", reason)
+        return None
+
+
+def fuse(network: nn.Module) -> fx.GraphModule | None:
+    """Return a network that computes as this one does, in fewer passes; None if it has no BatchNorm to fuse.
+
+    Args:
+        network: in eval mode, on a device where `ending` is not NONE. The two share all modules; BatchNorm's values
+            are read now.
+
+    Raises:
+        Untraceable: if its forward is no fixed graph.
+    """
+    graph = trace(network)
+    chains = find_chains(graph, dict(network.named_modules()))
+    if not chains:
+        return None
+    ended = {f"ended_{number}": chain for number, chain in enumerate(chains)}
+    read_once = {chain.source for chain in chains if len(chain.source.users) == 1}
+    for name, chain in reversed(ended.items()):  # so that no chain reads a node that is gone already
+        _replace(graph, chain, name)
+    targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    parts: dict[str, Any] = {target: attrgetter(target)(network) for target in targets - ended.keys()}
+    endings: dict[fx.Node, Ended] = {}
+    for name, chain in ended.items():
+        source = endings.get(chain.source)
+        if source is not None and chain.source in read_once:
+            source.end.levels = _levels_taken(chain.conv)
+        endings[chain.nodes[-1]] = parts[name] = Ended(chain, source)
+    return fx.GraphModule(parts, graph)
+
+
+def _replace(graph: fx.Graph, chain: Chain, name: str) -> None:
+    """Put one call in the place of a chain's nodes."""
+    last = chain.nodes[-1]
+    sources = (chain.source,) if chain.residual is None else (chain.source, chain.residual)
+    with graph.inserting_after(last):
+        call = graph.call_module(name, sources)
+    last.replace_all_uses_with(call)
+    for node in reversed(chain.nodes):
+        graph.erase_node(node)
+
+
+class Ended(nn.Module):
+    """A chain in as few passes as its input allows; where it allows none, layer by layer, with the same result.
+
+    Args:
+        source: the chain whose result this one reads, if it reads one.
+
+    Attributes:
+        finite: whether the last result is known to hold no NaN and no infinity.
+    """
+
+    def __init__(self, chain: Chain, source: "Ended | None") -> None:
+        super().__init__()
+        self.finite = False
+        self._sources = () if source is None else (source,)  # in a tuple it is no module of this one
+        self.conv = chain.conv
+        self.norm = chain.norm
+        norm = chain.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        values = alpha_beta(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+        self.end = ConvEnd(*values, chain.lowest, chain.highest)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return what the chain's last layer returns, or what the next convolution's quantizer makes of it.
+
+        Args:
+            x: float32, or the levels that the chain before has made of it.
+        """
+        end = replace(self.end, residual=residual)
+        y = self._run(x, end)
+        self.finite = bool(end.finite)
+        return y
+
+    def _run(self, x: Tensor, end: ConvEnd) -> Tensor:
+        residual = end.residual
+        if self.conv is None:
+            return apply_end_(x, end, torch.empty_like(x)) if _fits(x, residual) else self._unfused(x, residual)
+        threaded = _threaded(self.conv)
+        if threaded is None:
+            x = self.conv(x)
+        else:
+            checked = any(source.finite for source in self._sources)
+            if _fits_output(self.conv, x, residual):
+                return threaded.run_to_end(x, end, checked=checked)
+            x = threaded.run_to_end(x, None, checked=checked)
+        return apply_end_(x, end) if _fits(x, residual) else self._unfused(x, residual)
+
+    def _unfused(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        x = self.norm(x)
+        if residual is not None:
+            x = x + residual
+        if self.end.lowest < 0:
+            return x
+        return F.relu(x) if self.end.highest > 6 else F.relu6(x)
+
+
+def _fits(x: Tensor, residual: object) -> bool:
+    """Return whether one pass can take these two."""
+    if not can_end(x):
+        return False
+    return residual is None or (isinstance(residual, Tensor) and can_end(residual) and residual.shape == x.shape)
+
+
+def _levels_taken(conv: nn.Conv2d | None) -> Levels | None:
+    """Return the quantizer of a convolution that can be given levels; None where it wants float32."""
+    threaded = None if conv is None else _threaded(conv)
+    if conv is None or threaded is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return None
+    layer = threaded.handler
+    assert isinstance(layer, NBSMTConv2d)
+    return Levels(layer.input_scale, layer.signed) if layer.permutation is None else None
+
+
+def _threaded(conv: nn.Conv2d) -> ConvInterceptor | None:
+    """Return what stands in for a quantized convolution; None for one in float32."""
+    forward = vars(conv).get("forward")
+    return forward if isinstance(forward, ConvInterceptor) and isinstance(forward.handler, NBSMTConv2d) else None
+
+
+def _fits_output(conv: nn.Conv2d, x: Tensor, residual: Tensor | None) -> bool:
+    """Return whether a residual has the type and shape of what a convolution makes of x, or there is none."""
+    if residual is None:
+        return True
+    if isinstance(conv.padding, str) or not isinstance(residual, Tensor) or not can_end(residual):
+        return False
+    stride = as_pair("stride", conv.stride, 1)
+    padding = as_pair("padding", conv.padding, 0)
+    dilation = as_pair("dilation", conv.dilation, 1)
+    kernel = as_pair("kernel", conv.kernel_size, 1)
+    size = Geometry(stride, padding, dilation, conv.groups).output_size((x.shape[2], x.shape[3]), kernel)
+    return residual.shape == (x.shape[0], conv.out_channels, *size)

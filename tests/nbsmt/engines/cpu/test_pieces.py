@@ -1,0 +1,42 @@
+"""A batch in pieces, and layers without sparse weights, which need neither pieces nor the sparse kernel."""
+
+import pytest
+import torch
+
+from bnrecal.nbsmt.engines.cpu import dense_sparse
+from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine, kernels_compile
+from bnrecal.nbsmt.prepared_conv import PreparedConv2d
+from bnrecal.nbsmt.spec import SmtSpec
+
+pytestmark = pytest.mark.skipif(not kernels_compile(), reason="numba is switched off")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("biased", [False, True])
+def test_no_sparse_kernel_without_sparse_weights(threads: int, biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(threads)
+    w = torch.randint(1, 60, (10, 8, 3, 3), generator=generator)  # no pair beyond 16 bits, no partner missing
+    w = (w * torch.where(torch.rand(w.shape, generator=generator) < 0.5, -1, 1)).to(torch.int8)
+    scale = torch.rand(10, generator=generator) / 100
+    bias = torch.randn(10, generator=generator) if biased else None
+    x = torch.rand(6, 8, 9, 7, generator=generator) * 300
+    plain = PreparedConv2d(w, SmtSpec(threads), padding=1, backend="float64")
+    sums = plain.accumulate(x.round().clamp(0, 255).byte()).float()
+    expected = sums * scale.view(1, -1, 1, 1)
+    if bias is not None:
+        expected = expected + bias.view(1, -1, 1, 1)
+    prepared = PreparedConv2d(w, SmtSpec(threads), padding=1)
+    assert isinstance(prepared.engine, DenseSparseEngine)
+    assert not prepared.engine.entries
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(DenseSparseEngine, "_sparse_sums_for", forbidden)
+    monkeypatch.setattr(dense_sparse, "PIECE_BYTES", 1)
+    assert torch.equal(prepared(x, 1.0, scale, bias), expected)
+    # divided all the same where the operands of a batch take too much memory
+    one_image = 8 * 9 * 7 * (1 + len(prepared.engine.operands))
+    monkeypatch.setattr(dense_sparse, "WHOLE_BYTES", 2 * one_image)
+    assert [part.stop for part in prepared.engine._slices(x)] == [2, 4, 6]
+    assert torch.equal(prepared(x, 1.0, scale, bias), expected)
