@@ -3,8 +3,9 @@
     python scripts/simulate_significance.py [TRIALS]
 
 prints two Markdown tables. The first: of networks that are equally good, how many `over_seeds` calls different at 5 %.
-The second: of networks that recover a known share of a loss, for how many `recovered_share` tells a share, how many
-of the reported intervals hold the true one, how many do in all, and how far the reported shares lie off in the mean.
+The second: of networks that recover a known share of a loss, for how many `recovered_share` reports an interval, how
+many of these hold the true share, for how many a share is reported as one number, and how far those lie off in the
+mean.
 """
 
 import sys
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from bnrecal.evaluation.accuracy import Bools
-from bnrecal.evaluation.recovered import recovered_share, share_interval
+from bnrecal.evaluation.recovered import recovered_share
 from bnrecal.evaluation.significance import Differences, over_seeds
 
 TRIALS = 1000
@@ -57,6 +58,7 @@ class Loss:
 
 LOSSES = [Loss(1, 5000, loss, share) for loss in (0.01, 0.03, 0.1) for share in (0.0, 0.3, 0.5, 0.8)]
 LOSSES += [Loss(1, 500, loss, share) for loss in (0.05, 0.2) for share in (0.0, 0.5, 0.8)]
+LOSSES += [Loss(1, 2000, 0.01, share) for share in (0.0, 0.5)]  # a loss that is significant in half of the trials
 LOSSES += [Loss(3, 2000, loss, share, 0.01) for loss in (0.04, 0.15) for share in (0.0, 0.5, 0.8)]
 
 
@@ -67,16 +69,7 @@ def main() -> None:
     for flips in NONE:
         share = called_different(flips, trials)
         print(line(flips.seeds, flips.own, flips.shared, flips.lean, f"{100 * share:.1f} %"), flush=True)
-    header = (
-        "seeds",
-        "images",
-        "loss",
-        "share",
-        "reported",
-        "reported intervals that hold it",
-        "all that do",
-        "mean error",
-    )
+    header = ("seeds", "images", "loss", "share", "intervals reported", "that hold it", "shares reported", "mean error")
     print("", line(*header), line(*["---"] * len(header)), sep="\n")
     for loss in LOSSES:
         reported = shares(loss, trials // 2)
@@ -109,33 +102,25 @@ class Told:
     """What became of trials.
 
     Attributes:
-        reported: how many reported a share, out of `trials`; `holding`: how many of their intervals hold the true one.
-        all_holding: how many of all intervals hold it, those without an end included.
-        error: mean of reported minus true shares, NaN where none is reported.
+        intervals: how many reported an interval, out of `trials`; `holding`: how many of these hold the true share.
+        shares: how many reported a share as one number. error: mean of these minus the true one, NaN without any.
     """
 
     trials: int
-    reported: int
+    intervals: int
     holding: int
-    all_holding: int
+    shares: int
     error: float
 
 
 def shares(loss: Loss, trials: int) -> Told:
     """Draw networks and look what is reported of them."""
     generator = np.random.default_rng(0)
-    errors, holding, all_holding = [], 0, 0
-    for _ in range(trials):
-        plain, control, without, recal = networks(generator, loss)
-        whole = plain.astype(np.float64) - without
-        part = recal.astype(np.float64) - without - control + plain
-        ends = share_interval(part, whole)
-        all_holding += ends is None or ends[0] <= loss.share <= ends[1]
-        found = recovered_share(list(plain), list(control), list(without), list(recal))
-        if found is not None:
-            errors.append(found.share - loss.share)
-            holding += found.low <= loss.share <= found.high
-    return Told(trials, len(errors), holding, all_holding, float(np.mean(errors)) if errors else np.nan)
+    results = [recovered_share(*map(list, networks(generator, loss))) for _ in range(trials)]
+    reported = [result for result in results if result is not None]
+    holding = sum(one.low <= loss.share <= one.high for one in reported)
+    errors = [one.share - loss.share for one in reported if one.share is not None]
+    return Told(trials, len(reported), holding, len(errors), float(np.mean(errors)) if errors else np.nan)
 
 
 def networks(generator: np.random.Generator, loss: Loss) -> list[Bools]:
@@ -162,12 +147,12 @@ def _normal(generator: np.random.Generator, seeds: int, images: int, deviation: 
 
 def described(reported: Told) -> list[str]:
     """The last four cells of a row."""
-    held = f"{100 * reported.holding / reported.reported:.1f} %" if reported.reported else ""
-    error = f"{100 * reported.error:+.0f} points" if reported.reported else ""
+    held = f"{100 * reported.holding / reported.intervals:.1f} %" if reported.intervals else ""
+    error = f"{100 * reported.error:+.0f} points" if reported.shares else ""
     return [
-        f"{100 * reported.reported / reported.trials:.1f} %",
+        f"{100 * reported.intervals / reported.trials:.1f} %",
         held,
-        f"{100 * reported.all_holding / reported.trials:.1f} %",
+        f"{100 * reported.shares / reported.trials:.1f} %",
         error,
     ]
 

@@ -35,15 +35,16 @@ def test_the_table_of_flips_is_none_on_average_and_shared_flips_are_shared(simul
     assert (drawn[:, 0] * drawn[:, 1]).sum(axis=1).mean() == pytest.approx(20, rel=0.1)
 
 
-def test_networks_that_recover_nothing_are_reported_no_share(simulate: ModuleType) -> None:
+def test_networks_that_recover_nothing_are_told_no_share(simulate: ModuleType) -> None:
     reported = simulate.shares(simulate.Loss(1, 2000, 0.06, 0.0), 100)  # a loss of some ten standard errors
-    assert reported.reported == 0
-    assert reported.all_holding >= 88
+    assert reported.shares == 0
+    assert reported.intervals > 90
+    assert reported.holding >= 0.88 * reported.intervals  # 95 % less three standard errors
 
 
 @pytest.mark.parametrize("loss", [(1, 1000, 0.2, 0.5), (2, 500, 0.3, 0.8, 0.005)])
 def test_the_true_share_lies_in_the_interval_that_is_reported(simulate: ModuleType, loss: tuple[float, ...]) -> None:
     reported = simulate.shares(simulate.Loss(*loss), 100)
-    assert reported.reported > 30
-    assert reported.holding >= 0.88 * reported.reported  # 95 % less three standard errors
+    assert reported.shares > 30
+    assert reported.holding >= 0.88 * reported.intervals
     assert abs(reported.error) < 0.05

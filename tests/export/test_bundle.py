@@ -100,8 +100,9 @@ def test_the_plan_tells_tiles_steps_and_cycles(tmp_path: Path) -> None:
     assert plan["cycle_speedup"] == pytest.approx(one_thread / plan["cycles"])
     folders = sorted(path.name for path in (tmp_path / "out" / "vectors").iterdir())
     assert folders == ["corners-1T", "corners-4T", "depthwise", "dilated"]
+    assert layers["dilated"]["vectors"] == "vectors/dilated"
     with np.load(tmp_path / "out" / "vectors" / "dilated" / "vectors.npz") as arrays:
-        assert arrays["activations"].shape == (3, 36, 4)
+        assert arrays["activations"].shape == arrays["weights"].shape == (3, 36, 4)
         assert arrays["input"].shape == tuple(layers["dilated"]["input"])
         assert arrays["sums"].shape == tuple(layers["dilated"]["output"])
 

@@ -74,5 +74,8 @@ def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
     write(tmp_path / "result.json", "")
     with pytest.raises(BnrecalError, match=r"holds no result\.json that can be read \(.*cannot be read"):
         merge([tmp_path])
+    write(tmp_path / "other" / "result.json", "")
+    with pytest.raises(BnrecalError, match=r"that can be read \([^;]*; [^;]*\): give"):
+        merge([tmp_path])
     with pytest.raises(BnrecalError, match="is not a folder"):
         merge([tmp_path / "nowhere"])

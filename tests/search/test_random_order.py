@@ -57,6 +57,15 @@ def test_choices_that_coincide_are_drawn_again_until_there_are_as_many_as_asked(
     assert search.evaluations == 4  # the search's own count, of its sensitivities, is left alone
 
 
+def test_the_same_seed_draws_the_same_orders(experiment: Experiment) -> None:
+    drawn = []
+    for _ in range(8):
+        random = RandomOrders(known_search(experiment, COST, COST))
+        random.measure([1.0], 1)
+        drawn.append(set(random.measured))
+    assert all(one == drawn[0] for one in drawn)  # of four choices
+
+
 def test_what_a_high_speedup_has_no_use_for_goes_to_the_lower_ones(search: Search) -> None:
     random = RandomOrders(search)
     random.measure([1.0, speed(search, 4, 4)], 4)  # the most threads everywhere are one choice

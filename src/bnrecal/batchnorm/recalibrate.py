@@ -16,6 +16,7 @@ from bnrecal.batchnorm.moments import Moments, batch_moments
 from bnrecal.errors import BnrecalError
 from bnrecal.files import warn_once
 from bnrecal.nbsmt.finite import check_images
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.options import RECALIBRATION_METHODS
 
 RUNNING, FROZEN, BY_BATCH = "running", "frozen", "batch"  # see `normalization`
@@ -128,7 +129,7 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
         with eval_mode(network), batch_statistics(layers, note):
             for number, batch in enumerate(batches, start=1):
                 check_images(batch, f"recalibration batch {number}")
-                network(batch)
+                forward(network, batch)
                 images += len(batch)
         if images == 0:
             raise BnrecalError("recalibration got no images: recalibration.images must be at least 2")

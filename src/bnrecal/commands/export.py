@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.config import experiment_part
+from bnrecal.experiment.chance import refuse_chance
 from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.variant import Variant
@@ -12,8 +13,13 @@ from bnrecal.export.bundle import Export, export
 
 
 def make_export(config: ExportConfig, overrides: Sequence[str]) -> Export:  # noqa: ARG001
-    """Write, compare and print."""
+    """Write, compare and print.
+
+    Raises:
+        BnrecalError: for a float32 network that answers by chance, and for anything else the user can mend.
+    """
     experiment = prepare(load(experiment_part(config)))
+    refuse_chance(experiment, None)
     variant = Variant.of(experiment.config)
     made = export(experiment, prepare_variants(experiment, [variant])[variant], config.vectors, Path(config.out))
     print(f"{experiment.model.name} on {experiment.source.name}, {variant}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.standard_error import of_share
 from bnrecal.nbsmt.finite import check_images
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.network_forms import logits_of
 from bnrecal.quantization.fused import FusedNetwork
 
@@ -101,7 +102,7 @@ def evaluate(
 
 
 def _logits(name: object, network: FusedNetwork, images: Tensor, offset: int, labels: Tensor) -> Tensor:
-    logits = logits_of(network(images))
+    logits = logits_of(forward(network, images))
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise BnrecalError(f"the network must return logits (images, classes), not {_describe(logits)}")
     if int(labels.max()) + offset >= logits.shape[1]:

@@ -11,21 +11,28 @@ from bnrecal.evaluation.accuracy import Bools
 from bnrecal.evaluation.significance import LEVEL, Differences, change, mean_squares, over_seeds
 
 KNOWN_TO = 0.5  # a share is reported where it is known to within this part of itself
+MORE_CHANGED = 2  # images that count as changed, besides those that did
 
 Parabola = npt.NDArray[np.float64]  # a, b, c of a * share^2 + b * share + c
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """A share of a loss, 1 for all of it, negative where more was lost, and its 95 % confidence interval."""
+    """A share of a loss, 1 for all of it, negative where more was lost.
 
-    share: float
+    Attributes:
+        share: None where it is not known well enough to be reported as one number.
+        low, high: ends of the 95 % confidence interval.
+    """
+
+    share: float | None
     low: float
     high: float
 
     def in_percent(self) -> str:
-        """Return the share with its interval, as in "48 % (40 to 56 %)"."""
-        return f"{100 * self.share:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f} %)"
+        """Return the share with its interval, as in "48 % (40 to 56 %)", or the interval alone: "9 to 56 %"."""
+        ends = f"{round(100 * self.low)} to {round(100 * self.high)} %"
+        return ends if self.share is None else f"{round(100 * self.share)} % ({ends})"
 
 
 def recovered_share(
@@ -33,11 +40,14 @@ def recovered_share(
 ) -> Recovered | None:
     """The gain by recalibration net of the control's, as a share of the loss to A8W8 without recalibration.
 
-    The network without recalibration is in both. Where it does badly by chance, the loss is large and much of it seems
-    to come back; so a share reported wherever the loss is significant is too large. It is reported only where the gain
+    The interval is reported of every significant loss, whatever it holds: an interval that is reported for some shares
+    and kept back for others no longer holds the true one 95 times in 100.
+
+    The share as one number is another matter. The network without recalibration is in gain and loss both; where it does
+    badly by chance, the loss is large and much of it seems to come back. So the share is reported only where the gain
     and the net gain are significant and the interval reaches, in the mean of its two sides, no farther than half of the
-    share (`KNOWN_TO`), which takes a significant loss too. Then chance hardly chooses which shares are reported, and of
-    networks that recover nothing next to none is reported (scripts/simulate_significance.py).
+    share (`KNOWN_TO`). Then chance hardly chooses which shares are reported, and of networks that recover nothing next
+    to none is reported (scripts/simulate_significance.py).
 
     Args:
         plain, control: A8W8 without and with recalibration, for each seed bool (images,), which images were right; the
@@ -45,17 +55,17 @@ def recovered_share(
         without, with_recal: the same under NB-SMT.
 
     Returns:
-        The share with the interval of `share_interval`; None where it is not known well enough.
+        The share with the interval of `share_interval`; None where the loss is not significant.
     """
     loss = _differences(without, plain)
     net = _differences(without, with_recal) - _differences(plain, control)
     interval = share_interval(net, loss)
-    if interval is None or loss.mean() < 0:
+    if interval is None or loss.mean() < 0 or not over_seeds(loss).significant:
         return None
     share = float(net.mean() / loss.mean())
     known = interval[1] - interval[0] <= 2 * KNOWN_TO * abs(share)
     gained = change(without, with_recal).significant and over_seeds(net).significant
-    return Recovered(share, *interval) if known and gained else None
+    return Recovered(share if known and gained else None, *interval)
 
 
 def share_interval(part: Differences, whole: Differences) -> tuple[float, float] | None:
@@ -83,7 +93,8 @@ def share_interval(part: Differences, whole: Differences) -> tuple[float, float]
         return np.array([(one + minus) / 2 - zero, (one - minus) / 2, zero])
 
     mean = parabola(lambda differences: float(differences.size * differences.mean() ** 2))
-    image = _quantile(images) ** 2 * parabola(lambda differences: mean_squares(differences).image)
+    more = MORE_CHANGED * seeds / (images - 1)
+    image = _quantile(images) ** 2 * parabola(lambda differences: mean_squares(differences).image + more)
     inside = [mean - image]  # a share belongs to the interval where one of these is not above zero
     if seeds > 1:
         seed = _quantile(seeds) ** 2 * parabola(lambda differences: mean_squares(differences).seed)

@@ -13,6 +13,7 @@ from bnrecal.data.selection import Selection
 from bnrecal.experiment.networks import ThreadedNetwork
 from bnrecal.experiment.setup import Experiment
 from bnrecal.nbsmt.analysis.collisions import CollisionStatistics
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.quantization.convert import collect_collisions
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
@@ -94,7 +95,7 @@ def input_ranges(experiment: Experiment, prepared: ThreadedNetwork, images: int 
     try:
         attach(prepared.network, {name: watched(name, layer) for name, layer in prepared.layers.items()})
         for batch in experiment.loader.images(_few(experiment, images), min(experiment.batch_size, images)):
-            prepared.network(batch)
+            forward(prepared.network, batch)
     finally:
         attach(prepared.network, dict(prepared.layers))
     return {name: float(torch.cat(seen).mean()) for name, seen in largest.items() if seen}

@@ -59,9 +59,9 @@ class Result:
         control_gain: what recalibration gains the plain A8W8 network, without NB-SMT; None without recalibration.
         loss_p: two-sided exact McNemar p-value of the loss to A8W8 without recalibration.
         recovered: share of the loss to A8W8 that recalibration takes back, net of the control:
-            (gain - control_gain) / (a8w8_top1 - top1_wo_recal); recovered_low and recovered_high are the ends of its
-            95 % confidence interval. None without recalibration, and where it is not known well enough
-            (`evaluation.recovered.recovered_share`).
+            (gain - control_gain) / (a8w8_top1 - top1_wo_recal); None where it is not known well enough.
+            recovered_low and recovered_high are the ends of its 95 % confidence interval; None where the loss is not
+            significant (`evaluation.recovered.recovered_share`). None without recalibration.
         restricted_top1: top-1 among only the classes that the data set has, where those are fewer.
         skipped: unreadable images, in none of the figures.
         speedup: sum(MACs) / sum(MACs / threads), all convolutions but the first.
@@ -160,6 +160,16 @@ def _recovered(outcome: Correctness, without: Correctness, a8w8: Correctness, co
     return recovered_share([a8w8.top1], [control.top1], [without.top1], [outcome.top1])
 
 
+def _share_line(share: float | None, low: float | None, high: float | None) -> list[str]:
+    """The line of `summary` about the share recovered; none where the loss is not significant."""
+    if low is None or high is None:
+        return []
+    ends = Recovered(None, low, high).in_percent()
+    if share is None:
+        return [f"  net of that, {ends} of the loss to A8W8 is recovered (95 % confidence)"]
+    return [f"  net of that, {100 * share:.0f} % of the loss to A8W8 is recovered (95 % confidence: {ends})"]
+
+
 def write_result(result: Result, folder: Path, *, checkpoint: bool = False) -> Path:
     """Write everything a result holds into `folder`: the numbers first, then what can be made again from them.
 
@@ -241,12 +251,7 @@ def summary(result: dict[str, Any], where: Path | None = None) -> str:
             f"  w/o recal  {result['top1_wo_recal']:6.2f} %   gain {result['gain']:+.2f} points "
             f"(McNemar p = {result['gain_p']:.2g}); A8W8 itself gains {result['control_gain']:+.2f}"
         )
-        if result["recovered"] is not None:
-            low, high = 100 * result["recovered_low"], 100 * result["recovered_high"]
-            lines.append(
-                f"  net of that, {100 * result['recovered']:.0f} % of the loss to A8W8 is recovered "
-                f"(95 % confidence: {low:.0f} to {high:.0f} %)"
-            )
+        lines += _share_line(result["recovered"], result["recovered_low"], result["recovered_high"])
     if result["restricted_top1"] is not None:
         lines.append(f"  top-1 among the data set's own classes: {result['restricted_top1']:.2f} %")
     if result["skipped"]:

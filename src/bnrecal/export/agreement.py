@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
 from bnrecal.export.last_bits import last_bit_noise
+from bnrecal.nbsmt.float_conv import forward
 
 MOST_DIFFERENT = 1e-3  # share of images that may be classified differently: last-bit differences of float32
 # Folding moves numbers by several last bits: so many times as many predictions may differ as one last bit changes.
@@ -63,10 +64,10 @@ def compare(
         readable = labels >= 0
         kept, truth = images[readable], labels[readable] + label_offset
         for name, (original, folded) in pairs.items():
-            one = original(kept).argmax(1)
-            other = folded(kept).argmax(1)
+            one = forward(original, kept).argmax(1)
+            other = forward(folded, kept).argmax(1)
             with last_bit_noise(original, seed=number):
-                noisy = original(kept).argmax(1)
+                noisy = forward(original, kept).argmax(1)
             counts = (one == other, one == truth, other == truth, noisy != one)
             total[name] += Agreement(len(kept), *(int(count.sum()) for count in counts))
     if any(agreement.images == 0 for agreement in total.values()):

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import first_line
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.quantization.intercept import ConvCall, Handler, attached, conv_modules
 
 
@@ -79,7 +80,7 @@ def see_convolutions(network: nn.Module, images: Tensor) -> dict[str, SeenConv]:
     hooks = [conv.register_forward_hook(check_output(name)) for name, conv in modules.items()]
     try:
         with attached(network, {name: watch(name, conv) for name, conv in modules.items()}, strict=lambda _: False):
-            network(images)
+            forward(network, images)
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bnrecal.export.network import FoldedConv2d, as_planned
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.seeds import derive_seed
@@ -90,7 +91,7 @@ def layer_vectors(
 
     try:
         attach(network, {name: watched(name, layers[name]) for name in names})
-        network(image)
+        forward(network, image)
     finally:
         attach(network, dict(layers))
     for name in names:

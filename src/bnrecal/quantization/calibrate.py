@@ -126,7 +126,7 @@ def calibrate(
     with answered, no_stray_convolutions(network, keep_float):
         for number, batch in enumerate(batches, start=1):
             check_images(batch, f"calibration batch {number}")
-            network(batch)
+            network(batch)  # `ConvCall.run` computes every convolution
             for observer in observers.values():
                 observer.end_batch()
     infos = [o.seen for o in observers.values() if o.seen is not None and o.seen.images]

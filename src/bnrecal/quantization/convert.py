@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt.analysis.collisions import CollisionStatistics
 from bnrecal.nbsmt.finite import check_images
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.intercept import attach, handlers
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
@@ -99,7 +100,7 @@ def collect_collisions(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
             layer.statistics, layer.collecting = None, True
         for number, images in enumerate(batches, start=1):
             check_images(images, f"batch {number}")
-            network(images)
+            forward(network, images)
         return {name: layer.statistics for name, layer in layers.items() if layer.statistics is not None}
     finally:
         for layer in layers.values():

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from bnrecal.errors import BnrecalError
 from bnrecal.files import warn_once
 from bnrecal.nbsmt.engines.conv_end import ConvEnd
+from bnrecal.nbsmt.float_conv import conv2d
 from bnrecal.nbsmt.geometry import Geometry, Pair, as_pair
 
 Handler = Callable[["ConvCall"], Tensor]
@@ -61,8 +62,8 @@ class ConvCall:
     checked: bool = False
 
     def run(self) -> Tensor:
-        """Return the float32 convolution as the module asked for it."""
-        return F.conv2d(self.x, self.weight, self.bias, **vars(self.geometry))
+        """Return the float32 convolution as the module asked for it, the same on any number of cores."""
+        return conv2d(self.x, self.weight, self.bias, **vars(self.geometry))
 
 
 def conv_modules(network: nn.Module) -> dict[str, nn.Conv2d]:

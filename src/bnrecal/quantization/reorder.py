@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bnrecal.nbsmt.arithmetic import quantize_activation
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.quantization.calibrate import ConvInfo
 from bnrecal.quantization.intercept import ConvCall, Handler, attached
 from bnrecal.quantization.layer_plan import LayerPlan
@@ -62,7 +63,7 @@ def gather_activity(
 
     with attached(network, {conv.name: watch(conv) for conv in convs}, strict=lambda _: False):
         for batch in images:
-            network(batch)
+            forward(network, batch)
     activity = {}
     for name, parts in seen.items():
         marks = torch.cat(parts)

@@ -25,6 +25,7 @@ from bnrecal.evaluation.standard_error import of_mean
 from bnrecal.experiment.networks import planned_layers
 from bnrecal.experiment.setup import Experiment
 from bnrecal.experiment.variant import A8W8, Variant
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.options import THREADS
 from bnrecal.quantization.convert import threaded_copy
 from bnrecal.quantization.intercept import attach
@@ -102,7 +103,7 @@ class Probe:
     def _logits(self, variant: Variant) -> Iterable[Tensor]:
         attach(self.network, dict(planned_layers(self.experiment, variant)[1]))
         with batch_statistics(self.layers):
-            return [self.network(images).double() for images in self.batches]
+            return [forward(self.network, images).double() for images in self.batches]
 
 
 def _divergence(wanted: Tensor, logits: Tensor) -> Tensor:

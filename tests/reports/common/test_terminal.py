@@ -59,6 +59,8 @@ def test_a_narrow_terminal_puts_brackets_below() -> None:
         "                           (-3.36), 26 %",
     ]
     assert any(line.startswith("NB-SMT") or " NB-SMT" in line for line in lines)  # not torn at the hyphen
+    first = next(place for place, line in enumerate(lines) if line.startswith("Words that"))
+    assert " ".join(lines[first : first + 3]) == WORDS  # nothing is put before the lines of a paragraph
 
 
 @pytest.mark.parametrize("width", [46, 45])

@@ -49,7 +49,9 @@ def test_gains_are_tested_over_all_seeds_and_counted_net_of_the_control() -> Non
     assert found[2].recovered is None  # a loss of half a point is not significant
     assert found[4].loss.points == pytest.approx(8.0)
     assert found[4].loss.p < 0.05
-    assert found[4].recovered is None  # nor is the gain
+    assert found[4].recovered is not None
+    assert found[4].recovered.share is None  # the gain is not significant
+    assert found[4].recovered.low < 0 < found[4].recovered.high
 
 
 def test_a_share_is_reported_with_its_interval_where_it_is_known() -> None:
@@ -57,6 +59,7 @@ def test_a_share_is_reported_with_its_interval_where_it_is_known() -> None:
     found = by_threads(gains(seeds_of(NET, levels)))
     share = found[4].recovered
     assert share is not None
+    assert share.share is not None
     assert share.share == pytest.approx((8.9 - 0.2) / 18.0)
     assert share.low < share.share < share.high
     row = gains_table(list(found.values())).set_index("threads").loc[4]

@@ -28,8 +28,8 @@ class Gain:
         loss: to A8W8, without recalibration.
         gain: by recalibration.
         net_gain: the gain less the control's, on the same seeds and images.
-        recovered: net_gain / loss with its confidence interval; None where it is not known well enough
-            (`evaluation.recovered`), and of the control.
+        recovered: net_gain / loss with its confidence interval (`evaluation.recovered`); None where the loss is not
+            significant, and of the control.
     """
 
     source: str

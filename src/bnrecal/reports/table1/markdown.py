@@ -90,7 +90,8 @@ def _gains_explanation(seeds: int) -> Paragraph:
     return Paragraph(
         f"What recalibration gains, in points, with the p-value of {test}. The A8W8 column is the control: what\n"
         "recalibration gains without NB-SMT. Net: the gain less the control's (tested alike), and what share of the\n"
-        "loss to A8W8 that is, with its 95 % confidence interval, where it is known to within half of itself.\n"
+        "loss to A8W8 that is: of a significant loss the 95 % confidence interval, after the share itself where\n"
+        "that is known to within half of itself.\n"
         "p-values are not corrected for their number."
     )
 
