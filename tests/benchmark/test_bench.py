@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import fx
 
 from bnrecal.benchmark import bench, compiled, networks
 from bnrecal.benchmark.broadcast import broadcast_conv2d
@@ -15,6 +16,7 @@ from bnrecal.commands.cli.schemas import BenchConfig
 from bnrecal.device import choose_device, tf32_is_on
 from bnrecal.errors import BnrecalError
 from bnrecal.nbsmt import reference
+from bnrecal.nbsmt.engines.apply_end import Ending, ending
 from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine
 from bnrecal.nbsmt.engines.cpu.onednn import Exactness, onednn_exactness
 from bnrecal.nbsmt.geometry import Geometry
@@ -70,6 +72,16 @@ def test_ratios_are_of_times_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (threaded.batch, threaded.images_per_s, threaded.ratio, threaded.memory_ratio) == (2, 4.0, 0.5, 3.0)
     assert float32.floor is None
     assert threaded.floor in (0.25, None)  # None where oneDNN's 8 bits are not used
+
+
+def test_threaded_networks_are_timed_as_they_are_evaluated() -> None:
+    images = networks.random_images(2, 32, "cpu")
+    float32, threaded = (networks.build("resnet18", networks.VARIANTS[name], images) for name in ("float32", "4T"))
+    assert bench.as_evaluated(float32, images.device) is float32.network
+    fused = bench.as_evaluated(threaded, images.device)
+    with torch.inference_mode():
+        assert torch.equal(fused(images), threaded.network(images))
+    assert isinstance(fused, fx.GraphModule) == (ending(images.device) is not Ending.NONE)
 
 
 def test_float32_takes_the_batch_that_it_is_quickest_with(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,11 @@ from bnrecal.files import atomic_path
 from bnrecal.memory import keep_freed_memory
 from bnrecal.nbsmt.analysis.machine import describe_backend, instruction_set, processor_name
 from bnrecal.nbsmt.analysis.self_check import check_exact
+from bnrecal.nbsmt.engines.apply_end import Ending, ending
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.quantization.fused import fused_or_none
 
 COMPILED_MODELS = ("resnet18",)  # compiling takes minutes
 MEASURED = ("float32", "4T")  # whose memory is: each in a process of its own, which takes many seconds
@@ -115,7 +117,7 @@ def _time_variants(
     """Time each in turns, and its floor, with the workers that there are."""
     float32 = built["float32"].network
     quickest = images if images.is_cuda else _quickest_batch(float32, images)
-    calls = {label: _call(found.network, images) for label, found in built.items()}
+    calls = {label: _call(as_evaluated(found, images.device), images) for label, found in built.items()}
     calls["float32"] = _call(float32, quickest)
     if images.is_cuda:
         calls["TF32"] = _in_tf32(calls["float32"])
@@ -146,6 +148,13 @@ def _time_variants(
             )
         )
     return rows
+
+
+def as_evaluated(built: Built, device: torch.device) -> nn.Module:
+    """Return a threaded network as `evaluate` runs it, in fewer passes; float32 is PyTorch's own."""
+    if not built.layers or ending(device) is Ending.NONE:
+        return built.network
+    return fused_or_none(built.network) or built.network
 
 
 def _quickest_batch(network: nn.Module, images: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class FusedNetwork:
         self.batches += 1
         worth = ending(images.device)
         if self.batches == 1 and worth is Ending.CLOSE:
-            self.fused = _fused_or_none(self.network)
+            self.fused = fused_or_none(self.network)
         if self.fused is not None:
             return self.fused(images)
         logits = self.network(images)
@@ -56,7 +56,7 @@ class FusedNetwork:
 
     def _compared(self, images: Tensor, logits: Any) -> nn.Module | None:
         """Return the fused network if it gives the same logits."""
-        fused = _fused_or_none(self.network)
+        fused = fused_or_none(self.network)
         if fused is None or not isinstance(logits, Tensor):
             return None
         with torch.random.fork_rng(devices=[]):
@@ -88,7 +88,7 @@ def describe_fusion(network: nn.Module, device: torch.device) -> Fusion:
     return Fusion(batchnorms, len({chain.norm for chain in chains}), "")
 
 
-def _fused_or_none(network: nn.Module) -> nn.Module | None:
+def fused_or_none(network: nn.Module) -> nn.Module | None:
     """Return `fuse(network)`, None where it cannot be traced or nothing is gained."""
     try:
         return fuse(network)
