@@ -28,6 +28,7 @@ from bnrecal.experiment.run import describe, run, run_variants
 from bnrecal.experiment.setup import identify, load, prepare
 from bnrecal.experiment.variant import A8W8, Variant
 from bnrecal.nbsmt.analysis.machine import describe_backend
+from bnrecal.quantization.fused import describe_fusion
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import cycle_speedup, network_cycles
 from bnrecal.seeds import derive_seed
@@ -79,6 +80,7 @@ def test_a_result_carries_all_that_its_experiment_was(recalibrated: Result) -> N
         "device": describe_device(experiment.device),
         "device_kind": "cpu",
         "backend": describe_backend(experiment.device),
+        "fusion": asdict(describe_fusion(experiment.model.network, experiment.device)),
         "weights": "helpers.nets:glyph_net",
         "weights_hash": experiment.model.weights_hash,
         "images": images,
