@@ -1,18 +1,16 @@
 """Fused evaluation: the logits of the unfused network to the last bit, and a network that stays as it was."""
 
-import importlib.util
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.nets import images, negative_net, tiny
+from helpers.scripts import script
 from torch import Tensor, nn
 from torchvision import models
 
@@ -31,19 +29,7 @@ from bnrecal.quantization.layer_plan import plan_threads
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
 CPU = torch.device("cpu")
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 pytestmark = pytest.mark.skipif(ending(CPU) is not Ending.EQUAL, reason="no fused end on this processor")
-
-
-def script(name: str) -> Any:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def threaded(network: nn.Module, threads: int, batch: Tensor) -> nn.Module:
