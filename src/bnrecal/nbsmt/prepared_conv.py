@@ -108,14 +108,8 @@ class PreparedConv2d:
         if 0 in shape:
             return x.new_empty(shape)
         x = x.float() if x.is_floating_point() else x
-        scale = w_scale * x_scale
-        if end is None:
-            return self.engine.convolve(x, x_scale, scale, bias, signed=signed)
-        ended = self.engine.convolve_to_end(x, x_scale, scale, bias, end, signed=signed)
-        if ended is not None:
-            return ended
-        y = self.engine.convolve(x, x_scale, scale, bias, signed=signed)
-        return apply_end_(y.contiguous(memory_format=torch.channels_last), end)
+        y = self.engine.convolve(x, x_scale, w_scale * x_scale, bias, signed=signed)
+        return y if end is None else apply_end_(y.contiguous(memory_format=torch.channels_last), end)
 
     def one_thread(self) -> "PreparedConv2d":
         """Return the exact 8-bit convolution with the same weights, made once."""

@@ -1,7 +1,4 @@
-"""The end of a convolution: what a network does to its output before any other layer reads it.
-
-An engine that can do this while it writes its output saves a pass over memory for each step (`Engine.convolve_to_end`).
-"""
+"""The end of a convolution: what a network does to its output before any other layer reads it."""
 
 import math
 from dataclasses import dataclass
