@@ -67,7 +67,8 @@ def test_ratios_are_of_times_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
     built = {name: networks.build("resnet18", networks.VARIANTS[name], images) for name in ("float32", "4T")}
     monkeypatch.setattr(bench, "_quickest_batch", lambda _, images: images.repeat(4, 1, 1, 1))
     monkeypatch.setattr(bench, "interleaved", lambda *_: {"float32": 4.0, "4T": 0.5, "floor 4T": 0.25})
-    float32, threaded = bench._time_variants("resnet18", built, images, 1, {"4T": 3.0})
+    calls = bench._calls(built, images)
+    float32, threaded = bench._time_variants("resnet18", built, calls, images, 1, {"4T": 3.0})
     assert (float32.batch, float32.images_per_s, float32.ratio) == (8, 2.0, 1.0)
     assert (threaded.batch, threaded.images_per_s, threaded.ratio, threaded.memory_ratio) == (2, 4.0, 0.5, 3.0)
     assert float32.floor is None

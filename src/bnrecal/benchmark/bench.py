@@ -104,28 +104,44 @@ def time_network(name: str, device: str, batch: int, repeats: int, size: int) ->
     built = {label: build(name, variant, images) for label, variant in VARIANTS.items() if not variant.compiled}
     peaks = {label: _measured_apart(name, label, device, batch, size) for label in MEASURED}
     memory = {label: _ratio(peak, peaks["float32"]) for label, peak in peaks.items()}
-    rows = _time_variants(name, built, images, repeats, memory)
+    calls = _calls(built, images)
+    rows = _time_variants(name, built, calls, images, repeats, memory)
     if torch.get_num_threads() > 1 and not images.is_cuda:
         with one_worker():
-            rows += _time_variants(name, built, images, repeats, {})
+            rows += _time_variants(name, built, calls, images, repeats, {})
     return rows + (_compiled_row(name, device, batch, repeats, size) if name in COMPILED_MODELS else [])
 
 
+def _calls(built: Mapping[str, Built], images: Tensor) -> dict[str, Callable[[], object]]:
+    """What is timed of the threaded networks: each as it is evaluated, and its floor."""
+    float32 = built["float32"].network
+    threaded = {label: found for label, found in built.items() if found.layers}
+    calls = {label: _call(as_evaluated(found, images.device), images) for label, found in threaded.items()}
+    floors = {label: floor_network(float32, found) for label, found in threaded.items()}
+    return calls | {FLOOR + label: _call(floor, images) for label, floor in floors.items() if floor is not None}
+
+
 def _time_variants(
-    name: str, built: Mapping[str, Built], images: Tensor, repeats: int, memory: Mapping[str, float | None]
+    name: str,
+    built: Mapping[str, Built],
+    calls: Mapping[str, Callable[[], object]],
+    images: Tensor,
+    repeats: int,
+    memory: Mapping[str, float | None],
 ) -> list[Row]:
-    """Time each in turns, and its floor, with the workers that there are."""
+    """Time each in turns, and its floor, with the workers that there are.
+
+    Args:
+        calls: from `_calls`.
+    """
     float32 = built["float32"].network
     quickest = images if images.is_cuda else _quickest_batch(float32, images)
-    calls = {label: _call(as_evaluated(found, images.device), images) for label, found in built.items()}
-    calls["float32"] = _call(float32, quickest)
+    timed = {"float32": _call(float32, quickest), **calls}
     if images.is_cuda:
-        calls["TF32"] = _in_tf32(calls["float32"])
+        timed["TF32"] = _in_tf32(timed["float32"])
         built = {"float32": built["float32"], "TF32": built["float32"], **built}
-    floors = {label: floor_network(float32, found) for label, found in built.items() if found.layers}
-    bare = {FLOOR + label: _call(floor, images) for label, floor in floors.items() if floor is not None}
-    seconds = interleaved(calls | bare, repeats)
-    faults = {label: page_faults(call) for label, call in calls.items()}
+    seconds = interleaved(timed, repeats)
+    faults = {label: page_faults(timed[label]) for label in built}
     base = seconds["float32"] / len(quickest)
     rows = []
     for label, found in built.items():

@@ -46,7 +46,7 @@ def floor_network(network: nn.Module, threaded: Built) -> nn.Module | None:
 class _SumsAlone:
     """Answers a convolution with zeros, after the 8-bit sums of so many operands a channel.
 
-    Weights and operands are made at the first call, for its shape.
+    Weights, operands and the answer are made at the first call, for its shape.
     """
 
     def __init__(self, layer: ConvLayer, operands: int) -> None:
@@ -54,18 +54,18 @@ class _SumsAlone:
         self.operands = operands
         self.conv: OneDnnConv | None = None
         self.levels = torch.empty(0)
-        self.answer = torch.empty(0)
+        self.answer: Tensor | None = None
 
     def __call__(self, call: ConvCall) -> Tensor:
-        if self.operands and self.conv is None:
-            self._make(call)
+        if self.answer is None:
+            self.answer = torch.zeros(self.layer.output_shape(call.x)).contiguous(memory_format=torch.channels_last)
+            if self.operands:
+                self._make_sums(call)
         if self.conv is not None:
             self.conv.sums(self.levels)
-        if not self.answer.numel():
-            self.answer = torch.zeros_like(call.run())
         return self.answer
 
-    def _make(self, call: ConvCall) -> None:
+    def _make_sums(self, call: ConvCall) -> None:
         folded = self.layer.folded
         images, channels, height, width = self.layer.fold(call.x).shape
         filters, per_group, *kernel = folded.weight.shape
