@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bnrecal.errors import BnrecalError, first_line
 from bnrecal.files import tell_once
-from bnrecal.models.weights import COUNTERS, State, file_hash, without_prefixes
+from bnrecal.models.weights import State, file_hash, is_counter, without_prefixes
 
 WEIGHT_KEYS = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema", "model_ema")
 """Where training scripts put a network's weights in their checkpoints."""
@@ -74,7 +74,7 @@ def read_state(path: Path, sha256: str | None = None, key: str | None = None) ->
     place, state = _weights(path, content, key)
     if place:
         tell_once(f"{path}: weights from {place}")
-    kept = {name: value for name, value in state.items() if not _is_counter(name)}
+    kept = {name: value for name, value in state.items() if not is_counter(name)}
     return _plain(path, without_prefixes(kept))
 
 
@@ -175,12 +175,8 @@ def _is_state(content: Any) -> bool:
     """Return whether the content maps names to tensors, but for counters."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         return False
-    weights = [value for name, value in content.items() if not _is_counter(name)]
+    weights = [value for name, value in content.items() if not is_counter(name)]
     return bool(weights) and all(isinstance(value, Tensor) for value in weights)
-
-
-def _is_counter(name: str) -> bool:
-    return name.rsplit(".", 1)[-1] in COUNTERS
 
 
 def _at(content: Any, key: str) -> Any:

@@ -11,13 +11,12 @@ from bnrecal.errors import BnrecalError
 
 State = dict[str, Tensor]
 
-COUNTERS = ("n_averaged", "total_ops", "total_params")
-"""Last parts of the names of what averaging (torch.optim.swa_utils) and thop put beside weights."""
-
+# Last parts of the names of what averaging (torch.optim.swa_utils) and thop put beside weights.
+_COUNTERS = ("n_averaged", "total_ops", "total_params")
 # DataParallel, torch.compile, and networks that hold another (Lightning's modules) put these before every name.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 # Counters that checkpoints may lack and no result depends on (BatchNorm's momentum is a number everywhere here).
-_OPTIONAL = ("num_batches_tracked", *COUNTERS)
+_OPTIONAL = ("num_batches_tracked", *_COUNTERS)
 
 
 def state_dict_hash(network: nn.Module) -> str:
@@ -56,6 +55,15 @@ def _common_prefix(names: Iterable[str]) -> str:
         prefix = nested
 
 
+def is_counter(name: str) -> bool:
+    """Return whether a tensor of this name is a counter beside the weights."""
+    return _last_part(name) in _COUNTERS
+
+
+def _last_part(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
 def _all_below(names: Sequence[str], prefix: str) -> bool:
     return bool(names) and all(name.startswith(prefix) for name in names)
 
@@ -71,7 +79,7 @@ def install(network: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
         BnrecalError: naming the first tensor that is missing, superfluous, of the wrong shape or not finite.
     """
     current = network.state_dict()
-    prefix = _common_prefix(name for name in current if name.rsplit(".", 1)[-1] not in COUNTERS)
+    prefix = _common_prefix(name for name in current if not is_counter(name))
     state = {prefix + name: tensor for name, tensor in state.items()}
     check_state(network, state, source)
     current.update(state)  # keeps the layers' version numbers beside the tensors, which some networks ask for
@@ -83,7 +91,7 @@ def check_state(network: nn.Module, state: Mapping[str, Tensor], source: str) ->
     wanted = network.state_dict()
     for name, tensor in wanted.items():
         if name not in state:
-            if name.rsplit(".", 1)[-1] in _OPTIONAL:
+            if _last_part(name) in _OPTIONAL:
                 continue
             raise BnrecalError(f"{source} does not fit {type(network).__name__}: {name} is missing")
         if state[name].shape != tensor.shape:
