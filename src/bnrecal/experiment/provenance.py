@@ -56,8 +56,16 @@ def settings(config: Config) -> dict[str, Any]:
     del content["data"]["download"], content["data"]["allow_chance"]
     if not config.recal:
         del content["recalibration"]
-    elif config.recalibration.method != "ema":
-        del content["recalibration"]["momentum"]
+    else:
+        content["recalibration"] = recalibration_settings(config)
+    return content
+
+
+def recalibration_settings(config: Config) -> dict[str, Any]:
+    """The settings of recalibration that can change numbers, as plain data: the momentum is that of "ema" alone."""
+    content = asdict(config.recalibration)
+    if config.recalibration.method != "ema":
+        del content["momentum"]
     return content
 
 

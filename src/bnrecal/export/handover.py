@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bnrecal.experiment.provenance import recalibration_settings
 from bnrecal.experiment.setup import Experiment
 from bnrecal.experiment.variant import Variant
 from bnrecal.files import atomic_path
 from bnrecal.nbsmt import reference
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.nbsmt.policies.builtin import built_in
 from bnrecal.nbsmt.policies.custom import MOST_THREADS, is_custom, pinned
 from bnrecal.nbsmt.policies.factorize import Integers
@@ -24,7 +26,7 @@ EXAMPLE, POLICY = "example.safetensors", "policy.npz"
 @torch.no_grad()
 def write_example(folded: nn.Module, float32: nn.Module, image: Tensor, folder: Path) -> None:
     """Write a network input, float32 (1, 3, H, W), and the logits (1, classes) that the folded networks give it."""
-    tensors = {"input": image, "logits": folded(image), "float32_logits": float32(image)}
+    tensors = {"input": image, "logits": forward(folded, image), "float32_logits": forward(float32, image)}
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / EXAMPLE)
 
 
@@ -55,17 +57,11 @@ def origin(experiment: Experiment, variant: Variant) -> dict[str, Any]:
     """Return what the exported numbers come from, for `plan.json`."""
     model = experiment.model
     config = experiment.config
+    recalibration = {**recalibration_settings(config), **experiment.recalibration_provenance} if variant.recal else None
     return {
         "weights": {"source": model.weights, "sha256": model.weights_hash},
         "preprocessing": asdict(model.preprocessing),
         "label_offset": model.label_offset,
         "calibration": {"act_range": config.quant.act_range, **experiment.calibration.provenance(experiment.source)},
-        "recalibration": _recalibration(experiment) if variant.recal else None,
+        "recalibration": recalibration,
     }
-
-
-def _recalibration(experiment: Experiment) -> dict[str, Any]:
-    how = asdict(experiment.config.recalibration)
-    if how["method"] != "ema":
-        del how["momentum"]
-    return {**how, **experiment.recalibration_provenance}

@@ -15,6 +15,7 @@ from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import BnrecalError
 from bnrecal.export.fold import affine
 from bnrecal.export.network import FoldedConv2d
+from bnrecal.nbsmt.float_conv import forward
 from bnrecal.quantization.intercept import ConvCall, Handler, attach, handlers
 
 MOST_LAST_BITS = 16.0
@@ -80,7 +81,7 @@ def layer_differences(
     hooks = [norms[into[name]].register_forward_hook(compare(name)) for name in names]
     try:
         attach(network, {name: watched(name) for name in names})
-        network(images)
+        forward(network, images)
     finally:
         attach(network, own)
         for one in hooks:
