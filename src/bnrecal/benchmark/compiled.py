@@ -13,7 +13,7 @@ from bnrecal.device import choose_device
 from bnrecal.memory import keep_freed_memory
 
 GRACE_S = 10.0  # to end by itself once it has answered
-LIMIT_S = 75.0  # for starting, compiling and timing: the benchmark is to end within five minutes
+LIMIT_S = 75.0  # for starting, compiling and timing: people wait for the benchmark
 
 
 def time_compiled(name: str, device: str, batch: int, repeats: int, size: int) -> dict[str, float] | str:
