@@ -113,7 +113,7 @@ def time_network(name: str, device: str, batch: int, repeats: int, size: int) ->
 
 
 def _calls(built: Mapping[str, Built], images: Tensor) -> dict[str, Callable[[], object]]:
-    """What is timed of the threaded networks: each as it is evaluated, and its floor."""
+    """Return the threaded networks as they are timed: each as it is evaluated, and its floor."""
     float32 = built["float32"].network
     threaded = {label: found for label, found in built.items() if found.layers}
     calls = {label: _call(as_evaluated(found, images.device), images) for label, found in threaded.items()}
