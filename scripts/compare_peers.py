@@ -223,14 +223,14 @@ def compare_tools(name: str, batches: Batches, val: Labelled, repeats: int, ther
     times = milliseconds(networks, val, repeats)
     yield line(["float32", accuracies["float32"], f"{times['float32']:.2f}", ""])
     for tool in tools:
-        told = []
+        answers = []
         for way, recalibrate in tool.recalibrations.items():
             if recalibrate is by_fvcore and "fvcore" not in there:
                 continue
             again = tool.quantize(copy.deepcopy(trained), batches)
             recalibrate(again, batches)
-            told.append(f"{way} {top1(again, val)}")
-        after = "; ".join(told) or "none: BatchNorm is folded"
+            answers.append(f"{way} {top1(again, val)}")
+        after = "; ".join(answers) or "none: BatchNorm is folded"
         yield line([tool.name, accuracies[tool.name], f"{times[tool.name]:.2f}", after])
 
 

@@ -24,11 +24,11 @@ def test_examples_of_docstrings_run(name: str) -> None:
     found = examples(name)
     assert name in [test.name for test in found]
     torch.manual_seed(0)
-    told: list[str] = []
+    reported: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     for test in found:
-        runner.run(test, out=told.append)
-    assert runner.summarize(verbose=False).failed == 0, "".join(told)
+        runner.run(test, out=reported.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(reported)
 
 
 def test_methods_have_examples_too() -> None:

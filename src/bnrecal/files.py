@@ -20,7 +20,7 @@ def warn_once(message: str) -> None:
 
 
 @cache
-def tell_once(message: str) -> None:
+def log_once(message: str) -> None:
     """Log a line of information, each once in a process."""
     log.info("%s", message)
 

@@ -24,7 +24,7 @@ from bnrecal.data.files.label_lists import wnids
 from bnrecal.data.huggingface import _categories, _is_imagenet
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.files import tell_once, warn_once
+from bnrecal.files import log_once, warn_once
 from bnrecal.models import load_model
 
 CLASSES = ("ant", "bee", "cat")
@@ -37,7 +37,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     warn_once.cache_clear()
-    tell_once.cache_clear()
+    log_once.cache_clear()
 
 
 def jpeg(seed: int) -> bytes:

@@ -151,7 +151,7 @@ def test_parts_join_to_the_batches_that_were_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "workers", "used", "told"),
+    ("free", "workers", "used", "reported"),
     [
         (
             64,
@@ -165,7 +165,7 @@ def test_parts_join_to_the_batches_that_were_asked_for() -> None:
     ],
 )
 def test_loading_processes_are_as_many_as_shared_memory_has_room_for(
-    free: int, workers: int, used: int, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    free: int, workers: int, used: int, reported: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def disk(_: object) -> SimpleNamespace:
         return SimpleNamespace(f_bavail=free * 1000, f_frsize=1000)
@@ -173,5 +173,5 @@ def test_loading_processes_are_as_many_as_shared_memory_has_room_for(
     warn_once.cache_clear()
     monkeypatch.setattr(os, "statvfs", disk)
     assert fitting_workers(workers, 100 * 3 * 224 * 224 * 4 - 206_400) == used
-    assert told in caplog.text
+    assert reported in caplog.text
     assert ("--shm-size" in caplog.text) == (used < workers)

@@ -232,8 +232,11 @@ def test_layers_that_are_not_folded_for_one_reason_are_told_in_one_line(tmp_path
     reason = "torch.fx cannot trace the network (why)"
     folding = Folding({}, {f"bn{i}": reason for i in range(27)})
     plan = {"speedup": 1.0, "cycle_speedup": 1.0, "cycles": 1}
-    told = describe_export(Export(tmp_path, folding, {}, {}, {}, plan)).splitlines()
-    assert told[:2] == ["  folded      0 of 27 BatchNorm layers", f"  not folded  bn0, bn1, bn2 and 24 more: {reason}"]
+    reported = describe_export(Export(tmp_path, folding, {}, {}, {}, plan)).splitlines()
+    assert reported[:2] == [
+        "  folded      0 of 27 BatchNorm layers",
+        f"  not folded  bn0, bn1, bn2 and 24 more: {reason}",
+    ]
 
 
 @pytest.mark.parametrize(

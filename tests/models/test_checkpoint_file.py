@@ -22,7 +22,7 @@ from bnrecal.device import tf32
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.setup import load
-from bnrecal.files import tell_once
+from bnrecal.files import log_once
 from bnrecal.models.checkpoint_file import read_state
 from bnrecal.models.mini import CHECKPOINT_FOLDER, CHECKPOINTS
 from bnrecal.models.weights import install
@@ -173,7 +173,7 @@ def test_weights_under_a_key_of_ones_own_are_named(tmp_path: Path) -> None:
 def test_half_precision_becomes_float32_with_a_line(
     dtype: torch.dtype, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tell_once.cache_clear()
+    log_once.cache_clear()
     torch.save(nn.Conv2d(3, 4, 1).to(dtype).state_dict(), tmp_path / "w.pth")
     with caplog.at_level(logging.INFO):
         state = read_state(tmp_path / "w.pth")

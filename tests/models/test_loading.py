@@ -16,7 +16,7 @@ from torchvision import models
 from bnrecal.config import ModelConfig
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.files import tell_once
+from bnrecal.files import log_once
 from bnrecal.models import load_model
 
 FACTORIES = """
@@ -105,7 +105,7 @@ def test_the_network_is_float32_and_in_eval_mode() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_what_changes_numbers_unseen_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    tell_once.cache_clear()
+    log_once.cache_clear()
     with caplog.at_level("INFO"):
         load_model(_custom("my_nets:half", std=[0.25, 0.5, 1]), Blank())
     assert "my_nets:half: the network has float16 weights and is computed in float32" in caplog.text

@@ -133,8 +133,8 @@ def test_a_row_that_another_kind_of_device_measured_is_kept_with_a_word(
     monkeypatch.setattr(figure1, "prepare", on_device)
     monkeypatch.setattr(figure1, "measure_curves", lambda *_: [])
 
-    def told() -> int:
-        """Results of another device that were told of: each message comes once."""
+    def reported() -> int:
+        """Results of another device that were named: each message comes once."""
         warn_once.cache_clear()
         caplog.clear()
         table1.measure_model(table, [Row("a", "Tiny", "custom")], tmp_path / "table")
@@ -144,7 +144,7 @@ def test_a_row_that_another_kind_of_device_measured_is_kept_with_a_word(
 
     for name, expected in (("NVIDIA One", 0), ("NVIDIA One", 0), ("NVIDIA Two", 2)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_, name=name: name)
-        assert told() == expected
+        assert reported() == expected
 
 
 def test_plan(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from bnrecal.commands.cli.schemas import Figure1Config, Network
 from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_side
 from bnrecal.config import experiment_part
 from bnrecal.device import describe_device
-from bnrecal.experiment.measured_on import kind_here, tell_another_device
+from bnrecal.experiment.measured_on import kind_here, warn_of_another_device
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.store import Store
@@ -97,7 +97,7 @@ def measure_network(config: Figure1Config, network: Network, folder: Path) -> li
         return {"points": points, "device_kind": kind_here(config)}
 
     kept = Store(folder).get(name, {**experiment.identity, **own}, measure, resume=config.resume)
-    tell_another_device(config, kept.get("device_kind"))
+    warn_of_another_device(config, kept.get("device_kind"))
     return cast(list[FigurePoint], kept["points"])
 
 

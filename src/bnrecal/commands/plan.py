@@ -60,9 +60,9 @@ def describe_plan(search: Search, tried: int, found: Choice, baseline: Choice | 
     less, stderr = search.less_by(found, baseline) if baseline else (0.0, 0.0)
     lines = [f"{'threads':>7}  layer"]
     lines += [f"{threads:7d}  {name}" for name, threads in found.threads.items()]
-    lines.append(f"speedup {found.speedup:.3f}, loss {_told(found)} (from: {found.origin})")
+    lines.append(f"speedup {found.speedup:.3f}, loss {_describe_losses(found)} (from: {found.origin})")
     if baseline is not None:
-        lines.append(f"highest-error order: speedup {baseline.speedup:.3f}, loss {_told(baseline)}")
+        lines.append(f"highest-error order: speedup {baseline.speedup:.3f}, loss {_describe_losses(baseline)}")
         lines.append(f"the plan loses {1e3 * less:.2f} ± {1e3 * stderr:.2f} less (paired, held-out images)")
     lines.append(f"chosen out of {tried} measured choices, those of single layers included")
     lines += ["", "Pareto front (loss: KL divergence from A8W8 on the images that choices are made on, recalibrated,"]
@@ -75,7 +75,7 @@ def describe_plan(search: Search, tried: int, found: Choice, baseline: Choice | 
     return "\n".join(lines)
 
 
-def _told(choice: Choice) -> str:
+def _describe_losses(choice: Choice) -> str:
     assert choice.heldout_loss is not None
     assert choice.heldout_stderr is not None
     held_out = f"{1e3 * choice.heldout_loss:.2f} ± {1e3 * choice.heldout_stderr:.2f} millinats on held-out images"

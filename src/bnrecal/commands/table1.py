@@ -11,7 +11,7 @@ from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_s
 from bnrecal.config import experiment_part
 from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.identity import Identity
-from bnrecal.experiment.measured_on import kind_here, tell_another_device
+from bnrecal.experiment.measured_on import kind_here, warn_of_another_device
 from bnrecal.experiment.provenance import cell_key, content_hash
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
@@ -103,7 +103,7 @@ def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> li
     cells: list[CellRecord] = []
     for row, content in zip(rows, found, strict=True):
         assert content is not None
-        tell_another_device(config, content.get("device_kind"))
+        warn_of_another_device(config, content.get("device_kind"))
         kept = cast(list[MeasuredCell], content["results"])
         cells += [{**cell, "source": row.source, "label": row.label} for cell in kept]
     return cells

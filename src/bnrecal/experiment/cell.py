@@ -10,7 +10,7 @@ from typing import Any
 from bnrecal.config import Config
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.identity import Identity, differences
-from bnrecal.experiment.measured_on import tell_another_device
+from bnrecal.experiment.measured_on import warn_of_another_device
 from bnrecal.experiment.results import (
     RESULT_FILE,
     Details,
@@ -87,5 +87,5 @@ def earlier(config: Config, folder: Path, identity_now: Callable[[], Identity]) 
     if changed:
         log.warning("%s is measured again: %s changed", folder.name, ", ".join(changed))
         return None
-    tell_another_device(config, result["provenance"].get("device_kind"))
+    warn_of_another_device(config, result["provenance"].get("device_kind"))
     return result

@@ -1,4 +1,4 @@
-"""The kind of device that results were measured on: those kept from another kind are told, once."""
+"""The kind of device that results were measured on: those kept from another kind are named in a warning, once."""
 
 from bnrecal.config import Config
 from bnrecal.device import device_kind, find_device
@@ -15,7 +15,7 @@ def kind_here(config: Config) -> str | None:
         return None
 
 
-def tell_another_device(config: Config, kept: str | None) -> None:
+def warn_of_another_device(config: Config, kept: str | None) -> None:
     """Warn once if a result that is kept was measured on another kind of device than this process would take.
 
     Args:

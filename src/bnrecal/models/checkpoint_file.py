@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bnrecal.errors import BnrecalError, first_line
-from bnrecal.files import tell_once
+from bnrecal.files import log_once
 from bnrecal.models.weights import State, file_hash, is_counter, without_prefixes
 
 WEIGHT_KEYS = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema", "model_ema")
@@ -73,7 +73,7 @@ def read_state(path: Path, sha256: str | None = None, key: str | None = None) ->
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
     place, state = _weights(path, content, key)
     if place:
-        tell_once(f"{path}: weights from {place}")
+        log_once(f"{path}: weights from {place}")
     kept = {name: value for name, value in state.items() if not is_counter(name)}
     return _plain(path, without_prefixes(kept))
 
@@ -100,7 +100,7 @@ def _program(path: Path) -> str | None:
             names = [name.rsplit("/", 1)[-1] for name in file.namelist()]
             folders = [name.split("/")[1] for name in file.namelist() if name.count("/") > 1]
     except (zipfile.BadZipFile, OSError):
-        return None  # told when it is read
+        return None  # reported when it is read
     if "archive_format" in names or "serialized_exported_program.json" in names:
         return _FOREIGN[".pt2"]
     return "a program of TorchScript" if "code" in folders else None
@@ -116,15 +116,15 @@ def _safetensors(path: Path) -> State:
 def _torch(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's own, of files that are told of in one line below
+            warnings.simplefilter("ignore")  # PyTorch's own, of files that one line below describes
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise BnrecalError(_told_of_objects(path, error)) from error
+        raise BnrecalError(_describe_objects(path, error)) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BnrecalError(f"{path} cannot be read, truncated or no checkpoint: {first_line(error)[:120]}") from error
 
 
-def _told_of_objects(path: Path, error: pickle.UnpicklingError) -> str:
+def _describe_objects(path: Path, error: pickle.UnpicklingError) -> str:
     """A message about a file that holds more than plain data."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found is None:
@@ -219,5 +219,5 @@ def _plain(path: Path, state: State) -> State:
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             converted[str(tensor.dtype).removeprefix("torch.")] = name
     if converted:
-        tell_once(f"{path}: {', '.join(converted)} weights are taken as float32")
+        log_once(f"{path}: {', '.join(converted)} weights are taken as float32")
     return {name: tensor.detach().float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

@@ -12,7 +12,7 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Interpolation, Preprocessing
 from bnrecal.errors import BnrecalError, first_line
-from bnrecal.files import tell_once
+from bnrecal.files import log_once
 from bnrecal.models.base import Family, LoadedModel, Recipe
 from bnrecal.models.checkpoint_file import read_state
 from bnrecal.models.weights import state_dict_hash
@@ -51,7 +51,7 @@ def load_model(config: ModelConfig, data: ImageSource, *, seed: int = 0) -> Load
         network = _with_weights(recipe, config.checkpoint_key)
         preprocessing = _overridden(_usual_preprocessing(recipe, network), config)
         if config.family == "custom":
-            tell_once(f"preprocessing of {config.name}: {preprocessing} (model.resize, interpolation, crop, mean, std)")
+            log_once(f"preprocessing of {config.name}: {preprocessing} (model.resize, interpolation, crop, mean, std)")
         _check_finite(network, recipe.weights)
         offset = _label_offset(config.name, network, preprocessing, data)
     return LoadedModel(config.name, network, preprocessing, offset, recipe.weights, state_dict_hash(network))
@@ -75,7 +75,7 @@ def _with_weights(recipe: Recipe, key: str | None) -> nn.Module:
         recipe.install(network, state, str(recipe.checkpoint))
     others = other_precisions(network)
     if others:
-        tell_once(f"{recipe.weights}: the network has {', '.join(others)} weights and is computed in float32")
+        log_once(f"{recipe.weights}: the network has {', '.join(others)} weights and is computed in float32")
     return network.to("cpu", torch.float32).eval()
 
 

@@ -19,7 +19,7 @@ from bnrecal.data.files.index import Index
 from bnrecal.data.files.layout import advice
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.files import tell_once, warn_once
+from bnrecal.files import log_once, warn_once
 
 UNREADABLE = -1  # the label of an image that could not be read and is to be left out of every figure
 OF_ANOTHER_SPLIT = -2  # the label of a file that belongs to the other split of the same folder
@@ -61,7 +61,7 @@ def labelled(root: Path, index: Index, labels: NDArray[np.int64], *, split: Spli
         left_out[unlabelled] = [index.name(int(i)) for i in without]
     if not len(kept):
         raise BnrecalError(
-            f"no images of the data set below {root}: {advice(root) or 'check data.root'}{_told(left_out)}"
+            f"no images of the data set below {root}: {advice(root) or 'check data.root'}{_describe_left_out(left_out)}"
         )
     log_count(split, root, len(kept), left_out)
     return Listing(root, index, kept, labels[kept])
@@ -70,14 +70,14 @@ def labelled(root: Path, index: Index, labels: NDArray[np.int64], *, split: Spli
 def log_count(split: Split, root: Path | str, images: int, left_out: dict[str, list[str]], of: str = "files") -> None:
     """Log a line that counts the images of a split and what was left out, by reason."""
     entries = images + sum(map(len, left_out.values()))
-    message = f"{split}: {images:,} images of {entries:,} {of} in {root}{_told(left_out)}"
+    message = f"{split}: {images:,} images of {entries:,} {of} in {root}{_describe_left_out(left_out)}"
     if left_out:
         warn_once(message)
     else:
-        tell_once(message)
+        log_once(message)
 
 
-def _told(left_out: dict[str, list[str]]) -> str:
+def _describe_left_out(left_out: dict[str, list[str]]) -> str:
     parts = [f"{len(names):,} {reason} ({some(names)})" for reason, names in left_out.items()]
     return f"; left out: {', '.join(parts)}" if parts else ""
 

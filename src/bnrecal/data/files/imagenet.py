@@ -12,7 +12,7 @@ from bnrecal.data.files.index import Index, list_images
 from bnrecal.data.files.label_lists import GROUND_TRUTH, KAGGLE, VAL_TXT, labels_from, wnids
 from bnrecal.data.files.layout import advice, require_split
 from bnrecal.errors import BnrecalError
-from bnrecal.files import tell_once, warn_once
+from bnrecal.files import log_once, warn_once
 
 _DEVKIT = "ILSVRC2012_devkit_t12/data"
 
@@ -52,7 +52,7 @@ def _validation(root: Path) -> Listing:
     if not flat and set(index.classes()) & set(wnids()):
         return _by_folder(root, "val")
     source = _label_file(root, index)
-    tell_once(f"val: labels from {source}")
+    log_once(f"val: labels from {source}")
     labels = labels_from(source, [index.name(i) for i in range(len(index))])
     return labelled(folder, index, labels, split="val", unlabelled=f"not in {source.name}")
 

@@ -70,7 +70,7 @@ def write_table(table: PrintedTable, out: Path) -> None:
         path.write_text(table.csv)
 
 
-def policies_told(policies: Iterable[str]) -> str:
+def custom_policies(policies: Iterable[str]) -> str:
     """Return the custom policies among these for a title, as in ", policy mine:RULE"; empty without one."""
     custom = [policy for policy in dict.fromkeys(policies) if policy not in POLICIES]
     return f", policy {', '.join(custom)}" if custom else ""

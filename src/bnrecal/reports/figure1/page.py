@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from bnrecal.reports.common.page import Axis, Tick, never_fatal, number, p_value, write_page
-from bnrecal.reports.common.tables import PrintedTable, policies_told
+from bnrecal.reports.common.tables import PrintedTable, custom_policies
 from bnrecal.reports.figure1.curves import CURVES, HIGHEST_ERROR, PLAN, RANDOM, Choice, Curve, present
 from bnrecal.reports.figure1.points import FigurePoint, by_network, by_panel, panel_title, points_table
 
@@ -160,7 +160,7 @@ def content(points: Sequence[FigurePoint]) -> Content:
     others = [beside_usual(points, choice) for choice in (PLAN, RANDOM)]
     return Content(
         data=points[0]["data"],
-        policy=policies_told(point["policy"] for point in points),
+        policy=custom_policies(point["policy"] for point in points),
         images=max(point["images"] for point in points),
         facts=[fact(own) for own in networks.values()],
         others=[other for other in others if other.points],

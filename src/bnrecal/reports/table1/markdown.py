@@ -8,7 +8,7 @@ import pandas as pd
 from bnrecal.evaluation.significance import LEVEL
 from bnrecal.files import atomic_path
 from bnrecal.reports.common.document import Block, Entry, Heading, Notes, Paragraph, to_markdown
-from bnrecal.reports.common.tables import policies_told
+from bnrecal.reports.common.tables import custom_policies
 from bnrecal.reports.table1.columns import (
     A8W8,
     FLOAT32,
@@ -48,7 +48,7 @@ def document(tables: Tables) -> list[Block]:
 
 def _heading(tables: Tables, images: int, seeds: int) -> Heading:
     data = tables.long["data"].iloc[0]
-    policy = policies_told(tables.long["policy"].dropna())
+    policy = custom_policies(tables.long["policy"].dropna())
     return Heading(f"Top-1 under NB-SMT{policy}, {data}, {images} validation images, {seeds} seed{'s' * (seeds > 1)}")
 
 

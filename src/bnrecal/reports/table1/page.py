@@ -10,7 +10,7 @@ import pandas as pd
 
 from bnrecal.evaluation.significance import LEVEL, Difference
 from bnrecal.reports.common.page import Axis, Tick, flat, never_fatal, number, p_value, write_page
-from bnrecal.reports.common.tables import PrintedTable, policies_told
+from bnrecal.reports.common.tables import PrintedTable, custom_policies
 from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, shown, threaded_pairs
 from bnrecal.reports.table1.gains import Gain
 from bnrecal.reports.table1.layers import LayerChart, layer_charts
@@ -202,7 +202,7 @@ def content(tables: Tables, cells: Sequence[CellRecord]) -> Content:
     charts = loss_charts(tables.wide)
     return Content(
         data=str(long["data"].iloc[0]),
-        policy=policies_told(long["policy"].dropna()),
+        policy=custom_policies(long["policy"].dropna()),
         images=int(long["images"].max()),
         seeds=int(long["seed"].nunique()),
         stderr=float(long["stderr"].max()),
