@@ -51,6 +51,13 @@ def exported(out: Path, *overrides: str) -> Export:
     return make_export(read_config(ExportConfig, [*SMALL, *VECTORS, f"out={out}", *overrides]), [])
 
 
+def test_a_network_at_chance_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bnrecal.experiment.setup, "build_source", lambda *_: GlyphSource(0, 100, 100))
+    with pytest.raises(BnrecalError, match="hardly better than chance"):
+        exported(tmp_path / "out", "data.allow_chance=false")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_export_holds_the_layers_of_the_experiment_folded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
