@@ -163,14 +163,14 @@ def expand_activations(x: Tensor, expansion: Expansion, spec: SmtSpec, groups: i
 
 def _values(a: Tensor, spec: SmtSpec) -> dict[Value, Tensor]:
     """Return every `Value` of the activations, shaped as a."""
-    wide = a > LARGEST_NARROW_ACTIVATION
-    return {
-        Value.ZERO: torch.zeros_like(a),
-        Value.EXACT: a,
-        Value.REDUCED: reduce_activation(a, spec.rounding, spec.saturate),
-        Value.NARROW: a * ~wide,
-        Value.WIDE: a * wide,
-    }
+    is_narrow = a <= LARGEST_NARROW_ACTIVATION
+    zero = torch.zeros_like(a)
+    reduced = reduce_activation(a, spec.rounding, spec.saturate)
+
+    def by_width(narrow: Tensor, wide: Tensor) -> Tensor:
+        return torch.where(is_narrow, narrow, wide)
+
+    return {value: value.of(zero, a, reduced, by_width) for value in Value}
 
 
 def _pick(a: Tensor, chosen: Tensor | None) -> Tensor:

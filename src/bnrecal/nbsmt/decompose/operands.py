@@ -33,9 +33,8 @@ class Operand:
 
     def excludes(self, other: "Operand") -> bool:
         """Return whether of both operands of one channel at most one is ever non-zero."""
-        apart = {Value.NARROW, Value.WIDE}
         return self.pattern == other.pattern and all(
-            Value.ZERO in pair or set(pair) == apart for pair in zip(self.values, other.values, strict=True)
+            mine.excludes(theirs) for mine, theirs in zip(self.values, other.values, strict=True)
         )
 
 

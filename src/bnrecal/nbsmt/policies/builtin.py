@@ -1,18 +1,62 @@
 """The package's policies: what happens to a product when exactly two threads are active."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, TypeVar
+
+Operands = TypeVar("Operands")  # an activation, or many: a tensor, or a vector of a kernel
+Choice = Literal["0", "a", "r"]  # zero, a itself, or r(a)
 
 
 class Value(IntEnum):
-    """An activation a, or the operand that replaces it in a product."""
+    """An activation a, or the operand that replaces it in a product.
 
-    ZERO = 0
-    EXACT = 1  # a
-    REDUCED = 2  # r(a)
-    NARROW = 3  # a where a <= 15, else 0
-    WIDE = 4  # a where a > 15, else 0
+    The engines derive from these lines what they compute; a policy may need another line.
+
+    Attributes:
+        narrow: what it is of an activation that fits 4 bits (a <= 15, where r(a) is a).
+        wide: what it is of a larger one.
+    """
+
+    narrow: Choice
+    wide: Choice
+
+    ZERO = 0, "0", "0"
+    EXACT = 1, "a", "a"
+    REDUCED = 2, "r", "r"
+    NARROW = 3, "a", "0"
+    WIDE = 4, "0", "a"
+
+    def __new__(cls, number: int, narrow: Choice, wide: Choice) -> "Value":
+        """Make the member with this number: consecutive ones from 0 on, which kernels use as places."""
+        member = int.__new__(cls, number)
+        member._value_ = number
+        member.narrow = narrow
+        member.wide = wide
+        return member
+
+    def of(
+        self, zero: Operands, a: Operands, reduced: Operands, by_width: Callable[[Operands, Operands], Operands]
+    ) -> Operands:
+        """Return this value of activations.
+
+        Args:
+            zero, a, reduced: 0, the activations, and r(a).
+            by_width: (narrow, wide) to narrow where the activation fits 4 bits, else wide.
+
+        Example:
+            >>> Value.WIDE.of(0, 200, 192, lambda narrow, wide: narrow if 200 <= 15 else wide)
+            200
+        """
+        choices = {"0": zero, "a": a, "r": reduced}
+        if self.narrow == self.wide:
+            return choices[self.narrow]
+        return by_width(choices[self.narrow], choices[self.wide])
+
+    def excludes(self, other: "Value") -> bool:
+        """Return whether of both values of one activation at most one is ever non-zero."""
+        return "0" in (self.narrow, other.narrow) and "0" in (self.wide, other.wide)
 
 
 # A function of the weight alone: b itself, r(b), r(b) - b, and b where it lies inside or outside [-8, 7], else 0.

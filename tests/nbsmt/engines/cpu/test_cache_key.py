@@ -42,14 +42,18 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_a_new_member_of_an_enum_that_kernels_count(tmp_path: Path) -> None:
+def test_an_edited_member_of_the_enum_that_kernels_are_made_from(tmp_path: Path) -> None:
     package = copy_of_the_package(tmp_path)
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
     made, hits = run([OPERANDS], environment, package).split()
     assert hits == "0"
     assert run([OPERANDS], environment, package).split() == [made, "1"]  # kept
-    edit(package / "nbsmt" / "policies" / "builtin.py", "    WIDE = 4", "    OTHER = 5\n    WIDE = 4")
-    assert run([OPERANDS], environment, package).split() == [made, "0"]
+    policies = package / "nbsmt" / "policies" / "builtin.py"
+    edit(policies, "    WIDE = 4", '    WIDE_REDUCED = 5, "0", "r"\n    WIDE = 4')  # kernels count members
+    edit(policies, 'REDUCED = 2, "r", "r"', 'REDUCED = 2, "r", "0"')  # and compute what each of them says
+    other, hits = run([OPERANDS], environment, package).split()
+    assert hits == "0"
+    assert set(bytes.fromhex(other)) < set(bytes.fromhex(made))  # r(a) of a wide a is gone
 
 
 def test_an_edited_helper_of_moments(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ BUNDLED = 128
 STEPS, TOLERATED = (128, 64, 32), 1.125
 # Bytes that a GPU's thread can store at once.
 VECTORS = (16, 8, 4, 1)
-# A value as `kernels` takes it: 1 sends activations up to 15, 2 those above, 4 those above reduced.
-SENT = {Value.ZERO: 0, Value.EXACT: 1 | 2, Value.REDUCED: 1 | 4, Value.NARROW: 1, Value.WIDE: 2}
+# The bits by which `kernels` selects: activations up to 15, those above as they are, those above reduced.
+NARROW_BITS = {"0": 0, "a": 1, "r": 1}  # r(a) is a there
+WIDE_BITS = {"0": 0, "a": 2, "r": 4}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +66,12 @@ class ExpandedLayout:
 
 def code_of(operand: Operand) -> int:
     """The operand in 12 bits that `kernels` takes."""
-    none, one, more = [SENT[value] for value in operand.values]
+    none, one, more = [_value_bits(value) for value in operand.values]
     return operand.pattern | none << 3 | one << 6 | more << 9
+
+
+def _value_bits(value: Value) -> int:
+    return NARROW_BITS[value.narrow] | WIDE_BITS[value.wide]
 
 
 def lay_out(weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) -> tuple[ExpandedLayout, Tensor]:

@@ -1,16 +1,16 @@
 """The operands of 64 activations at a time, whether those are 64 channels or 64 positions.
 
-An operand is one of five values of an activation (`Value`), chosen by how many of its partners are active. Reading that
+An operand is one of the values of an activation (`Value`), chosen by how many of its partners are active. Reading that
 number lane by lane would be slow, so each step is a choice between whole vectors of 64 bytes:
 
-1. `write_values`: for these 64 activations, what every `Value` is. Five vectors in the worker's scratch.
+1. `write_values`: for these 64 activations, what every `Value` is. A vector each in the worker's scratch.
 2. `write_masks`: for every pattern of partners, where any of them is active (0xFF, else 0), and where two or more are.
    Eight vectors and eight more.
 3. `select`: for each operand, pick among those vectors. Its record says where they lie.
 
 Scratch of one worker, in vectors of 64 bytes:
 
-    0 ZERO  1 EXACT  2 REDUCED  3 NARROW  4 WIDE | 5..12 any of pattern 0..7 | 13..20 two or more of pattern 0..7
+    0 ZERO  1 EXACT  2 REDUCED ... | ANY + p: any of pattern p = 0..7 | TWO + p: two or more of pattern p
 
 Example: T = 4, pattern 5 = partners 1 and 3, values (EXACT, REDUCED, ZERO). One activation 200 whose partners are
 (9, 0, 3): REDUCED of 200 is 192; partners 1 and 3 are both active, so "any of 5" and "two of 5" are 0xFF. The operand
@@ -21,12 +21,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from bnrecal.nbsmt.decompose.operands import Operand
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import compiled, u64
 from bnrecal.nbsmt.policies.builtin import Value
 
+# ruff: noqa: ARG001  (of an intrinsic)
 # Scratch, in vectors of 64 bytes: one for each Value, then masks of the patterns 0 to 7, twice.
 ANY = len(Value)
 TWO = ANY + 8
@@ -35,7 +37,7 @@ SCRATCH_BYTES = 64 * (TWO + 8)
 #   byte 0: GENERAL, SAME, ONE_STEP or FROM_TWO
 #   bytes 2, 4, 6: the values at n = 0, n = 1 and n >= 2 active partners
 #   bytes 8, 10: the masks of n >= 1 and n >= 2
-# The operand of the example above: (GENERAL, 64, 128, 0, 64 * (5 + 5), 64 * (13 + 5)).
+# The operand of the example above: (GENERAL, 64, 128, 0, 64 * (ANY + 5), 64 * (TWO + 5)).
 TABLE_BYTES = 12
 # Most operands need fewer loads than the general case:
 #   SAME: one value whatever n. ONE_STEP: n = 1 as n >= 2. FROM_TWO: nothing below n = 2.
@@ -66,19 +68,26 @@ def clear(scratch: u64) -> None:
     v.clear(scratch, u64(SCRATCH_BYTES))
 
 
-@compiled
-def write_values(a: Any, up: np.uint8, odd: np.uint8, scratch: u64) -> None:
-    """Write a, r(a), and a parted at 15, in the order of `Value`; its 0 is there already.
+@v.intrinsic
+def write_values(_context: Any, a: Any, up: Any, odd: Any, scratch: Any) -> Any:
+    """Write every `Value` in its place but ZERO, which is there already.
 
     Args:
         a: U8x64, the activations.
-        up, odd: 7 and 1 where r rounds half to even, 0 and 0 where it rounds down.
+        up, odd: uint8, 7 and 1 where r rounds half to even, 0 and 0 where it rounds down.
+        scratch: uint64, its address.
     """
-    narrow = a & v.narrow(a)
-    v.store(scratch + u64(64), a)
-    v.store(scratch + u64(128), v.reduce(a, up, odd))
-    v.store(scratch + u64(192), narrow)
-    v.store(scratch + u64(256), a ^ narrow)
+
+    def code(context: Any, builder: Any, __: Any, args: Any) -> Any:
+        a, up, odd, scratch = args
+        reduced = v.reduced(builder, a, v.broadcast(builder, up, a.type), v.broadcast(builder, odd, a.type))
+        by_width = v.by_width(builder, a)
+        for value in Value:
+            if value != Value.ZERO:
+                v.store_at(builder, scratch, value.of(v.splat(0), a, reduced, by_width), 64 * value)
+        return context.get_dummy_value()
+
+    return types.void(v.u8x64, types.uint8, types.uint8, types.uint64), code
 
 
 @compiled
@@ -140,13 +149,7 @@ def operand_select_ref(operand: Operand, a: int, partners: Sequence[int], half_e
     for bit, partner in enumerate(partners):
         active += int(operand.pattern >> bit & 1 and partner != 0)
     value = operand.values[min(active, 2)]
-    if value == Value.REDUCED:
-        return _reduce_ref(a, half_even)
-    if value == Value.NARROW:
-        return a if a <= 15 else 0
-    if value == Value.WIDE:
-        return a if a > 15 else 0
-    return a if value == Value.EXACT else 0
+    return value.of(0, a, _reduce_ref(a, half_even), lambda narrow, wide: narrow if a <= 15 else wide)
 
 
 def _reduce_ref(a: int, half_even: bool) -> int:

@@ -13,6 +13,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
 from numba.extending import models, overload, register_model
 
+from bnrecal.nbsmt.arithmetic import LARGEST_NARROW_ACTIVATION
+
 # ruff: noqa: ARG001  (numba looks at the arguments' names and number; the code works on their LLVM values)
 LANES = 64
 _BYTE = ir.IntType(8)
@@ -97,7 +99,13 @@ def reduced(builder: Any, a: Any, up: Any, odd: Any) -> Any:
     clamped = builder.select(builder.icmp_unsigned("<", a, splat(240)), a, splat(240))
     quotient_odd = builder.and_(builder.lshr(clamped, splat(4)), odd)
     rounded = builder.and_(builder.add(builder.add(clamped, up), quotient_odd), splat(0xF0))
-    return builder.select(builder.icmp_unsigned("<", a, splat(16)), a, rounded)
+    return by_width(builder, a)(a, rounded)
+
+
+def by_width(builder: Any, a: Any) -> Callable[[Any, Any], Any]:
+    """Return (narrow, wide) to narrow in the lanes where one of the 64 bytes a fits 4 bits, else wide."""
+    is_narrow = builder.icmp_unsigned("<", a, splat(LARGEST_NARROW_ACTIVATION + 1))
+    return lambda narrow, wide: builder.select(is_narrow, narrow, wide)
 
 
 def levels(builder: Any, x: Any, inverse: Any, lowest: Any, highest: Any) -> Any:
@@ -263,7 +271,6 @@ def _operator(operation: Any, instruction: str) -> Any:
 
 
 nonzero = _mask(lambda builder, a: builder.icmp_unsigned("!=", a, splat(0)))
-narrow = _mask(lambda builder, a: builder.icmp_unsigned("<", a, splat(16)))
 _operator(operator.and_, "and_")
 _operator(operator.or_, "or_")
 _operator(operator.xor, "xor")

@@ -24,13 +24,14 @@ from bnrecal.nbsmt.engines.cpu.kernels.operand_select import operand_select_ref
 from bnrecal.nbsmt.engines.cpu.kernels.simd_u8 import (
     LANES,
     broadcast,
+    by_width,
     intrinsic,
     load_at,
     reduced,
     splat,
     store_zipped_at,
 )
-from bnrecal.nbsmt.policies.builtin import Value, built_in
+from bnrecal.nbsmt.policies.builtin import built_in
 
 # ruff: noqa: ARG001
 CHANNELS = 4
@@ -87,7 +88,8 @@ class _Slice:
     def operand(self, side: Side) -> Any:
         """Return 64 bytes; the same masks of several operands are computed once, LLVM sees to that."""
         c = side.channel
-        none, one, more = (self._value(value, c) for value in side.operand.values)
+        choose = by_width(self.builder, self.a[c])
+        none, one, more = (value.of(splat(0), self.a[c], self.r[c], choose) for value in side.operand.values)
         partners = [(c + r) % CHANNELS for r in (1, 2, 3) if side.operand.pattern >> r - 1 & 1]
         if not partners:
             return none
@@ -98,11 +100,6 @@ class _Slice:
             several = self.builder.or_(several, self.builder.and_(some, self.active[partner]))
             some = self.builder.or_(some, self.active[partner])
         return self.builder.select(several, more, self.builder.select(some, one, none))
-
-    def _value(self, value: Value, c: int) -> Any:
-        if value == Value.EXACT:
-            return self.a[c]
-        return self.r[c] if value == Value.REDUCED else splat(0)
 
 
 def _writer(planes: tuple[Plane, ...]) -> Any:
