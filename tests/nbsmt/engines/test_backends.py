@@ -5,6 +5,7 @@ import torch
 from helpers.nbsmt_backends import check_on_every_backend
 from helpers.smt_cases import integers
 
+from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine
 from bnrecal.nbsmt.engines.torch_engine import TorchEngine
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
@@ -18,6 +19,7 @@ def test_kernels_too_large_for_float32_sums(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match="float32 cannot hold"):
         PreparedConv2d(w, SmtSpec(1), backend="float32")
     monkeypatch.setattr("bnrecal.nbsmt.engines.cpu.dense_sparse.kernels_compile", lambda: False)
+    monkeypatch.setattr("bnrecal.nbsmt.engines.ENGINES", (DenseSparseEngine, TorchEngine))
     plain = PreparedConv2d(w, SmtSpec(1))
     assert plain.backend == "float64"
     assert plain.accumulate(x).item() == -255 * 128 * 529
@@ -58,6 +60,7 @@ def test_the_plain_form_gives_the_same_floats(threads: int, monkeypatch: pytest.
     bias = torch.randn(12, generator=generator)
     quick = PreparedConv2d(w, SmtSpec(threads), padding=1)(x, 1 / 300, scale, bias)
     monkeypatch.setattr("bnrecal.nbsmt.engines.cpu.dense_sparse.kernels_compile", lambda: False)
+    monkeypatch.setattr("bnrecal.nbsmt.engines.ENGINES", (DenseSparseEngine, TorchEngine))
     plain = PreparedConv2d(w, SmtSpec(threads), padding=1)
     assert isinstance(plain.engine, TorchEngine)
     assert torch.equal(plain(x, 1 / 300, scale, bias), quick)
