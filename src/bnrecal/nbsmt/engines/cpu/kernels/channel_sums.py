@@ -16,7 +16,7 @@ from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compiled, kern
 ARGS = args_dtype(
     "first",  # (values,): float32 for the moments, int32 for squares
     "second",  # for the moments float64 (lanes,), for squares int32 (values,)
-    "sums",  # float64 (units, 2, lanes)
+    "sums",  # float64 (units, 2, lanes), written
     "values",
     "lanes",  # a multiple of the channels
     "block",  # values of a unit, a multiple of the lanes
@@ -24,6 +24,14 @@ ARGS = args_dtype(
 
 
 # Unsigned numbers (a signed index could count from the end) and two arrays of sums: LLVM then makes vectors.
+@compiled
+def _clear(args: Any, target: u64) -> None:
+    """Set the two sums of each lane to 0."""
+    sums = carray(v.pointer(target), u64(2) * args.lanes, np.float64)
+    for lane in range(u64(2) * args.lanes):
+        sums[lane] = 0.0
+
+
 @compiled
 def _add_moments(args: Any, row: u64, last: u64, target: u64) -> None:
     """Add values row..last-1 less the origin, and the squares of that, to the two sums of each lane."""
@@ -69,7 +77,9 @@ def moments_kernel(address: Any) -> None:
         if first >= args.values:
             return
         last = min(first + args.block, args.values)
-        _add_moments(args, first, last, args.sums + u64(16) * args.lanes * unit)
+        target = args.sums + u64(16) * args.lanes * unit
+        _clear(args, target)
+        _add_moments(args, first, last, target)
 
 
 @kernel_entry
@@ -82,4 +92,6 @@ def squares_kernel(address: Any) -> None:
         if first >= args.values:
             return
         last = min(first + args.block, args.values)
-        _add_squares(args, first, last, args.sums + u64(16) * args.lanes * unit)
+        target = args.sums + u64(16) * args.lanes * unit
+        _clear(args, target)
+        _add_squares(args, first, last, target)
