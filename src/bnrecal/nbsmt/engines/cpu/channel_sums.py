@@ -24,7 +24,8 @@ def shifted_sums(rows: Tensor, origin: Doubles) -> Doubles:
     if rows.device.type != "cpu" or rows.dtype != torch.float32 or moments_kernel() is None:
         return shifted_sums_ref(rows, origin)
     channels = rows.shape[1]
-    origin_by_lane = np.tile(origin, _lanes(channels) // channels)
+    times = _lanes(channels) // channels
+    origin_by_lane = np.tile(origin, times) if times > 1 else origin
     return _sums(moments_kernel, rows.contiguous(), origin_by_lane.ctypes.data, channels)
 
 
