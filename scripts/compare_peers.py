@@ -32,8 +32,10 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 import bnrecal
+from bnrecal.batchnorm.recalibrate import load_statistics, statistics
 from bnrecal.commands.cli.errors import one_line_errors
 from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING, GlyphSource
+from bnrecal.memory import keep_freed_memory
 from bnrecal.models import load_model
 from bnrecal.nbsmt.analysis.machine import instruction_set, processor_name
 
@@ -98,7 +100,7 @@ def compare_statistics(names: Sequence[str], batches: Batches, repeats: int, fvc
         ways["fvcore"] = by_fvcore
     for name in names:
         trained = shipped(name)
-        by_pooled(copy.deepcopy(trained), batches[:1])  # kernels are compiled at their first use
+        by_pooled(copy.deepcopy(trained), batches[:1])  # kernels are read or compiled at their first use
         seconds: dict[str, float] = {}
         networks: dict[str, nn.Module] = {}
         for _ in range(repeats):
@@ -212,24 +214,40 @@ TOOLS = (
 )
 
 
-def compare_tools(name: str, batches: Batches, val: Labelled, repeats: int, there: Sequence[str]) -> Iterator[str]:
-    """Yield a row per tool: top-1, milliseconds an image, and top-1 after each re-estimation that it allows."""
+def compare_tools(
+    name: str,
+    batches: Batches,
+    calibration: Batches,
+    val: Labelled,
+    timed_on: Labelled,
+    repeats: int,
+    there: Sequence[str],
+) -> Iterator[str]:
+    """Yield a row per tool: top-1, milliseconds an image, and top-1 after each re-estimation that it allows.
+
+    Args:
+        batches: what BatchNorm statistics are re-estimated on.
+        calibration: what a tool finds the ranges of activations with.
+        timed_on: images whose time is taken.
+    """
     trained = shipped(name)
     tools = [tool for tool in TOOLS if not tool.module or tool.module in there]
     networks = {"float32": trained}
     for tool in tools:
-        networks[tool.name] = tool.quantize(copy.deepcopy(trained), batches)
+        networks[tool.name] = tool.quantize(copy.deepcopy(trained), calibration)
     accuracies = {own: top1(network, val) for own, network in networks.items()}
-    times = milliseconds(networks, val, repeats)
+    times = milliseconds(networks, timed_on, repeats)
     yield line(["float32", accuracies["float32"], f"{times['float32']:.2f}", ""])
     for tool in tools:
+        network = networks[tool.name]
+        before = statistics(network)
         answers = []
         for way, recalibrate in tool.recalibrations.items():
             if recalibrate is by_fvcore and "fvcore" not in there:
                 continue
-            again = tool.quantize(copy.deepcopy(trained), batches)
-            recalibrate(again, batches)
-            answers.append(f"{way} {top1(again, val)}")
+            load_statistics(network, before)
+            recalibrate(network, batches)
+            answers.append(f"{way} {top1(network, val)}")
         after = "; ".join(answers) or "none: BatchNorm is folded"
         yield line([tool.name, accuracies[tool.name], f"{times[tool.name]:.2f}", after])
 
@@ -303,11 +321,16 @@ def main() -> None:
     """Print what was compared with what, on which machine, and the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", default=NETWORKS, help="whose statistics are compared (default: all)")
-    parser.add_argument("--network", default="mobilenet_v1", help="which is quantized (default: %(default)s)")
+    parser.add_argument(
+        "--network", default="mobilenet_v1", help="which is quantized; '' for none (default: %(default)s)"
+    )
     parser.add_argument("--images", type=int, default=2048, help="training images (default: %(default)s)")
+    parser.add_argument("--calibration", type=int, default=512, help="of them, for ranges (default: %(default)s)")
     parser.add_argument("--val", type=int, default=2000, help="validation images (default: %(default)s)")
+    parser.add_argument("--timed", type=int, default=500, help="of them, whose time is taken (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="of which the quickest counts (default: %(default)s)")
     own = parser.parse_args()
+    keep_freed_memory()  # as every command of bnrecal does: fresh pages would cost all tools, at random
     with telemetry_off():
         there = installed()
         glyphs = GlyphSource(train_images=own.images, val_images=own.val)
@@ -315,11 +338,7 @@ def main() -> None:
         held_out = glyphs.dataset("val", range(own.val), GLYPH_PREPROCESSING)
         batches = [images for images, _ in DataLoader(train, BATCH)]
         val = [(images, labels) for images, labels in DataLoader(held_out, 100)]
-        versions = [
-            f"{package} {version(package)}" for package in ("bnrecal", "torch", *map(PACKAGES.__getitem__, there))
-        ]
-        machine = f"{processor_name()} ({instruction_set()}), {torch.get_num_threads()} threads"
-        print(f"{', '.join(versions)}; {machine}; {date.today()}; {own.images} training images\n", flush=True)
+        print(f"{heading(there)}; {own.images} training images\n", flush=True)
         print(
             "Seconds of re-estimation, and the largest difference of a mean (deviations) and a variance (its parts):\n"
         )
@@ -328,10 +347,21 @@ def main() -> None:
         print(line(heads), line(["---"] * len(heads)), sep="\n")
         for row in compare_statistics(own.models, batches, own.repeats, "fvcore" in there):
             print(row, flush=True)
-        print(f"\n{own.network} in 8 bits, {own.val} validation images:\n")
+        if not own.network:
+            return
+        print(f"\n{own.network} in 8 bits, {own.calibration} images for ranges, {own.val} validation images:\n")
         print(line(["tool", "top-1 (%)", "ms an image", "top-1 after re-estimation (%)"]), line(["---"] * 4), sep="\n")
-        for row in compare_tools(own.network, batches, val, own.repeats, there):
+        calibration = batches[: -(-own.calibration // BATCH)]
+        timed_on = val[: -(-own.timed // len(val[0][0]))]
+        for row in compare_tools(own.network, batches, calibration, val, timed_on, own.repeats, there):
             print(row, flush=True)
+
+
+def heading(there: Sequence[str]) -> str:
+    """Versions, the machine and the date."""
+    versions = [f"{package} {version(package)}" for package in ("bnrecal", "torch", *map(PACKAGES.__getitem__, there))]
+    machine = f"{processor_name()} ({instruction_set()}), {torch.get_num_threads()} threads"
+    return f"{', '.join(versions)}; {machine}; {date.today()}"
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.command_line import environment
 from torch import Tensor
 
-from bnrecal.batchnorm.moments import batch_moments
+from bnrecal.batchnorm.moments import Moments, batch_moments
 from bnrecal.nbsmt.engines.cpu import channel_sums
 from bnrecal.nbsmt.engines.cpu.channel_sums import BLOCK, LANES
 from bnrecal.nbsmt.engines.cpu.kernels.channel_sums import moments_kernel
@@ -30,12 +31,12 @@ def test_moments_are_those_of_float64(shape: tuple[int, ...], compiled: bool, mo
     if not compiled:
         monkeypatch.setattr(channel_sums, "moments_kernel", lambda: None)
     x = batch(shape)
-    values = x.double().movedim(1, 0).flatten(1)
+    values = x.double().movedim(1, 0).flatten(1).numpy()
     found = batch_moments(x)
     assert found.count == values.shape[1]
-    assert torch.allclose(found.mean, values.mean(1), rtol=1e-14)
-    assert torch.allclose(found.variance, values.var(1, correction=0), rtol=1e-9)
-    assert torch.allclose(found.unbiased_variance, values.var(1), rtol=1e-9)
+    assert np.allclose(found.mean, values.mean(1), rtol=1e-14, atol=0)
+    assert np.allclose(found.variance, values.var(1), rtol=1e-9, atol=0)
+    assert np.allclose(found.unbiased_variance, values.var(1, ddof=1), rtol=1e-9, atol=0)
 
 
 @needs_numba
@@ -52,8 +53,22 @@ def test_workers_and_layout_change_no_bit(shape: tuple[int, ...]) -> None:
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
-        assert torch.equal(other.mean, found[0].mean)
-        assert torch.equal(other.squares, found[0].squares)
+        assert np.array_equal(other.mean, found[0].mean)
+        assert np.array_equal(other.squares, found[0].squares)
+
+
+def test_finite_is_what_float32_holds() -> None:
+    largest = torch.finfo(torch.float32).max
+    beyond = (2 - 2.0**-24) * 2.0**127
+    below = float(np.nextafter(beyond, 0))
+    rounded = torch.tensor([largest, below, beyond], dtype=torch.float64).float()
+    assert rounded.isfinite().tolist() == [True, True, False]
+    one = np.ones(2)
+    for value, finite in ((largest, True), (below, True), (beyond, False), (np.inf, False), (np.nan, False)):
+        values = np.array([1.0, value])
+        assert Moments(1, values, one).finite is finite
+        assert Moments(1, -values, one).finite is finite
+        assert Moments(1, one, values).finite is finite
 
 
 LOGITS = """

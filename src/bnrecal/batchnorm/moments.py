@@ -8,15 +8,20 @@ then the blocks are added in their order.
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from bnrecal.nbsmt.engines.cpu.channel_sums import shifted_sums
+from bnrecal.nbsmt.engines.cpu.channel_sums import Doubles, shifted_sums
+
+# The smallest number that rounds to infinity in float32: its largest and half of the last step before it.
+_BEYOND_FLOAT32 = (2 - 2.0**-24) * 2.0**127
 
 
 @dataclass(frozen=True)
 class Moments:
     """Count, mean and spread of some values of each channel.
+
+    They are few numbers, on the CPU in NumPy: a torch call of a few channels takes longer than the arithmetic in it.
 
     Attributes:
         count: values per channel.
@@ -25,23 +30,25 @@ class Moments:
     """
 
     count: int
-    mean: Tensor
-    squares: Tensor
+    mean: Doubles
+    squares: Doubles
 
     @property
-    def variance(self) -> Tensor:
+    def variance(self) -> Doubles:
         """float64 (C,), the mean squared deviation."""
         return self.squares / self.count
 
     @property
-    def unbiased_variance(self) -> Tensor:
-        """float64 (C,); of a single value NaN."""
+    def unbiased_variance(self) -> Doubles:
+        """float64 (C,), the squared deviations by count - 1; the count is at least 2."""
         return self.squares / (self.count - 1)
 
     @property
     def finite(self) -> bool:
         """True where float32 holds mean and variance: not with a NaN or an infinity among the values."""
-        return bool(torch.isfinite(torch.stack([self.mean, self.variance]).float()).all())
+        mean = float(np.abs(self.mean).max())
+        variance = float(self.squares.max()) / self.count
+        return mean < _BEYOND_FLOAT32 and variance < _BEYOND_FLOAT32  # neither holds of NaN
 
 
 def batch_moments(x: Tensor) -> Moments:
@@ -51,8 +58,9 @@ def batch_moments(x: Tensor) -> Moments:
         x: float32 (N, C, ...), at least one value per channel; fastest with the channels last in memory.
     """
     rows = x.detach().movedim(1, -1).reshape(-1, x.shape[1])  # (N * positions, C), the order of the sums
-    origin = rows[0].double()  # sums of squares lose no digits when taken about a value of the channel's own
+    origin = rows[0].double().cpu().numpy()  # sums of squares lose no digits about a value of the channel's own
     sums = shifted_sums(rows, origin)
     count = rows.shape[0]
-    shift = sums[0] / count
-    return Moments(count, origin + shift, (sums[1] - sums[0] * shift).clamp_(min=0))
+    with np.errstate(over="ignore", invalid="ignore"):  # of NaN and infinity, which `finite` finds
+        shift = sums[0] / count
+        return Moments(count, origin + shift, np.maximum(sums[1] - sums[0] * shift, 0))

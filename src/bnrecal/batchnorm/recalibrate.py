@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnrecal.batchnorm.moments import Moments, batch_moments
 from bnrecal.errors import BnrecalError
 from bnrecal.files import warn_once
+from bnrecal.nbsmt.engines.cpu.channel_sums import Doubles
 from bnrecal.nbsmt.finite import check_images
 from bnrecal.nbsmt.float_conv import forward
 from bnrecal.options import RECALIBRATION_METHODS
@@ -118,12 +120,12 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
     number = 0
 
     def note(name: str, batch: Moments) -> None:
-        estimates[name].add(batch)
         if not batch.finite:
             raise BnrecalError(
                 f"recalibration batch {number} brings BatchNorm layer {name or 'of the network'} NaN, infinity or "
                 "values beyond float32, made inside the network: check its weights, or leave these images out"
             )
+        estimates[name].add(batch)
 
     try:
         with eval_mode(network), batch_statistics(layers, note):
@@ -166,14 +168,17 @@ def batch_statistics(
 
     def put(name: str, layer: _BatchNorm, x: Tensor) -> None:
         batch = batch_moments(x)
-        mean, variance = _running(layer)
         note(name, batch)
-        mean.copy_(batch.mean)
-        variance.copy_(batch.variance)
+        _set_running(layer, batch.mean, batch.variance)
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         # whatever the layer's own class does besides, it asks for its running statistics
-        return lambda _, args, kwargs: put(name, layers[name], args[0] if args else kwargs["input"])
+        def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            x = _channels_last(args[0] if args else kwargs["input"])
+            put(name, layers[name], x)
+            return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "input": x})
+
+        return before
 
     handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
     try:
@@ -202,12 +207,21 @@ def _running(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
     return layer.running_mean, layer.running_var
 
 
+def _set_running(layer: _BatchNorm, mean: Doubles, variance: Doubles) -> None:
+    """Write statistics, rounded to the buffers' type."""
+    for buffer, values in zip(_running(layer), (mean, variance), strict=True):
+        buffer.copy_(torch.from_numpy(values))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Return feature maps on the CPU with the channels last in memory, as the sums and what follows are quickest."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 and x.device.type == "cpu" else x
+
+
 def _finish(layer: _BatchNorm, estimate: "Estimate") -> None:
     if estimate.batches == 0:
         return  # never reached by the forward (an auxiliary head): as it was
-    mean, variance = _running(layer)
-    mean.copy_(estimate.mean)
-    variance.copy_(estimate.variance)
+    _set_running(layer, estimate.mean, estimate.variance)
     if layer.num_batches_tracked is not None:
         if estimate.forgets:
             layer.num_batches_tracked.zero_()
@@ -225,8 +239,8 @@ class Estimate(ABC):
     forgets = True  # the trained statistics have no part in it, so that batches are counted from 0
 
     def __init__(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
-        self.mean = mean.double()
-        self.variance = variance.double()
+        self.mean: Doubles = mean.double().cpu().numpy().copy()
+        self.variance: Doubles = variance.double().cpu().numpy().copy()
         self.momentum = momentum
         self.batches = 0
 
@@ -271,14 +285,14 @@ class Pooled(Estimate):
     def __init__(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
         super().__init__(mean, variance, momentum)
         self.count = 0
-        self.squares = torch.zeros_like(self.mean)
+        self.squares = np.zeros_like(self.mean)
 
     def _update(self, batch: Moments) -> None:
         if self.count == 0:
             self.mean = batch.mean
         total = self.count + batch.count
         shift = batch.mean - self.mean
-        self.squares = self.squares + batch.squares + shift.square() * (self.count * batch.count / total)
+        self.squares = self.squares + batch.squares + shift * shift * (self.count * batch.count / total)
         self.mean = self.mean + shift * (batch.count / total)
         self.count = total
         self.variance = self.squares / (total - 1)

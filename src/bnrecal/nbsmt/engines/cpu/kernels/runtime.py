@@ -108,7 +108,7 @@ def run_kernel(kernel: Any, args: Args, units: int) -> None:
 def _run_on_workers(kernel: Any, address: int, workers: int) -> None:
     """Call a C function on so many workers at once; its units they share out themselves."""
     if workers <= 1:
-        kernel.ctypes(address)
+        _c_function(kernel.address)(address)
         return
     team = _torch_team()
     if team is not None:
@@ -116,6 +116,12 @@ def _run_on_workers(kernel: Any, address: int, workers: int) -> None:
     else:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(kernel.ctypes, [address] * workers))
+
+
+@cache
+def _c_function(address: int) -> Callable[[int], None]:
+    """Return the kernel at an address as ctypes calls it; numba makes a new type for it each time it is asked."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
 
 @cache
