@@ -1,17 +1,40 @@
 """From settings to networks: what is quantized how, in which order, recalibrated on what."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
 from helpers.small import config
 
+import bnrecal.data.loader
+import bnrecal.experiment.networks
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.run import run_loaded
 from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.variant import Variant
 from bnrecal.options import ACT_RANGES
+
+
+T = TypeVar("T")
+
+
+def test_every_progress_bar_says_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tuple[str, str]] = []
+
+    def bar(items: Iterable[T], what: str, unit: str) -> Iterable[T]:
+        bars.append((what, unit))
+        return items
+
+    for module in (bnrecal.data.loader, bnrecal.experiment.networks):
+        monkeypatch.setattr(module, "progress", bar)
+    run_loaded(load(config("recal=true", "smt.reorder=bits", "smt.threads=2", "data.val_images=20")))
+    batches = ["calibration", "recalibration, 1T", "recalibration, 2T", "reordering", "validation, 5 cells"]
+    assert sorted({what for what, unit in bars if unit == "batch"}) == sorted([*batches, "layer statistics"])
+    assert {what for what, unit in bars if unit == "layer"} == {"reordering"}
 
 
 def test_a_variant_says_what_it_is() -> None:

@@ -1,0 +1,286 @@
+"""Judge a random sample of the changes that `make mutate` makes: `python scripts/mutation_sample.py --seed 18`.
+
+mutmut writes the changed code, each change switched on by its name. One process imports and collects everything once.
+A fork of it notes which tests reach which line and how long each takes, and a fork for each change of the sample runs
+the tests that reach its line, the quickest first, until one fails. It prints the share that a test noticed, and the
+others as differences.
+"""
+
+import argparse
+import ast
+import difflib
+import gc
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import coverage
+import pytest
+from mutmut.configuration import config
+from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.utils.format_utils import get_mutant_name
+from scipy.stats import binomtest
+
+ROOT = Path(__file__).parents[1]
+WORK = ROOT / "build" / "mutation"  # a copy of the repository, its code changed
+SPARE, TIMES = 30.0, 5.0  # seconds that tests may take beyond those measured, and how many times as long
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one function.
+
+    Attributes:
+        name: as mutmut calls it.
+        file: below `WORK`.
+        lines: those of the statement that is changed, in the copy of the function that runs without a change.
+        difference: of the function, as text.
+    """
+
+    name: str
+    file: str
+    lines: range
+    difference: str
+
+
+def write_mutants() -> list[Mutant]:
+    """Copy the repository to `WORK` with all changes in its code, and return them by name."""
+    for folder in ("src", "tests", *map(str, config().also_copy)):
+        if (ROOT / folder).is_dir():
+            shutil.rmtree(WORK / folder, ignore_errors=True)
+            shutil.copytree(ROOT / folder, WORK / folder)
+        elif (ROOT / folder).exists():
+            shutil.copy2(ROOT / folder, WORK / folder)
+    mutants = []
+    for path in sorted(Path("src").rglob("*.py")):
+        if config().should_mutate(path):
+            mutants += mutants_of(path)
+    return sorted(mutants, key=lambda mutant: mutant.name)
+
+
+def mutants_of(path: Path) -> list[Mutant]:
+    """Write a module with all changes of it, and return them."""
+    mutated = mutate_file_contents(str(path), path.read_text())
+    (WORK / path).write_text(mutated.code)
+    text = mutated.code.splitlines()
+    statements = [node for node in ast.walk(ast.parse(mutated.code)) if isinstance(node, ast.stmt)]
+    mutants = []
+    for name in mutated.mutant_names:
+        before = mutated.line_span_by_function_name[name.rpartition("_")[0] + "_orig"]
+        after = mutated.line_span_by_function_name[name]
+        old = text[before.start - 1 : before.end]
+        new = text[after.start - 1 : after.end]
+        new = [line.replace(name, name.rpartition("_")[0] + "_orig") for line in new]
+        changed = next(place for place, (one, other) in enumerate(zip(old, new, strict=False)) if one != other)
+        difference = "\n".join(list(difflib.unified_diff(old, new, lineterm="", n=1))[3:])
+        lines = lines_of_statement(statements, before.start + changed)
+        mutants.append(Mutant(get_mutant_name(path, name), str(path), lines, difference))
+    return mutants
+
+
+def lines_of_statement(statements: Sequence[ast.stmt], line: int) -> range:
+    """Return the lines of the innermost statement around a line: of a compound one its head, of a function all."""
+    around = [one for one in statements if one.lineno <= line <= (one.end_lineno or line)]
+    inner = max(around, key=lambda one: (one.lineno, -(one.end_lineno or line)))
+    end = inner.end_lineno or line
+    if isinstance(inner, ast.For | ast.While | ast.If | ast.With):
+        end = max(line, inner.body[0].lineno - 1)
+    return range(inner.lineno, end + 1)
+
+
+class Judge:
+    """A pytest plugin that runs the tests in forks, in place of running them once.
+
+    Args:
+        sample: the changes to judge.
+        most: seconds of tests for one change.
+    """
+
+    def __init__(self, sample: Sequence[Mutant], most: float) -> None:
+        self.sample = sample
+        self.most = most
+        self.unnoticed: list[tuple[Mutant, str]] = []
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._failed: set[str] = set()
+        self._coverage: coverage.Coverage | None = None
+        self._context = ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        gc.freeze()  # a collection in a fork would copy the pages of all that was imported
+        started = time.monotonic()
+        in_fork(lambda: self._note(session), 3600.0)
+        noted = json.loads(Path("noted.json").read_text())
+        print(f"{len(session.items)} tests in {time.monotonic() - started:.0f} s", flush=True)
+        if noted["failed"]:
+            print("left out, as they fail without a change:", *noted["failed"], sep="\n  ")
+        for number, mutant in enumerate(self.sample, start=1):
+            tests = self._tests(session, mutant, noted)
+            verdict = self._judge(session, mutant, tests, noted["seconds"])
+            print(f"{number:4} {verdict:11} {len(tests):5} tests  {mutant.name}", flush=True)
+            if verdict == "unnoticed":
+                self.unnoticed.append((mutant, f"{len(tests)} tests reach it"))
+        return True
+
+    def _tests(self, session: pytest.Session, mutant: Mutant, noted: dict[str, Any]) -> list[pytest.Item]:
+        """The tests that reach a change, the quickest first, as many as the time allows."""
+        seconds = noted["seconds"]
+        lines = noted["reached"].get(mutant.file, {})
+        reached = {test for line in mutant.lines for test in lines.get(str(line), [])}
+        tests = [item for item in session.items if item.nodeid in reached - set(noted["failed"])]
+        tests.sort(key=lambda item: seconds[item.nodeid])
+        chosen: list[pytest.Item] = []
+        total = 0.0
+        for test in tests:
+            total += seconds[test.nodeid]
+            if total > self.most and chosen:
+                break
+            chosen.append(test)
+        return chosen
+
+    def _judge(
+        self, session: pytest.Session, mutant: Mutant, tests: list[pytest.Item], seconds: dict[str, float]
+    ) -> str:
+        """Return whether a test noticed the change, or took far too long with it."""
+
+        def run() -> int:
+            os.environ["MUTANT_UNDER_TEST"] = mutant.name
+            for item, following in zip(tests, [*tests[1:], None], strict=True):
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if session.testsfailed:
+                    return 1
+            return 0
+
+        status = in_fork(run, SPARE + TIMES * sum(seconds[test.nodeid] for test in tests))
+        if status is None:
+            return "out of time"
+        return "noticed" if status else "unnoticed"
+
+    def _note(self, session: pytest.Session) -> int:
+        """Run all tests, and write down the lines that each reaches, its seconds and whether it fails."""
+        self._coverage = coverage.Coverage(data_file=None, include=[f"{WORK}/src/*"], config_file=False)
+        self._coverage.start()
+        for item, following in zip(session.items, [*session.items[1:], None], strict=True):
+            self._switch(item.nodeid)
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            forget_answers()
+        self._coverage.stop()
+        of_fixture = defaultdict(list)
+        for item in session.items:
+            for definitions in item._fixtureinfo.name2fixturedefs.values():  # type: ignore[attr-defined]
+                for definition in definitions:
+                    of_fixture[f"fixture {id(definition)}"].append(item.nodeid)
+        data = self._coverage.get_data()
+        reached: dict[str, dict[int, list[str]]] = {}
+        for file in data.measured_files():
+            lines = reached[str(Path(file).relative_to(WORK))] = {}
+            for line, contexts in data.contexts_by_lineno(file).items():
+                lines[line] = sorted({test for name in contexts for test in of_fixture.get(name, [name])})
+        content = {"reached": reached, "seconds": self._seconds, "failed": sorted(self._failed)}
+        Path("noted.json").write_text(json.dumps(content))
+        return 0
+
+    def _switch(self, context: str) -> None:
+        assert self._coverage is not None
+        self._context = context
+        self._coverage.switch_context(context)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, object, object]:
+        """What a shared fixture reaches is reached by every test that asks for it, not by the first alone."""
+        before = self._context
+        shared = self._coverage is not None and fixturedef.scope != "function"
+        if shared:
+            self._switch(f"fixture {id(fixturedef)}")
+        try:
+            return (yield)
+        finally:
+            if shared:
+                self._switch(before)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid] += report.duration
+        if report.failed:
+            self._failed.add(report.nodeid)
+
+
+def forget_answers() -> None:
+    """Empty the caches of tests and their helpers: what a second test finds there it would not be seen to reach."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("helpers.", "tests.")):
+            for value in list(vars(module).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+
+
+def in_fork(work: Callable[[], int], seconds: float) -> int | None:
+    """Return the status of work done in a fork; None where it was ended after so many seconds."""
+    pid = os.fork()
+    if pid == 0:
+        be_fork(work)
+    deadline = time.monotonic() + seconds
+    ended, status = 0, 0
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.02)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)  # also what it started
+    if not ended:
+        os.waitpid(pid, 0)
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+def be_fork(work: Callable[[], int]) -> NoReturn:
+    """Do the work in a session of its own, its words in a file."""
+    os.setsid()
+    words = os.open("words.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(words, 1)
+    os.dup2(words, 2)
+    status = 1
+    try:
+        status = work()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    """Draw a sample, judge it, and print what was not noticed."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seed", type=int, required=True, help="of the shuffled names")
+    parser.add_argument("--count", type=int, default=150, help="changes to judge")
+    parser.add_argument("--most", type=float, default=120.0, help="seconds of tests for one change")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    WORK.mkdir(parents=True, exist_ok=True)
+    mutants = write_mutants()
+    random.Random(args.seed).shuffle(mutants)
+    judge = Judge(mutants[: args.count], args.most)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    print(f"{args.count} of {len(mutants)} changes, seed {args.seed}, commit {commit.stdout.strip()}", flush=True)
+    options = [*config().pytest_add_cli_args, *config().pytest_add_cli_args_test_selection, "--basetemp=temporary"]
+    os.chdir(WORK)
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONPATH=f"{WORK}/src:{WORK}/tests", MUTANT_UNDER_TEST="")
+    sys.path[:0] = [f"{WORK}/src", f"{WORK}/tests"]
+    pytest.main(options, plugins=[judge])
+    for mutant, reason in judge.unnoticed:
+        print(f"\n{mutant.name}: {reason}\n{mutant.difference}")
+    noticed = args.count - len(judge.unnoticed)
+    low, high = binomtest(noticed, args.count).proportion_ci(method="wilson")
+    print(f"\nnoticed: {noticed} of {args.count}, {noticed / args.count:.1%} (95 % interval {low:.1%} to {high:.1%})")
+
+
+if __name__ == "__main__":
+    main()
