@@ -18,7 +18,6 @@ from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.variant import Variant
 from bnrecal.options import ACT_RANGES
 
-
 T = TypeVar("T")
 
 

@@ -54,7 +54,9 @@ def test_other_parameters_are_refused_before_anything_is_loaded(
     state["bn1.running_mean"] += 1
     state[name].flatten()[0] += 1
     with pytest.raises(
-        BnrecalError, match=f"^{name} of the state_dict is not what .* load it into the float32 network"
+        BnrecalError,
+        match=f"^{name} of the state_dict is not what this quantized network was made from: load it into the "
+        "float32 network, and quantize that again$",
     ):
         q.load_state_dict(state, strict=False, assign=assign)
     for key, value in q.state_dict().items():

@@ -52,9 +52,19 @@ def test_every_axis_is_labelled_and_the_shares_fill_it() -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("layers.csv", None, "no .*layers.csv: give the folder of a finished experiment"),
-        ("batchnorm.csv", "name\nbn1\n", "has no mean_shift, variance_ratio"),
-        ("layers.csv", "", "cannot be read as a table"),
+        (
+            "layers.csv",
+            None,
+            r"^no .*layers.csv: give the folder of a finished experiment \(python -m bnrecal model=...\)$",
+        ),
+        (
+            "batchnorm.csv",
+            "name\nbn1\n",
+            r"^.*batchnorm.csv is not a table of bnrecal: it has no mean_shift, variance_ratio$",
+        ),
+        ("layers.csv", "", "^.*layers.csv cannot be read as a table: No columns to parse from file$"),
+        ("batchnorm.csv", "name,mean_shift,variance_ratio\n", "^.*batchnorm.csv is .*: it has no rows$"),
+        ("layers.csv", "threads,range\n", "^.*layers.csv is .*: it has no name, active_0, mse, mse_wo$"),
     ],
 )
 def test_wrong_folders_are_reported(tmp_path: Path, file: str, content: str | None, message: str) -> None:

@@ -31,7 +31,7 @@ from bnrecal.quantization.layer_plan import load_plan, plan_speedup
 from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.search.error_order import _apart, slowed, slowest_prefix, spread
 from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
-from bnrecal.search.local_search import HIGHEST_ERROR, Choice, Search
+from bnrecal.search.local_search import HIGHEST_ERROR, Choice
 from bnrecal.search.plans import baseline_choice, pareto_front, save_plan
 from bnrecal.search.sensitivity import Probe, fixed_macs, items_of, sensitivities, threadable, variant_of
 
@@ -267,19 +267,19 @@ def test_the_front_holds_the_programs_choices_beside_the_highest_error_order(exp
     order = ["dilated", "conv2"]
     found = Choice({"conv2": 2, "dilated": 2}, search.speedup({"conv2": 2, "dilated": 2}), 5.0, 0.5, "swaps")
     front = pareto_front(search, order, 2, found)
-    expected = [front_row(search, found, None, plan=True)]
+    expected = [front_row(found, None, plan=True)]
     lowest, highest = reachable(search.items, search.fixed)
     assert lowest < 1.2
     for speedup in np.linspace(1.2, highest, 9):
         choice = search.program(float(speedup))
-        expected.append(front_row(search, choice, baseline_choice(search, order, 2, float(speedup)), plan=False))
+        expected.append(front_row(choice, baseline_choice(search, order, 2, float(speedup)), plan=False))
     expected.sort(key=lambda row: float(row["speedup"]))
     pd.testing.assert_frame_equal(front, pd.DataFrame(expected), check_dtype=False)
     assert search.program(1.9).loss == pytest.approx(2.0)  # measured, where twice as much is predicted
     assert list(pareto_front(search, order, 3, found)["highest_error_loss"].dropna()) == []
 
 
-def front_row(search: Search, choice: Choice, usual: Choice | None, *, plan: bool) -> dict[str, float | bool]:
+def front_row(choice: Choice, usual: Choice | None, *, plan: bool) -> dict[str, float | bool]:
     return {
         "speedup": choice.speedup,
         "loss": choice.loss,
