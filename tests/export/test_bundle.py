@@ -36,6 +36,7 @@ from bnrecal.export.tensors import exported_tensors
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.policies.custom import CustomPolicy
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.options import POLICIES
 
 SMALL = [
     *TINY,
@@ -226,6 +227,20 @@ def test_an_image_with_its_logits_the_rule_and_the_origin_go_with_the_numbers(tm
         assert file.metadata() == {"made_by": "bnrecal export"}
     assert exported(tmp_path / "other", "recal=false").plan["recalibration"] is None
     assert made.last_bits.keys() == {"conv2", "depthwise", "dilated"}
+
+
+@pytest.mark.parametrize("saturate", [False, True])
+@pytest.mark.parametrize("rounding", ["half_even", "floor"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_products_of_a_policy_are_those_of_the_golden_model(policy: str, rounding: str, saturate: bool) -> None:
+    products = policy_products(SmtSpec(4, policy, rounding=rounding, saturate=saturate))
+    assert (products.dtype, products.shape) == (np.int64, (4, 256, 256))
+    ends = (0, 1, 7, 8, 9, 15, 16, 17, 24, 119, 120, 127, 200, 247, 248, 255)
+    for active, a, value in itertools.product((1, 2, 3, 4), ends, ends):
+        b = value - 128
+        pairs = [(a, b)] * active if a and b else [(a, b)]
+        expected = reference.processing_element(pairs, policy, True, rounding, saturate) // len(pairs)
+        assert products[active - 1, a, value] == expected, (active, a, b)
 
 
 def test_the_products_of_a_custom_policy_are_its_rule() -> None:

@@ -171,7 +171,10 @@ def test_corners_hold_every_operand_at_every_number_of_active_threads(threads: i
         if number:
             assert set(a[number][both[number]].tolist()) == set(range(1, 256))
             assert set(b[number][both[number]].tolist()) == set(range(-128, 128)) - {0}
-    assert corner_vectors(SmtSpec(threads)).active.tolist() == [[number] * 1024 for number in range(threads + 1)]
+    corners = corner_vectors(SmtSpec(threads))
+    assert (corners.accumulators.dtype, corners.accumulators.shape) == (np.int32, (threads + 1,))
+    check_against_golden_model(corners, "corners")
+    assert corners.active.tolist() == [[number] * 1024 for number in range(threads + 1)]
 
 
 def test_corners_are_the_same_in_every_export() -> None:

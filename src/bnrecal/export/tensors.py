@@ -17,7 +17,7 @@ Tensors = dict[str, Tensor]
 
 def entry(name: str, key: str) -> str:
     """`name.key`, or `key` for a network that is itself the layer."""
-    return f"{name}.{key}".lstrip(".")
+    return f"{name}.{key}".removeprefix(".")
 
 
 @dataclass(frozen=True)
