@@ -110,7 +110,7 @@ class Judge:
     def __init__(self, sample: Sequence[Mutant], most: float) -> None:
         self.sample = sample
         self.most = most
-        self.unnoticed: list[tuple[Mutant, str]] = []
+        self.unnoticed: list[Mutant] = []
         self._seconds: dict[str, float] = defaultdict(float)
         self._failed: set[str] = set()
         self._coverage: coverage.Coverage | None = None
@@ -118,6 +118,7 @@ class Judge:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        session.config.pluginmanager.unregister(name="terminalreporter")
         gc.freeze()  # a collection in a fork would copy the pages of all that was imported
         started = time.monotonic()
         in_fork(lambda: self._note(session), 3600.0)
@@ -128,9 +129,9 @@ class Judge:
         for number, mutant in enumerate(self.sample, start=1):
             tests = self._tests(session, mutant, noted)
             verdict = self._judge(session, mutant, tests, noted["seconds"])
-            print(f"{number:4} {verdict:11} {len(tests):5} tests  {mutant.name}", flush=True)
+            print(f"{number:4} {verdict:11} by {len(tests):3} tests  {mutant.name}", flush=True)
             if verdict == "unnoticed":
-                self.unnoticed.append((mutant, f"{len(tests)} tests reach it"))
+                self.unnoticed.append(mutant)
         return True
 
     def _tests(self, session: pytest.Session, mutant: Mutant, noted: dict[str, Any]) -> list[pytest.Item]:
@@ -243,11 +244,11 @@ def in_fork(work: Callable[[], int], seconds: float) -> int | None:
 
 
 def be_fork(work: Callable[[], int]) -> NoReturn:
-    """Do the work in a session of its own, its words in a file."""
+    """Do the work in a session of its own, without a word."""
     os.setsid()
-    words = os.open("words.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(words, 1)
-    os.dup2(words, 2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     status = 1
     try:
         status = work()
@@ -275,8 +276,8 @@ def main() -> None:
     os.environ.update(OMP_NUM_THREADS="1", PYTHONPATH=f"{WORK}/src:{WORK}/tests", MUTANT_UNDER_TEST="")
     sys.path[:0] = [f"{WORK}/src", f"{WORK}/tests"]
     pytest.main(options, plugins=[judge])
-    for mutant, reason in judge.unnoticed:
-        print(f"\n{mutant.name}: {reason}\n{mutant.difference}")
+    for mutant in judge.unnoticed:
+        print(f"\n{mutant.name}\n{mutant.difference}")
     noticed = args.count - len(judge.unnoticed)
     low, high = binomtest(noticed, args.count).proportion_ci(method="wilson")
     print(f"\nnoticed: {noticed} of {args.count}, {noticed / args.count:.1%} (95 % interval {low:.1%} to {high:.1%})")

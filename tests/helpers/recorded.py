@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from bnrecal.reports import layers as layers_picture
 from bnrecal.reports.common.document import to_markdown
+from bnrecal.reports.common.style import drawing
 from bnrecal.reports.figure1 import page as figure1_page
 from bnrecal.reports.figure1 import picture as figure1_picture
 from bnrecal.reports.figure1.points import FigurePoint, by_network
@@ -41,7 +42,8 @@ ERRORS = ((2.5e-4, 7.5e-5), (0.0, 0.0), (0.125, 0.03))  # of each layer, without
 
 def report(name: str) -> Any:
     """What one report shows of the made-up results, of numbers, text, lists and dicts alone."""
-    return plain(REPORTS[name]())
+    with drawing():
+        return plain(REPORTS[name]())
 
 
 def _cells(data: str) -> list[CellRecord]:
@@ -181,6 +183,7 @@ def _figure(figure: Any) -> dict[str, Any]:
         "layout": type(figure.get_layout_engine()).__name__,
         "title": figure.get_suptitle(),
         "legends": [_legend(legend) for legend in figure.legends],
+        "heights": [part._subplotspec.get_gridspec().get_height_ratios() for part in figure.subfigs],
         "axes": [_axes(axis) for axis in figure.axes],
     }
 
@@ -194,6 +197,8 @@ def _legend(legend: Any) -> dict[str, Any] | None:
         "size": [text.get_fontsize() for text in texts[:1]],
         "columns": legend._ncols,
         "place": [legend._loc, getattr(legend, "_outside_loc", None)],
+        "frame": legend.get_frame_on(),
+        "corner": legend._bbox_to_anchor and legend._bbox_to_anchor._bbox.bounds,
     }
 
 
@@ -212,8 +217,30 @@ def _axes(axis: Any) -> dict[str, Any]:
         "lines": [_line(line) for line in axis.get_lines()],
         "bars": [_bar(bar) for bar in axis.patches],
         "texts": [_text(text) for text in axis.texts],
-        "segments": [segments.get_segments() for segments in axis.collections],
+        "segments": [_segments(segments) for segments in axis.collections],
+        "grid": [_ruled(axis.xaxis), _ruled(axis.yaxis)],
+        "shared": [len(axis.get_shared_x_axes().get_siblings(axis)), len(axis.get_shared_y_axes().get_siblings(axis))],
         "legend": _legend(axis.get_legend()),
+    }
+
+
+def _segments(segments: Any) -> dict[str, Any]:
+    return {
+        "ends": segments.get_segments(),
+        "width": segments.get_linewidths(),
+        "color": [to_hex(color) for color in segments.get_colors()],
+        "order": segments.get_zorder(),
+    }
+
+
+def _ruled(side: Any) -> dict[str, Any]:
+    """The lines, marks and labels at the places of an axis."""
+    first = side.get_major_ticks()[0]
+    label = first.label1
+    return {
+        "lines": [first.gridline.get_visible(), first.gridline.get_linewidth(), to_hex(first.gridline.get_color())],
+        "mark": first.tick1line.get_markersize(),
+        "label": [label.get_fontsize(), label.get_rotation()],
     }
 
 
@@ -229,7 +256,12 @@ def _line(line: Any) -> dict[str, Any]:
 
 
 def _bar(bar: Any) -> dict[str, Any]:
-    return {"box": bar.get_bbox().bounds, "color": to_hex(bar.get_facecolor()), "hatch": bar.get_hatch()}
+    return {
+        "box": bar.get_bbox().bounds,
+        "color": to_hex(bar.get_facecolor()),
+        "hatch": bar.get_hatch(),
+        "edge": [to_hex(bar.get_edgecolor()), bar.get_linewidth()],
+    }
 
 
 def _text(text: Any) -> dict[str, Any]:
@@ -237,4 +269,7 @@ def _text(text: Any) -> dict[str, Any]:
         "text": text.get_text(),
         "place": [text.get_position(), text.get_horizontalalignment(), text.get_verticalalignment()],
         "look": [text.get_fontsize(), to_hex(text.get_color())],
+        "around": [effect._gc for effect in text.get_path_effects()],
+        "system": text.get_transform() is text.axes.transAxes,
+        "beside": [getattr(text, "xyann", None), getattr(text, "anncoords", None)],
     }

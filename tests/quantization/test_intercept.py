@@ -11,6 +11,7 @@ from helpers.nets import SameConv2d, images, tiny
 from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.calibrate import calibrate
 from bnrecal.quantization.intercept import ConvCall, Handler, attach, attached, conv_modules, no_stray_convolutions
@@ -180,6 +181,25 @@ def test_arguments_by_name_reach_the_handler() -> None:
     expected = conv(images(2))
     with attached(conv, {"": negate}):
         assert torch.equal(conv(images(2)), -expected)
+
+
+def test_what_a_module_does_not_say_is_as_in_torch() -> None:
+    class Plain(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return F.conv2d(input, self.weight)
+
+    conv = Plain(3, 6, 3, stride=2, padding=2, dilation=2)
+    seen: list[ConvCall] = []
+
+    def kept(call: ConvCall) -> Tensor:
+        seen.append(call)
+        return -call.run()
+
+    expected = conv(images(2))
+    with attached(conv, {"": kept}):
+        assert torch.equal(conv(images(2)), -expected)
+    assert seen[0].geometry == Geometry((1, 1), (0, 0), (1, 1), 1)
+    assert (seen[0].bias, seen[0].end, seen[0].checked) == (None, None, False)
 
 
 def test_an_image_without_its_batch_is_reported_with_its_shape() -> None:
