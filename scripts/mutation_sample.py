@@ -1,9 +1,9 @@
 """Judge a random sample of the changes that `make mutate` makes: `python scripts/mutation_sample.py --seed 18`.
 
-mutmut writes the changed code, each change switched on by its name. One process imports and collects everything once.
-A fork of it notes which tests reach which line and how long each takes, and a fork for each change of the sample runs
-the tests that reach its line, the quickest first, until one fails. It prints the share that a test noticed, and the
-others as differences.
+mutmut writes the code with all changes in it, each switched on by its name. One process imports and collects everything
+once. A fork of it notes which tests reach which line and how long each takes, and a fork for each change of the sample
+runs the tests that reach its line, the quickest first, until one fails. Printed are the share that a test noticed, and
+the other changes.
 """
 
 import argparse
@@ -34,12 +34,13 @@ from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "mutation"  # a copy of the repository, its code changed
+NOTED = WORK / "noted.json"
 SPARE, TIMES = 30.0, 5.0  # seconds that tests may take beyond those measured, and how many times as long
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one function.
+    """One change of a function.
 
     Attributes:
         name: as mutmut calls it.
@@ -56,14 +57,15 @@ class Mutant:
 
 def write_mutants() -> list[Mutant]:
     """Copy the repository to `WORK` with all changes in its code, and return them by name."""
-    for folder in ("src", "tests", *map(str, config().also_copy)):
-        if (ROOT / folder).is_dir():
-            shutil.rmtree(WORK / folder, ignore_errors=True)
-            shutil.copytree(ROOT / folder, WORK / folder)
-        elif (ROOT / folder).exists():
-            shutil.copy2(ROOT / folder, WORK / folder)
+    WORK.mkdir(parents=True, exist_ok=True)
+    for part in ("src", *map(str, config().also_copy)):
+        if (ROOT / part).is_dir():
+            shutil.rmtree(WORK / part, ignore_errors=True)
+            shutil.copytree(ROOT / part, WORK / part)
+        elif (ROOT / part).exists():
+            shutil.copy2(ROOT / part, WORK / part)
     mutants = []
-    for path in sorted(Path("src").rglob("*.py")):
+    for path in Path("src").rglob("*.py"):
         if config().should_mutate(path):
             mutants += mutants_of(path)
     return sorted(mutants, key=lambda mutant: mutant.name)
@@ -77,15 +79,15 @@ def mutants_of(path: Path) -> list[Mutant]:
     statements = [node for node in ast.walk(ast.parse(mutated.code)) if isinstance(node, ast.stmt)]
     mutants = []
     for name in mutated.mutant_names:
-        before = mutated.line_span_by_function_name[name.rpartition("_")[0] + "_orig"]
+        original = name.rpartition("_")[0] + "_orig"
+        before = mutated.line_span_by_function_name[original]
         after = mutated.line_span_by_function_name[name]
         old = text[before.start - 1 : before.end]
-        new = text[after.start - 1 : after.end]
-        new = [line.replace(name, name.rpartition("_")[0] + "_orig") for line in new]
-        changed = next(place for place, (one, other) in enumerate(zip(old, new, strict=False)) if one != other)
-        difference = "\n".join(list(difflib.unified_diff(old, new, lineterm="", n=1))[3:])
-        lines = lines_of_statement(statements, before.start + changed)
-        mutants.append(Mutant(get_mutant_name(path, name), str(path), lines, difference))
+        new = [line.replace(name, original) for line in text[after.start - 1 : after.end]]
+        place = next(place for place, (one, other) in enumerate(zip(old, new, strict=False)) if one != other)
+        difference = list(difflib.unified_diff(old, new, lineterm="", n=1))[3:]
+        lines = lines_of_statement(statements, before.start + place)
+        mutants.append(Mutant(get_mutant_name(path, name), str(path), lines, "\n".join(difference)))
     return mutants
 
 
@@ -100,16 +102,18 @@ def lines_of_statement(statements: Sequence[ast.stmt], line: int) -> range:
 
 
 class Judge:
-    """A pytest plugin that runs the tests in forks, in place of running them once.
+    """A pytest plugin that runs tests in forks, in the place of running them all once.
 
     Args:
         sample: the changes to judge.
         most: seconds of tests for one change.
+        say: prints a line.
     """
 
-    def __init__(self, sample: Sequence[Mutant], most: float) -> None:
+    def __init__(self, sample: Sequence[Mutant], most: float, say: Callable[[str], object]) -> None:
         self.sample = sample
         self.most = most
+        self.say = say
         self.unnoticed: list[Mutant] = []
         self._seconds: dict[str, float] = defaultdict(float)
         self._failed: set[str] = set()
@@ -118,42 +122,29 @@ class Judge:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        session.config.pluginmanager.unregister(name="terminalreporter")
         gc.freeze()  # a collection in a fork would copy the pages of all that was imported
-        started = time.monotonic()
         in_fork(lambda: self._note(session), 3600.0)
-        noted = json.loads(Path("noted.json").read_text())
-        print(f"{len(session.items)} tests in {time.monotonic() - started:.0f} s", flush=True)
-        if noted["failed"]:
-            print("left out, as they fail without a change:", *noted["failed"], sep="\n  ")
+        noted = json.loads(NOTED.read_text())
+        self.say(f"{len(session.items)} tests of {sum(noted['seconds'].values()):.0f} s")
+        for test in noted["failed"]:
+            self.say(f"left out, since it fails without a change: {test}")
         for number, mutant in enumerate(self.sample, start=1):
-            tests = self._tests(session, mutant, noted)
-            verdict = self._judge(session, mutant, tests, noted["seconds"])
-            print(f"{number:4} {verdict:11} by {len(tests):3} tests  {mutant.name}", flush=True)
+            verdict, tests = self._judge(session, mutant, noted)
+            self.say(f"{number:4} {verdict:11} by {tests:3} tests  {mutant.name}")
             if verdict == "unnoticed":
                 self.unnoticed.append(mutant)
         return True
 
-    def _tests(self, session: pytest.Session, mutant: Mutant, noted: dict[str, Any]) -> list[pytest.Item]:
-        """The tests that reach a change, the quickest first, as many as the time allows."""
-        seconds = noted["seconds"]
+    def _judge(self, session: pytest.Session, mutant: Mutant, noted: dict[str, Any]) -> tuple[str, int]:
+        """Return whether a test noticed the change, or took far too long with it, and how many could."""
         lines = noted["reached"].get(mutant.file, {})
-        reached = {test for line in mutant.lines for test in lines.get(str(line), [])}
-        tests = [item for item in session.items if item.nodeid in reached - set(noted["failed"])]
-        tests.sort(key=lambda item: seconds[item.nodeid])
-        chosen: list[pytest.Item] = []
+        reached = {test for line in mutant.lines for test in lines.get(str(line), [])} - set(noted["failed"])
+        tests: list[pytest.Item] = []
         total = 0.0
-        for test in tests:
-            total += seconds[test.nodeid]
-            if total > self.most and chosen:
-                break
-            chosen.append(test)
-        return chosen
-
-    def _judge(
-        self, session: pytest.Session, mutant: Mutant, tests: list[pytest.Item], seconds: dict[str, float]
-    ) -> str:
-        """Return whether a test noticed the change, or took far too long with it."""
+        for item in sorted(session.items, key=lambda item: noted["seconds"].get(item.nodeid, 0.0)):
+            if item.nodeid in reached and total <= self.most:
+                total += noted["seconds"][item.nodeid]
+                tests.append(item)
 
         def run() -> int:
             os.environ["MUTANT_UNDER_TEST"] = mutant.name
@@ -163,25 +154,24 @@ class Judge:
                     return 1
             return 0
 
-        status = in_fork(run, SPARE + TIMES * sum(seconds[test.nodeid] for test in tests))
+        status = in_fork(run, SPARE + TIMES * total)
         if status is None:
-            return "out of time"
-        return "noticed" if status else "unnoticed"
+            return "out of time", len(tests)
+        return "noticed" if status else "unnoticed", len(tests)
 
     def _note(self, session: pytest.Session) -> int:
         """Run all tests, and write down the lines that each reaches, its seconds and whether it fails."""
         self._coverage = coverage.Coverage(data_file=None, include=[f"{WORK}/src/*"], config_file=False)
         self._coverage.start()
+        of_fixture: dict[str, list[str]] = defaultdict(list)
         for item, following in zip(session.items, [*session.items[1:], None], strict=True):
             self._switch(item.nodeid)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             forget_answers()
-        self._coverage.stop()
-        of_fixture = defaultdict(list)
-        for item in session.items:
             for definitions in item._fixtureinfo.name2fixturedefs.values():  # type: ignore[attr-defined]
                 for definition in definitions:
                     of_fixture[f"fixture {id(definition)}"].append(item.nodeid)
+        self._coverage.stop()
         data = self._coverage.get_data()
         reached: dict[str, dict[int, list[str]]] = {}
         for file in data.measured_files():
@@ -189,7 +179,7 @@ class Judge:
             for line, contexts in data.contexts_by_lineno(file).items():
                 lines[line] = sorted({test for name in contexts for test in of_fixture.get(name, [name])})
         content = {"reached": reached, "seconds": self._seconds, "failed": sorted(self._failed)}
-        Path("noted.json").write_text(json.dumps(content))
+        NOTED.write_text(json.dumps(content))
         return 0
 
     def _switch(self, context: str) -> None:
@@ -217,9 +207,9 @@ class Judge:
 
 
 def forget_answers() -> None:
-    """Empty the caches of tests and their helpers: what a second test finds there it would not be seen to reach."""
+    """Empty the caches of test helpers: a second test that found an answer there would not be seen to reach it."""
     for name, module in list(sys.modules.items()):
-        if name.startswith(("helpers.", "tests.")):
+        if name.startswith("helpers."):
             for value in list(vars(module).values()):
                 if hasattr(value, "cache_clear"):
                     value.cache_clear()
@@ -237,23 +227,19 @@ def in_fork(work: Callable[[], int], seconds: float) -> int | None:
         ended, status = os.waitpid(pid, os.WNOHANG)
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # also what it started
-    if not ended:
-        os.waitpid(pid, 0)
-        return None
-    return os.waitstatus_to_exitcode(status)
+    if ended:
+        return os.waitstatus_to_exitcode(status)
+    os.waitpid(pid, 0)
+    return None
 
 
 def be_fork(work: Callable[[], int]) -> NoReturn:
-    """Do the work in a session of its own, without a word."""
+    """Do the work in a session of its own, and end with its status."""
     os.setsid()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
     status = 1
     try:
         status = work()
     finally:
-        sys.stdout.flush()
         os._exit(status)
 
 
@@ -265,22 +251,24 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=120.0, help="seconds of tests for one change")
     args = parser.parse_args()
     os.chdir(ROOT)
-    WORK.mkdir(parents=True, exist_ok=True)
     mutants = write_mutants()
     random.Random(args.seed).shuffle(mutants)
-    judge = Judge(mutants[: args.count], args.most)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    print(f"{args.count} of {len(mutants)} changes, seed {args.seed}, commit {commit.stdout.strip()}", flush=True)
+    commit = subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True).strip()
+    print(f"{args.count} of {len(mutants)} changes, seed {args.seed}, commit {commit}", flush=True)
     options = [*config().pytest_add_cli_args, *config().pytest_add_cli_args_test_selection, "--basetemp=temporary"]
     os.chdir(WORK)
     os.environ.update(OMP_NUM_THREADS="1", PYTHONPATH=f"{WORK}/src:{WORK}/tests", MUTANT_UNDER_TEST="")
     sys.path[:0] = [f"{WORK}/src", f"{WORK}/tests"]
-    pytest.main(options, plugins=[judge])
-    for mutant in judge.unnoticed:
-        print(f"\n{mutant.name}\n{mutant.difference}")
-    noticed = args.count - len(judge.unnoticed)
-    low, high = binomtest(noticed, args.count).proportion_ci(method="wilson")
-    print(f"\nnoticed: {noticed} of {args.count}, {noticed / args.count:.1%} (95 % interval {low:.1%} to {high:.1%})")
+    with os.fdopen(os.dup(1), "w", buffering=1) as out:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # pytest's own words
+        judge = Judge(mutants[: args.count], args.most, lambda line: print(line, file=out))
+        if pytest.main(options, plugins=[judge]) != pytest.ExitCode.OK:
+            sys.exit("pytest cannot collect the tests")
+        for mutant in judge.unnoticed:
+            judge.say(f"\n{mutant.name}\n{mutant.difference}")
+        noticed = args.count - len(judge.unnoticed)
+        low, high = binomtest(noticed, args.count).proportion_ci(method="wilson")
+        judge.say(f"\nnoticed: {noticed} of {args.count}, {noticed / args.count:.1%} ({low:.0%} to {high:.0%})")
 
 
 if __name__ == "__main__":

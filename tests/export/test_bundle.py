@@ -234,7 +234,7 @@ def test_an_image_with_its_logits_the_rule_and_the_origin_go_with_the_numbers(tm
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_products_of_a_policy_are_those_of_the_golden_model(policy: str, rounding: str, saturate: bool) -> None:
     products = policy_products(SmtSpec(4, policy, rounding=rounding, saturate=saturate))
-    assert (products.dtype, products.shape) == (np.int64, (4, 256, 256))
+    assert (str(products.dtype), products.shape) == ("int64", (4, 256, 256))
     ends = (0, 1, 7, 8, 9, 15, 16, 17, 24, 119, 120, 127, 200, 247, 248, 255)
     for active, a, value in itertools.product((1, 2, 3, 4), ends, ends):
         b = value - 128

@@ -112,7 +112,7 @@ def test_one_far_value_of_the_papers_does_not_squeeze_the_chart() -> None:
 
 def test_layers_are_kept_with_all_their_digits() -> None:
     table = pd.DataFrame({"name": ["conv1", "conv2"], "relative_mse": [0.123456789012345, float("nan")]})
-    first, second = layer_records(table)
+    first, second = map(dict, layer_records(table))
     assert first == {"name": "conv1", "relative_mse": 0.123456789012345}
     assert second == {"name": "conv2", "relative_mse": None}
 
