@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "mutation"  # a copy of the repository, its code changed
 NOTED = WORK / "noted.json"
 SPARE, TIMES = 30.0, 5.0  # seconds that tests may take beyond those measured, and how many times as long
+MOST_STATUS = 255  # of a process
 
 
 @dataclass(frozen=True)
@@ -129,35 +130,30 @@ class Judge:
         for test in noted["failed"]:
             self.say(f"left out, since it fails without a change: {test}")
         for number, mutant in enumerate(self.sample, start=1):
-            verdict, tests = self._judge(session, mutant, noted)
+            verdict, tests = self._judge(session.items, mutant, noted)
             self.say(f"{number:4} {verdict:11} by {tests:3} tests  {mutant.name}")
             if verdict == "unnoticed":
                 self.unnoticed.append(mutant)
         return True
 
-    def _judge(self, session: pytest.Session, mutant: Mutant, noted: dict[str, Any]) -> tuple[str, int]:
+    def _judge(self, items: Sequence[pytest.Item], mutant: Mutant, noted: dict[str, Any]) -> tuple[str, int]:
         """Return whether a test noticed the change, or took far too long with it, and how many could."""
         lines = noted["reached"].get(mutant.file, {})
         reached = {test for line in mutant.lines for test in lines.get(str(line), [])} - set(noted["failed"])
         tests: list[pytest.Item] = []
         total = 0.0
-        for item in sorted(session.items, key=lambda item: noted["seconds"].get(item.nodeid, 0.0)):
+        for item in sorted(items, key=lambda item: noted["seconds"].get(item.nodeid, 0.0)):
             if item.nodeid in reached and total <= self.most:
                 total += noted["seconds"][item.nodeid]
                 tests.append(item)
-
-        def run() -> int:
-            os.environ["MUTANT_UNDER_TEST"] = mutant.name
-            for item, following in zip(tests, [*tests[1:], None], strict=True):
-                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-                if session.testsfailed:
-                    return 1
-            return 0
-
-        status = in_fork(run, SPARE + TIMES * total)
-        if status is None:
+        if not tests:
+            return "unnoticed", 0
+        failed = run(tests, mutant.name, total)
+        if failed is None:
             return "out of time", len(tests)
-        return "noticed" if status else "unnoticed", len(tests)
+        # what fails is to pass without the change, in the same company
+        noticed = failed > 0 and run(tests[:failed], "", total) == 0
+        return "noticed" if noticed else "unnoticed", len(tests)
 
     def _note(self, session: pytest.Session) -> int:
         """Run all tests, and write down the lines that each reaches, its seconds and whether it fails."""
@@ -206,6 +202,24 @@ class Judge:
             self._failed.add(report.nodeid)
 
 
+def run(tests: Sequence[pytest.Item], change: str, seconds: float) -> int | None:
+    """Run tests with a change, in a fork; `seconds` are those that they take without.
+
+    Returns:
+        The number of the first that fails (from 1), 0 if none does; None where they take far too long.
+    """
+
+    def work() -> int:
+        os.environ["MUTANT_UNDER_TEST"] = change
+        for number, (item, following) in enumerate(zip(tests, [*tests[1:], None], strict=True), start=1):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if item.session.testsfailed:
+                return min(number, MOST_STATUS)
+        return 0
+
+    return in_fork(work, SPARE + TIMES * seconds)
+
+
 def forget_answers() -> None:
     """Empty the caches of test helpers: a second test that found an answer there would not be seen to reach it."""
     for name, module in list(sys.modules.items()):
@@ -228,7 +242,7 @@ def in_fork(work: Callable[[], int], seconds: float) -> int | None:
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # also what it started
     if ended:
-        return os.waitstatus_to_exitcode(status)
+        return abs(os.waitstatus_to_exitcode(status))
     os.waitpid(pid, 0)
     return None
 
@@ -236,7 +250,7 @@ def in_fork(work: Callable[[], int], seconds: float) -> int | None:
 def be_fork(work: Callable[[], int]) -> NoReturn:
     """Do the work in a session of its own, and end with its status."""
     os.setsid()
-    status = 1
+    status = MOST_STATUS
     try:
         status = work()
     finally:

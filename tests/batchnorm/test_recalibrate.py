@@ -175,7 +175,9 @@ def test_the_table_has_a_row_for_every_batchnorm() -> None:
     network = untracked()
     own = copy.deepcopy(network)
     recalibrate_(own, BATCHES)
-    table = describe_batchnorms(network, own).set_index("name")
+    table = describe_batchnorms(network, own)
+    assert list(table) == ["name", "channels", "mean_shift", "variance_ratio", "status"]
+    table = table.set_index("name")
     assert table["status"].to_dict() == {"bn1": "running", "bn2": "frozen", "bn3": "batch", "bn4": "running"}
     assert (table.loc[["bn1", "bn4"], "mean_shift"] > 0).all()
     assert (table.loc["bn2", "mean_shift"], table.loc["bn2", "variance_ratio"]) == (0, 1)

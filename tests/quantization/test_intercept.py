@@ -122,6 +122,20 @@ def test_other_convolutions_are_never_silently_float(dimensions: int, caplog: py
     ]
 
 
+def test_a_weight_that_is_given_by_its_name_is_named() -> None:
+    class ByName(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 3, 1)
+            self.other = nn.ConvTranspose2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.conv_transpose2d(self.first(x), weight=self.other.weight)
+
+    with pytest.raises(BnrecalError, match=r"^the network calls conv_transpose2d with the weight other.weight outside"):
+        calibrate(ByName(), [images(2)])
+
+
 def test_a_functional_convolution_is_named() -> None:
     class Functional(nn.Module):
         def __init__(self) -> None:

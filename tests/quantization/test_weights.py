@@ -132,6 +132,15 @@ def test_a_change_of_the_weight_is_refused_at_the_next_call(change: Callable[[Ti
         q(X)
 
 
+def test_a_later_call_is_looked_at_as_the_first_is() -> None:
+    q = quantized(tiny())
+    q(X)
+    broken = X.clone()
+    broken[2, 1, 3, 4] = torch.nan
+    with pytest.raises(BnrecalError, match="conv2 gets NaN or infinity, which 8 bits would hide"):
+        q(broken)
+
+
 def test_a_weight_that_is_put_in_its_place_is_refused() -> None:
     q = quantized(tiny())
     assert isinstance(q, Tiny)

@@ -21,7 +21,18 @@ def test_numbers_for_people(value: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(4.4, "4 s"), (59.6, "1 min 00 s"), (191, "3 min 11 s"), (3725, "1 h 02 min")]
+    ("seconds", "text"),
+    [
+        (4.4, "4 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (60, "1 min 00 s"),
+        (191, "3 min 11 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 00 min"),
+        (3725, "1 h 02 min"),
+        (7199, "1 h 59 min"),
+    ],
 )
 def test_times_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
