@@ -265,9 +265,9 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=120.0, help="seconds of tests for one change")
     args = parser.parse_args()
     os.chdir(ROOT)
+    commit = subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True).strip()
     mutants = write_mutants()
     random.Random(args.seed).shuffle(mutants)
-    commit = subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True).strip()
     print(f"{args.count} of {len(mutants)} changes, seed {args.seed}, commit {commit}", flush=True)
     options = [*config().pytest_add_cli_args, *config().pytest_add_cli_args_test_selection, "--basetemp=temporary"]
     os.chdir(WORK)
