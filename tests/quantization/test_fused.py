@@ -23,7 +23,7 @@ from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization import fused
 from bnrecal.quantization.calibrate import calibrate
 from bnrecal.quantization.convert import quantize_layers, threaded_copy, threaded_layers
-from bnrecal.quantization.fused import Ended, FusedNetwork, describe_fusion, fuse
+from bnrecal.quantization.fused import Ended, FusedNetwork, describe_fusion, fuse, fused_or_none
 from bnrecal.quantization.intercept import ConvCall
 from bnrecal.quantization.layer_plan import plan_threads
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
@@ -154,6 +154,14 @@ def test_statistics_that_change_between_two_evaluations_count() -> None:
         short = fuse(network)
         assert short is not None
         assert torch.equal(short(images(4)), fresh(images(4)))
+
+
+def test_why_a_network_is_not_fused_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    network = tiny()
+    network.bn1.register_forward_hook(lambda *_: None)
+    with caplog.at_level("DEBUG", "bnrecal"):
+        assert fused_or_none(network) is None
+    assert caplog.messages == ["evaluation is not fused: hooks on bn1"]
 
 
 HIDDEN = (

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 import bnrecal
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.quantization.convert import threaded_layers
+from bnrecal.quantization.intercept import ConvCall
 
 SPEC = bnrecal.SmtSpec(threads=4)
 X = images(8)
@@ -139,6 +142,22 @@ def test_a_later_call_is_looked_at_as_the_first_is() -> None:
     broken[2, 1, 3, 4] = torch.nan
     with pytest.raises(BnrecalError, match="conv2 gets NaN or infinity, which 8 bits would hide"):
         q(broken)
+
+
+def test_other_types_and_other_weights_than_were_quantized_are_refused() -> None:
+    layer = threaded_layers(quantized(tiny()))["conv2"]
+    x = torch.rand(2, 8, 6, 6)
+    geometry = Geometry((2, 2), (1, 1), (1, 1), 1)
+    call = ConvCall(x.double(), torch.rand(16, 8, 3, 3), None, geometry)
+    message = r"^the quantized convolution conv2 gets torch.float64 activations: give the network float32 images$"
+    with pytest.raises(BnrecalError, match=message):
+        layer(call)
+    message = (
+        r"^the convolution conv2 is called with a weight of shape \(16, 8, 1, 1\), calibrated with \(16, 8, 3, 3\): "
+        r"leave it in float32 with quant.skip=\[conv2\]$"
+    )
+    with pytest.raises(BnrecalError, match=message):
+        layer(replace(call, x=x, weight=torch.rand(16, 8, 1, 1)))
 
 
 def test_a_weight_that_is_put_in_its_place_is_refused() -> None:

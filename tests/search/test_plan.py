@@ -221,6 +221,11 @@ def test_operating_points_are_prefixes_spread_over_the_speedups(experiment: Expe
     assert slowest_prefix(free, order, 2, 3.9, fixed) is None
 
 
+def test_a_network_without_a_choice_of_threads_is_named(experiment: Experiment) -> None:
+    with pytest.raises(BnrecalError, match=r"^custom has no convolution that can run several threads$"):
+        threadable(replace(experiment, convs=experiment.convs[:1]))
+
+
 COST = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
 
 
