@@ -1,9 +1,8 @@
 """Judge a random sample of the changes that `make mutate` makes: `python scripts/mutation_sample.py --seed 18`.
 
-mutmut writes the code with all changes in it, each switched on by its name. One process imports and collects everything
-once. A fork of it notes which tests reach which line and how long each takes, and a fork for each change of the sample
-runs the tests that reach its line, the quickest first, until one fails. Printed are the share that a test noticed, and
-the other changes.
+mutmut writes the code with all changes in it, each switched on by its name. One process imports and collects all tests.
+A fork of it notes which lines each test reaches in how long. A fork for each change runs the tests that reach its line,
+the quickest first, until one fails. Printed are the share of changes that a test noticed, and the others.
 """
 
 import argparse
@@ -17,13 +16,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import coverage
 import pytest
@@ -35,19 +34,17 @@ from scipy.stats import binomtest
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "mutation"  # a copy of the repository, its code changed
 NOTED = WORK / "noted.json"
+MOST = 120.0  # seconds of tests for one change
 SPARE, TIMES = 30.0, 5.0  # seconds that tests may take beyond those measured, and how many times as long
 MOST_STATUS = 255  # of a process
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of a function.
+    """One change of a function: mutmut's name, the file below `WORK`, the difference as text.
 
     Attributes:
-        name: as mutmut calls it.
-        file: below `WORK`.
         lines: those of the statement that is changed, in the copy of the function that runs without a change.
-        difference: of the function, as text.
     """
 
     name: str
@@ -107,13 +104,11 @@ class Judge:
 
     Args:
         sample: the changes to judge.
-        most: seconds of tests for one change.
         say: prints a line.
     """
 
-    def __init__(self, sample: Sequence[Mutant], most: float, say: Callable[[str], object]) -> None:
+    def __init__(self, sample: Sequence[Mutant], say: Callable[[str], object]) -> None:
         self.sample = sample
-        self.most = most
         self.say = say
         self.unnoticed: list[Mutant] = []
         self._seconds: dict[str, float] = defaultdict(float)
@@ -143,7 +138,7 @@ class Judge:
         tests: list[pytest.Item] = []
         total = 0.0
         for item in sorted(items, key=lambda item: noted["seconds"].get(item.nodeid, 0.0)):
-            if item.nodeid in reached and total <= self.most:
+            if item.nodeid in reached and total <= MOST:
                 total += noted["seconds"][item.nodeid]
                 tests.append(item)
         if not tests:
@@ -169,32 +164,29 @@ class Judge:
                     of_fixture[f"fixture {id(definition)}"].append(item.nodeid)
         self._coverage.stop()
         data = self._coverage.get_data()
-        reached: dict[str, dict[int, list[str]]] = {}
+        reached: dict[str, dict[int, list[str]]] = defaultdict(dict)
         for file in data.measured_files():
-            lines = reached[str(Path(file).relative_to(WORK))] = {}
             for line, contexts in data.contexts_by_lineno(file).items():
-                lines[line] = sorted({test for name in contexts for test in of_fixture.get(name, [name])})
-        content = {"reached": reached, "seconds": self._seconds, "failed": sorted(self._failed)}
-        NOTED.write_text(json.dumps(content))
+                tests = {test for name in contexts for test in of_fixture.get(name, [name])}
+                reached[str(Path(file).relative_to(WORK))][line] = list(tests)
+        NOTED.write_text(json.dumps({"reached": reached, "seconds": self._seconds, "failed": list(self._failed)}))
         return 0
 
     def _switch(self, context: str) -> None:
-        assert self._coverage is not None
         self._context = context
-        self._coverage.switch_context(context)
+        if self._coverage is not None:
+            self._coverage.switch_context(context)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, object, object]:
         """What a shared fixture reaches is reached by every test that asks for it, not by the first alone."""
         before = self._context
-        shared = self._coverage is not None and fixturedef.scope != "function"
-        if shared:
+        if fixturedef.scope != "function":
             self._switch(f"fixture {id(fixturedef)}")
         try:
             return (yield)
         finally:
-            if shared:
-                self._switch(before)
+            self._switch(before)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._seconds[report.nodeid] += report.duration
@@ -203,10 +195,10 @@ class Judge:
 
 
 def run(tests: Sequence[pytest.Item], change: str, seconds: float) -> int | None:
-    """Run tests with a change, in a fork; `seconds` are those that they take without.
+    """Return the number of the first test that fails with a change, 0 if none; None where they take far too long.
 
-    Returns:
-        The number of the first that fails (from 1), 0 if none does; None where they take far too long.
+    Args:
+        seconds: that they take without the change.
     """
 
     def work() -> int:
@@ -230,31 +222,20 @@ def forget_answers() -> None:
 
 
 def in_fork(work: Callable[[], int], seconds: float) -> int | None:
-    """Return the status of work done in a fork; None where it was ended after so many seconds."""
+    """Return the status of work done in a fork, in a session of its own; None where it was ended after some seconds."""
     pid = os.fork()
     if pid == 0:
-        be_fork(work)
-    deadline = time.monotonic() + seconds
-    ended, status = 0, 0
-    while not ended and time.monotonic() < deadline:
-        time.sleep(0.02)
-        ended, status = os.waitpid(pid, os.WNOHANG)
+        os.setsid()
+        signal.alarm(ceil(seconds))
+        status = MOST_STATUS
+        try:
+            status = work()
+        finally:
+            os._exit(status)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)  # also what it started
-    if ended:
-        return abs(os.waitstatus_to_exitcode(status))
-    os.waitpid(pid, 0)
-    return None
-
-
-def be_fork(work: Callable[[], int]) -> NoReturn:
-    """Do the work in a session of its own, and end with its status."""
-    os.setsid()
-    status = MOST_STATUS
-    try:
-        status = work()
-    finally:
-        os._exit(status)
+        os.killpg(pid, signal.SIGKILL)  # what it started
+    return None if code == -signal.SIGALRM else abs(code)
 
 
 def main() -> None:
@@ -262,7 +243,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, required=True, help="of the shuffled names")
     parser.add_argument("--count", type=int, default=150, help="changes to judge")
-    parser.add_argument("--most", type=float, default=120.0, help="seconds of tests for one change")
     args = parser.parse_args()
     os.chdir(ROOT)
     commit = subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True).strip()
@@ -275,7 +255,7 @@ def main() -> None:
     sys.path[:0] = [f"{WORK}/src", f"{WORK}/tests"]
     with os.fdopen(os.dup(1), "w", buffering=1) as out:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # pytest's own words
-        judge = Judge(mutants[: args.count], args.most, lambda line: print(line, file=out))
+        judge = Judge(mutants[: args.count], lambda line: print(line, file=out))
         if pytest.main(options, plugins=[judge]) != pytest.ExitCode.OK:
             sys.exit("pytest cannot collect the tests")
         for mutant in judge.unnoticed:

@@ -11,6 +11,7 @@ def test_an_axis_holds_its_values_between_round_ticks() -> None:
     assert axis.share(25) == 1  # on the edge
     assert Axis.over([2.0, 4.0], zero=False).low == 2
     assert Axis.over([]).share(0) == 0
+    assert Axis(0.0, 3e-7, (0.0, 1.5e-7, 3e-7)).labels() == ["0.000000"] * 3  # six decimals at most
 
 
 @pytest.mark.parametrize(
