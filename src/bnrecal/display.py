@@ -1,9 +1,13 @@
-"""HTML that notebooks show in the place of an object. Every text is escaped."""
+"""Progress bars, and HTML that notebooks show in the place of an object, every text of it escaped."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import pandas as pd
+from tqdm import tqdm
+
+T = TypeVar("T")
 
 _SHARES = {
     "weight_sparsity": "zero weights",
@@ -11,6 +15,11 @@ _SHARES = {
     "collisions": "steps that collide",
     "relative_mse": "relative error",
 }
+
+
+def progress(items: Iterable[T], what: str, unit: str) -> "tqdm[T]":
+    """Return a progress bar over items that shows after a second, on a terminal alone, and goes when it is done."""
+    return tqdm(items, desc=what, unit=unit, leave=False, delay=1, disable=None)
 
 
 def facts_table(facts: Mapping[str, object]) -> str:

@@ -7,7 +7,14 @@ from helpers.nets import Tiny, images, tiny
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from bnrecal.batchnorm.recalibrate import batch_statistics, batchnorms, load_statistics, recalibrate_, statistics
+from bnrecal.batchnorm.recalibrate import (
+    batch_statistics,
+    batchnorms,
+    load_statistics,
+    recalibrate_,
+    statistics,
+    warn_of_others,
+)
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.layer_report import describe_batchnorms
 
@@ -121,11 +128,40 @@ def test_layers_without_statistics_of_their_own_are_left_alone_and_named_once(ca
     recalibrate_(network, BATCHES)
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {f"bn{i}.{key}" for i in (1, 4) for key in ("running_mean", "running_var", "num_batches_tracked")}
-    assert [message.split(":")[0] for message in caplog.messages] == [
-        "recalibration leaves BatchNorm bn2 alone, which keep the statistics they hold",
-        "BatchNorm bn3 hold no running statistics and normalise with those of each batch",
+    assert caplog.messages == [
+        "recalibration leaves BatchNorm bn2 alone, which keep the statistics they hold: set track_running_stats=True "
+        "to re-estimate them",
+        "BatchNorm bn3 hold no running statistics and normalise with those of each batch: accuracy depends on the "
+        "batch size, and recalibration has nothing to re-estimate",
     ]
     assert batchnorms(network).keys() == {"bn1", "bn4"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "named"), [(1, "of the network"), (5, "0, 1, 2, 3, 4"), (7, "0, 1, 2, 3, 4 and 2 more")]
+)
+def test_at_most_five_layers_are_named(layers: int, named: str, caplog: pytest.LogCaptureFixture) -> None:
+    norms = [nn.BatchNorm2d(3, track_running_stats=False) for _ in range(layers)]
+    warn_of_others(norms[0] if layers == 1 else nn.Sequential(*norms))
+    assert [message.partition(" hold no")[0] for message in caplog.messages] == [f"BatchNorm {named}"]
+
+
+def test_values_that_are_not_finite_inside_the_network_are_named() -> None:
+    class Grows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.where(x.sum() > 200, torch.inf, 1.0)
+
+    network = nn.Sequential(Grows(), nn.BatchNorm2d(3)).eval()
+    before = statistics(network)
+    few = torch.full((2, 3, 4, 4), 0.5)
+    said = (
+        "recalibration batch 2 brings BatchNorm layer 1 NaN, infinity or values beyond float32, made inside the "
+        "network: check its weights, or leave these images out"
+    )
+    with pytest.raises(BnrecalError, match=f"^{said}$"):
+        recalibrate_(network, [few, 10 * few])
+    for name, value in statistics(network).items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_layers_that_lost_their_statistics_are_named_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -139,7 +175,9 @@ def test_the_table_has_a_row_for_every_batchnorm() -> None:
     network = untracked()
     own = copy.deepcopy(network)
     recalibrate_(own, BATCHES)
-    table = describe_batchnorms(network, own).set_index("name")
+    table = describe_batchnorms(network, own)
+    assert list(table) == ["name", "channels", "mean_shift", "variance_ratio", "status"]
+    table = table.set_index("name")
     assert table["status"].to_dict() == {"bn1": "running", "bn2": "frozen", "bn3": "batch", "bn4": "running"}
     assert (table.loc[["bn1", "bn4"], "mean_shift"] > 0).all()
     assert (table.loc["bn2", "mean_shift"], table.loc["bn2", "variance_ratio"]) == (0, 1)
@@ -188,7 +226,8 @@ def test_a_layer_that_does_more_than_normalise_is_normalised_by_the_batch_and_do
 
 
 def test_one_value_a_channel_is_reported() -> None:
-    with pytest.raises(BnrecalError, match="one value per channel"):
+    said = "^a batch brought a BatchNorm layer one value per channel: use larger batches$"
+    with pytest.raises(BnrecalError, match=said):
         recalibrate_(nn.BatchNorm1d(3), [torch.ones(1, 3)])
 
 

@@ -66,11 +66,11 @@ CPU = torch.device("cpu")
 def test_a_label_is_the_text_of_the_bar_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
 
-    def bar(batches: Iterable[T], *, desc: str, **_: object) -> Iterable[T]:
-        texts.append(desc)
+    def bar(batches: Iterable[T], what: str, _: str) -> Iterable[T]:
+        texts.append(what)
         return batches
 
-    monkeypatch.setattr(bnrecal.data.loader, "tqdm", bar)
+    monkeypatch.setattr(bnrecal.data.loader, "progress", bar)
     chosen = choose(Source(), "val", "validation", 4, 0)
     named = replace(chosen, label="six cells")
     loader = ImageLoader(Source(), Preprocessing(), CPU, workers=0)

@@ -53,8 +53,12 @@ def test_unreadable_images_are_counted_and_left_out() -> None:
 @pytest.mark.parametrize(
     ("network", "labels", "message"),
     [
-        (Fixed(float("nan")), [0, 1, 2], "the bad network gives logits that are not finite"),
-        (Fixed(), [0, 1, 7], "has 7 classes, the images have a label 7"),
+        (Fixed(float("nan")), [0, 1, 2], "^the bad network gives logits that are not finite: check the weights$"),
+        (
+            Fixed(),
+            [0, 1, 7],
+            "^the network has 7 classes, the images have a label 7: choose a model and a data set of matching classes$",
+        ),
         (nn.Flatten(0), [0, 1, 2], r"must return logits \(images, classes\), not a tensor of shape \(63,\)"),
         (Fixed(), [-1, -1, -1], "no readable validation image"),
     ],

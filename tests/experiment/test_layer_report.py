@@ -2,16 +2,27 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from helpers.known_search import small_experiment
 from torch import Tensor, nn
 
-from bnrecal.experiment.layer_report import describe_batchnorms, input_ranges, measured_columns, scaled_errors
+import bnrecal.experiment.layer_report
+from bnrecal.experiment.layer_report import (
+    describe_batchnorms,
+    describe_layers,
+    gather_collisions,
+    input_ranges,
+    measured_columns,
+    scaled_errors,
+)
 from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.variant import Variant
 from bnrecal.nbsmt.analysis.collisions import CollisionStatistics
+from bnrecal.quantization.systolic import layer_cycles
 
 COUNTED = CollisionStatistics(
     steps_by_active=(10, 20, 30, 15, 25),
@@ -68,6 +79,56 @@ def test_shares_are_of_steps_of_elements_and_of_active_operands() -> None:
             "relative_mse": 10 / 140,
         }
     )
+
+
+SIZES = {  # shapes of the input, the output and the kernel; groups
+    "stem": ("3x32x32", "8x32x32", "3x3", 1),
+    "conv2": ("8x32x32", "16x16x16", "3x3", 1),
+    "depthwise": ("16x16x16", "16x16x16", "3x3", 16),
+    "dilated": ("16x16x16", "16x16x16", "3x3", 1),
+}
+COLUMNS = "name input output kernel groups macs cycles threads reason execution scale range input_range_wo input_range"
+
+
+def test_every_column_of_the_table_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = small_experiment()
+    own = Variant(4, True)
+    prepared = prepare_variants(experiment, [own.without_recal, own])
+    before = gather_collisions(experiment, prepared[own.without_recal], 5)
+    after = gather_collisions(experiment, prepared[own], 5)
+    ranges_wo = input_ranges(experiment, prepared[own.without_recal], 5)
+    ranges = input_ranges(experiment, prepared[own], 5)
+    expected = []
+    for plan in prepared[own].plans:
+        sizes = dict(zip(("input", "output", "kernel", "groups"), SIZES[plan.name], strict=True))
+        row = {"name": plan.name, **sizes, "macs": plan.conv.macs, "threads": plan.threads, "reason": plan.reason}
+        row["cycles"] = layer_cycles(plan.conv, max(plan.threads, 1), 16, 16)
+        layer = prepared[own].layers.get(plan.name)
+        if layer is not None:
+            row |= {"execution": layer.execution, "scale": layer.input_scale, "range": layer.range}
+            row |= {"input_range_wo": ranges_wo[plan.name], "input_range": ranges[plan.name]}
+            row |= measured_columns(layer, after[plan.name])
+            wo = scaled_errors(layer, before[plan.name])
+            row |= {"mse_wo": wo[0], "relative_mse_wo": wo[1]}
+        expected.append(row)
+    table = describe_layers(experiment, prepared[own.without_recal], prepared[own], 5)
+    assert list(table)[:14] == COLUMNS.split()
+    assert list(table)[-2:] == ["mse_wo", "relative_mse_wo"]
+    pd.testing.assert_frame_equal(table, pd.DataFrame(expected)[list(table)])
+    assert (table["input_range"] != table["input_range_wo"]).sum() == 4  # one is empty, the others moved
+    assert table["mse"].sum() != table["mse_wo"].sum()
+
+    looks: list[object] = []
+
+    def counted(*given: Any) -> dict[str, CollisionStatistics]:
+        looks.append(given)
+        return before
+
+    monkeypatch.setattr(bnrecal.experiment.layer_report, "gather_collisions", counted)
+    without = describe_layers(experiment, prepared[own.without_recal], prepared[own.without_recal], 5)
+    assert len(looks) == 1  # a network without recalibration is looked at once
+    assert without["mse"].equals(without["mse_wo"].rename("mse"))
+    assert without["input_range"].equals(without["input_range_wo"].rename("input_range"))
 
 
 def test_the_range_of_an_input_is_the_mean_of_each_images_largest() -> None:

@@ -12,7 +12,16 @@ import torch
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness
 from bnrecal.evaluation.significance import mcnemar
-from bnrecal.experiment.results import Details, Result, accuracies, missing_details, read_json, summary, write_details
+from bnrecal.experiment.results import (
+    Details,
+    Result,
+    accuracies,
+    missing_details,
+    read_json,
+    summary,
+    write_details,
+    write_result,
+)
 
 IMAGES = 200
 
@@ -97,7 +106,7 @@ RESULT: dict[str, Any] = {
     "gain": 5.75,
     "gain_p": 0.00123,
     "control_gain": -0.25,
-    "recovered": 0.648,
+    "recovered": 0.7,
     "recovered_low": 0.512,
     "recovered_high": 0.791,
     "restricted_top1": 68.0,
@@ -118,7 +127,7 @@ def test_the_summary_of_a_recalibrated_run(tmp_path: Path) -> None:
         "  float32     70.50 %   drop +4.25 points",
         "  A8W8        69.75 %   drop +3.50 points",
         "  w/o recal   60.50 %   gain +5.75 points (McNemar p = 0.0012); A8W8 itself gains -0.25",
-        "  net of that, 65 % of the loss to A8W8 is recovered (95 % confidence: 51 to 79 %)",
+        "  net of that, 70 % of the loss to A8W8 is recovered (95 % confidence: 51 to 79 %)",
         "  top-1 among the data set's own classes: 68.00 %",
         "  2 unreadable images were skipped",
         "  speedup      3.46 x by products, 2.35 x by array cycles (1,234,567 per image)",
@@ -172,6 +181,17 @@ def test_what_is_missing_beside_a_result_is_named_until_it_is_written(tmp_path: 
     write_details(Details(None, None, state), tmp_path, checkpoint=True)
     assert missing_details(tmp_path, checkpoint=True) == []
     assert torch.equal(torch.load(tmp_path / "checkpoint.pth")["bn.running_mean"], torch.ones(2))
+
+
+def test_a_result_is_written_line_by_line(tmp_path: Path) -> None:
+    others: dict[str, Any] = {field.name: None for field in fields(Result) if field.name not in RESULT}
+    result = Result(**{**others, **RESULT})
+    for name in ("layers.csv", "batchnorm.csv", "checkpoint.pth"):
+        (tmp_path / name).write_text("of another experiment")
+    path = write_result(result, tmp_path)
+    assert path == tmp_path / "result.json"
+    assert path.read_text() == json.dumps(result.to_json(), indent=2) + "\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_a_file_without_a_json_object_is_named(tmp_path: Path) -> None:

@@ -1,17 +1,41 @@
 """From settings to networks: what is quantized how, in which order, recalibrated on what."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import pytest
 import torch
 from helpers.small import config
 
+import bnrecal.data.loader
+import bnrecal.experiment.networks
+from bnrecal.data.selection import choose
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.run import run_loaded
 from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.variant import Variant
+from bnrecal.files import warn_once
 from bnrecal.options import ACT_RANGES
+
+T = TypeVar("T")
+
+
+def test_every_progress_bar_says_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tuple[str, str]] = []
+
+    def bar(items: Iterable[T], what: str, unit: str) -> Iterable[T]:
+        bars.append((what, unit))
+        return items
+
+    for module in (bnrecal.data.loader, bnrecal.experiment.networks):
+        monkeypatch.setattr(module, "progress", bar)
+    run_loaded(load(config("recal=true", "smt.reorder=bits", "smt.threads=2", "data.val_images=20")))
+    batches = ["calibration", "recalibration, 1T", "recalibration, 2T", "reordering", "validation, 5 cells"]
+    assert sorted({what for what, unit in bars if unit == "batch"}) == sorted([*batches, "layer statistics"])
+    assert {what for what, unit in bars if unit == "layer"} == {"reordering"}
 
 
 def test_a_variant_says_what_it_is() -> None:
@@ -96,7 +120,27 @@ def test_channels_are_ordered_by_levels_of_the_range_that_is_set() -> None:
 
 @pytest.mark.parametrize(("images", "method", "taken"), [(39, "ema", 32), (40, "ema", 40), (39, "pooled", 39)])
 def test_a_last_batch_of_less_than_half_a_batch_is_left_out_where_batches_have_equal_weight(
-    images: int, method: str, taken: int
+    images: int, method: str, taken: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    warn_once.cache_clear()
     experiment = load(config("recal=true", f"recalibration.images={images}", f"recalibration.method={method}"))
-    assert len(experiment.recalibration.indices) == taken
+    chosen = experiment.recalibration.indices
+    assert len(chosen) == taken
+    whole = choose(experiment.source, "train", "recalibration", images, 0)
+    assert chosen == whole.indices[:taken]
+    left_out = (
+        "recalibration.images=39: the last 7 do not fill a batch and are not used (as a small batch they would count "
+        "as much as 16 images)"
+    )
+    assert caplog.messages == ([left_out] if taken < images else [])
+
+
+def test_a_recalibration_batch_that_does_not_fit_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(bnrecal.experiment.networks, "recalibrate_", full)
+    message = "^recalibration.batch_size=16 does not fit the GPU's memory: choose a smaller one$"
+    with pytest.raises(BnrecalError, match=message) as raised:
+        prepare_variants(prepare(load(config())), [Variant(2, True)])
+    assert isinstance(raised.value.__cause__, torch.cuda.OutOfMemoryError)

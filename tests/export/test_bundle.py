@@ -1,5 +1,6 @@
 import itertools
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.small import TINY
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -19,6 +21,7 @@ from bnrecal.config import parse
 from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.provenance import recalibration_settings
 from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.variant import Variant
 from bnrecal.export import bundle
@@ -26,13 +29,14 @@ from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.bundle import Export
 from bnrecal.export.fold import Folding, affine
 from bnrecal.export.handover import policy_products
-from bnrecal.export.last_bits import last_bit_noise
+from bnrecal.export.last_bits import check_layers, last_bit_noise
 from bnrecal.export.network import folded_network
 from bnrecal.export.plan_file import plan_content, read_plan
 from bnrecal.export.tensors import exported_tensors
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.policies.custom import CustomPolicy
 from bnrecal.nbsmt.spec import SmtSpec
+from bnrecal.options import POLICIES
 
 SMALL = [
     *TINY,
@@ -207,13 +211,36 @@ def test_an_image_with_its_logits_the_rule_and_the_origin_go_with_the_numbers(tm
         expected = reference.processing_element(pairs, "W") // len(pairs)
         assert products[active - 1, a, b + 128] == expected
     plan = json.loads(plan_path.read_text())
-    assert plan["weights"] == {"source": setup.model.weights, "sha256": setup.model.weights_hash}
-    assert plan["preprocessing"]["crop"] == setup.model.preprocessing.crop
-    assert plan["recalibration"]["images"] == 32
-    assert plan["recalibration"]["method"] == "ema"
-    assert plan["calibration"]["act_range"] == "mean_max"
+    source = setup.source
+    told = {
+        "made_by": "bnrecal export",
+        "model": "custom",
+        "data": "glyphs",
+        "weights": {"source": "helpers.nets:glyph_net", "sha256": setup.model.weights_hash},
+        "preprocessing": json.loads(json.dumps(asdict(setup.model.preprocessing))),
+        "label_offset": setup.model.label_offset,
+        "calibration": {"act_range": "mean_max", **setup.calibration.provenance(source)},
+        "recalibration": {**recalibration_settings(setup.config), **setup.recalibration.provenance(source)},
+    }
+    assert {key: plan[key] for key in told} == told
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"made_by": "bnrecal export"}
     assert exported(tmp_path / "other", "recal=false").plan["recalibration"] is None
     assert made.last_bits.keys() == {"conv2", "depthwise", "dilated"}
+
+
+@pytest.mark.parametrize("saturate", [False, True])
+@pytest.mark.parametrize("rounding", ["half_even", "floor"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_products_of_a_policy_are_those_of_the_golden_model(policy: str, rounding: str, saturate: bool) -> None:
+    products = policy_products(SmtSpec(4, policy, rounding=rounding, saturate=saturate))
+    assert (str(products.dtype), products.shape) == ("int64", (4, 256, 256))
+    ends = (0, 1, 7, 8, 9, 15, 16, 17, 24, 119, 120, 127, 200, 247, 248, 255)
+    for active, a, value in itertools.product((1, 2, 3, 4), ends, ends):
+        b = value - 128
+        pairs = [(a, b)] * active if a and b else [(a, b)]
+        expected = reference.processing_element(pairs, policy, True, rounding, saturate) // len(pairs)
+        assert products[active - 1, a, value] == expected, (active, a, b)
 
 
 def test_the_products_of_a_custom_policy_are_its_rule() -> None:
@@ -335,6 +362,16 @@ def test_how_many_answers_may_differ(images: int, equal: int, noisy: int, good: 
         return
     with pytest.raises(BnrecalError, match=f"puts {images - equal} of {images} images into another class"):
         check_agreement("some", agreement)
+
+
+@pytest.mark.parametrize(("bits", "good"), [(16.0, True), (16.001, False), (float("nan"), False)])
+def test_how_far_a_folded_layer_may_be_off(bits: float, good: bool) -> None:
+    if good:
+        check_layers({"conv1": 0.0, "conv2": bits})
+        return
+    message = rf"conv2 differs from the unfolded one by {bits:.3g} last bits of float32, where rounding explains 16: "
+    with pytest.raises(BnrecalError, match=f"^the folded convolution {message}nothing is exported$"):
+        check_layers({"conv1": 0.0, "conv2": bits})
 
 
 def test_both_networks_top1_are_reported(tmp_path: Path) -> None:

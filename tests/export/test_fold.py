@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import BnrecalError
-from bnrecal.export.fold import affine, find_folds, see_convolutions
+from bnrecal.export.fold import SeenConv, _described, affine, find_folds, see_convolutions
 from bnrecal.export.network import load_folded_
-from bnrecal.export.tensors import folded_state
+from bnrecal.export.tensors import _check_bias, folded_state
 from bnrecal.models.mini import build_mini
 
 
@@ -57,6 +57,22 @@ class Obstacles(nn.Module):
         x = self.norm_twice(self.norm_twice(x))
         features: Tensor = self.after_cat(torch.cat([x, x], 1))
         return features.mean((2, 3))
+
+
+def test_what_is_not_in_the_graph_is_a_constant() -> None:
+    assert _described(1.0) == "a constant"
+
+
+def test_a_bias_that_is_added_outside_the_product_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1))
+    seen = SeenConv(1, torch.ones(4, 3, 1, 1), None, plain=False)
+    message = (
+        r"^the convolution 0 adds its bias outside the product, which cannot be exported: leave it in float32 with "
+        r"quant.skip=\[0\]$"
+    )
+    with pytest.raises(BnrecalError, match=message):
+        _check_bias(network, "0", seen)
+    _check_bias(nn.Sequential(nn.Conv2d(3, 4, 1, bias=False)), "0", seen)
 
 
 def test_each_batchnorm_that_cannot_be_folded_is_named_with_its_reason() -> None:

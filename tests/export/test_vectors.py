@@ -1,3 +1,4 @@
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from bnrecal.errors import BnrecalError
 from bnrecal.export.network import FoldedConv2d
 from bnrecal.export.plan_file import PlannedConv
-from bnrecal.export.vector_files import check_against_golden_model, corner_vectors, read_hex, write_hex
+from bnrecal.export.vector_files import check_against_golden_model, corner_vectors, read_hex, write_hex, write_layer
 from bnrecal.export.vectors import LayerVectors, corner_operands, layer_vectors
+from bnrecal.nbsmt.policies.custom import CustomPolicy
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.intercept import attach
+from bnrecal.seeds import derive_seed
 
 
 def vectors_of(layer: Layer, spec: SmtSpec, outputs: int = 6, signed: bool = False) -> LayerVectors:
@@ -83,6 +86,66 @@ def test_the_hex_text_holds_thread_0_in_the_lowest_byte(tmp_path: Path) -> None:
         read_hex(tmp_path, SmtSpec(2))
 
 
+def test_outputs_are_drawn_by_the_seed_and_the_name_of_the_layer() -> None:
+    made = vectors_of(small_layer(), SmtSpec(4), outputs=5)
+    generator = torch.Generator().manual_seed(derive_seed(0, "vectors", "0"))
+    chosen = torch.randperm(2 * 2 * 2, generator=generator)[:5].tolist()
+    assert made.positions.tolist() == [[place // 4, place // 2 % 2, place % 2] for place in chosen]
+    assert (made.name, str(made.positions.dtype), str(made.vectors.accumulators.dtype)) == ("0", "int32", "int32")
+
+
+def test_the_arrays_of_a_layer_are_written_as_they_are(tmp_path: Path) -> None:
+    made = vectors_of(small_layer(), SmtSpec(4), outputs=3)
+    write_layer(made, tmp_path)
+    expected = {
+        "input": made.levels,
+        "weight": made.weight,
+        "sums": made.sums,
+        "positions": made.positions,
+        "activations": made.vectors.activations,
+        "weights": made.vectors.weights,
+        "active": made.vectors.active,
+        "accumulators": made.vectors.accumulators,
+    }
+    with np.load(tmp_path / "vectors.npz") as arrays:
+        assert arrays.keys() == expected.keys()
+        for name, array in expected.items():
+            assert arrays[name].dtype == array.dtype
+            assert np.array_equal(arrays[name], array), name
+    texts = ["accumulators.hex", "activations.hex", "active.hex", "parameters.vh", "weights.hex"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*texts, "vectors.npz"])
+    assert all((tmp_path / name).read_text().endswith("\n") for name in texts)
+    assert (tmp_path / "active.hex").read_text().split() == [f"{n:x}" for n in made.vectors.active.ravel().tolist()]
+
+
+CUSTOM = CustomPolicy("mine:RULE", lambda a, b, _: a * b)
+
+
+@pytest.mark.parametrize(
+    ("spec", "policy", "sparsity", "floor", "saturate"),
+    [
+        (SmtSpec(4), 0, 1, 0, 1),
+        (SmtSpec(4, "aW", sparsity=False, rounding="floor"), 3, 0, 1, 1),
+        (SmtSpec(4, "W", saturate=False), 2, 1, 0, 0),
+        (SmtSpec(4, CUSTOM), -1, 1, 0, 1),
+    ],
+)
+def test_a_test_bench_is_told_the_machine(
+    tmp_path: Path, spec: SmtSpec, policy: int, sparsity: int, floor: int, saturate: int
+) -> None:
+    write_hex(vectors_of(small_layer(), spec, outputs=3).vectors, tmp_path)
+    assert (tmp_path / "parameters.vh").read_text().splitlines() == [
+        "localparam THREADS = 4;",
+        "localparam OUTPUTS = 3;",
+        "localparam STEPS = 8;",
+        f"localparam POLICY = {policy};",
+        f"localparam SPARSITY = {sparsity};",
+        f"localparam FLOOR = {floor};",
+        f"localparam SATURATE = {saturate};",
+        "localparam SIGNED = 0;",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "word", "message"),
     [
@@ -108,7 +171,18 @@ def test_corners_hold_every_operand_at_every_number_of_active_threads(threads: i
         if number:
             assert set(a[number][both[number]].tolist()) == set(range(1, 256))
             assert set(b[number][both[number]].tolist()) == set(range(-128, 128)) - {0}
-    assert corner_vectors(SmtSpec(threads)).active.tolist() == [[number] * 1024 for number in range(threads + 1)]
+    corners = corner_vectors(SmtSpec(threads))
+    assert (str(corners.accumulators.dtype), corners.accumulators.shape) == ("int32", (threads + 1,))
+    check_against_golden_model(corners, "corners")
+    assert corners.active.tolist() == [[number] * 1024 for number in range(threads + 1)]
+
+
+def test_corners_are_the_same_in_every_export() -> None:
+    a, b = corner_operands(SmtSpec(4))
+    assert (str(a.dtype), str(b.dtype), a.shape, b.shape) == ("uint8", "int8", (5, 1024, 4), (5, 1024, 4))
+    assert a[4, :2].tolist() == [[1, 65, 129, 193], [2, 66, 130, 194]]  # all active, one more at each step
+    assert b[4, :2].tolist() == [[-128, -27, 75, -80], [-91, 11, 112, -43]]
+    assert (zlib.crc32(a.tobytes()), zlib.crc32(b.tobytes())) == (1414601241, 674475844)
 
 
 def test_vectors_leave_the_network_as_it_was() -> None:

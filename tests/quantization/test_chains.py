@@ -182,12 +182,13 @@ def compiled() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda: Counts("attribute"), "changes its own attributes or buffers"),
-        (lambda: Counts("buffer"), "changes its own attributes or buffers"),
+        (lambda: Counts("attribute"), "^its forward changes its own attributes or buffers$"),
+        (lambda: Counts("buffer"), "^its forward changes its own attributes or buffers$"),
         (Decides, "TraceError"),
-        (hooked, "hooks on bn1"),
-        (watched, "hooks on the network"),
-        (compiled, "is compiled"),
+        (hooked, "^hooks on bn1$"),
+        (watched, "^hooks on the network$"),
+        (lambda: nn.Sequential(compiled()), "^0 is compiled$"),
+        (compiled, "^the network is compiled$"),
     ],
 )
 def test_no_graph(make: Callable[[], nn.Module], why: str) -> None:

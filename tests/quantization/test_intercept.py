@@ -11,6 +11,7 @@ from helpers.nets import SameConv2d, images, tiny
 from torch import Tensor, nn
 
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.calibrate import calibrate
 from bnrecal.quantization.intercept import ConvCall, Handler, attach, attached, conv_modules, no_stray_convolutions
@@ -87,12 +88,16 @@ def test_a_module_without_exactly_one_conv_call_is_named() -> None:
             return super().forward(input) + super().forward(input)
 
     network = nn.Sequential(nn.Conv2d(3, 3, 1), Twice(3, 3, 1))
-    with pytest.raises(BnrecalError, match=r"convolution 1 \(Twice\) makes 2 conv2d calls"):
+    with pytest.raises(
+        BnrecalError,
+        match=r"^the convolution 1 \(Twice\) makes 2 conv2d calls in one forward, "
+        r"not 1, and cannot be quantized: leave it in float32 with quant.skip=\[1\]$",
+    ):
         calibrate(network, [images(2)])
 
 
 @pytest.mark.parametrize("dimensions", [1, 3])
-def test_other_convolutions_are_never_silently_float(dimensions: int) -> None:
+def test_other_convolutions_are_never_silently_float(dimensions: int, caplog: pytest.LogCaptureFixture) -> None:
     class Other(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -103,9 +108,32 @@ def test_other_convolutions_are_never_silently_float(dimensions: int) -> None:
             x = self.first(x)
             return self.other(x.flatten(2) if dimensions == 1 else x.unsqueeze(-1))  # type: ignore[no-any-return]
 
-    with pytest.raises(BnrecalError, match=r"conv[13]d with the weight other.weight"):
+    with pytest.raises(
+        BnrecalError,
+        match=f"^the network calls conv{dimensions}d with the weight other.weight "
+        r"outside any nn.Conv2d, which cannot be quantized: make it an nn.Conv2d, or leave it in float32 with "
+        r"quant.skip=\[other\]$",
+    ):
         calibrate(Other(), [images(2)])
     assert len(calibrate(Other(), [images(2)], keep_float=lambda name: name == "other")) == 1
+    assert caplog.messages == [
+        f"conv{dimensions}d with the weight other.weight stays float32 and outside the figures: neither speedup nor "
+        "cycles count its multiply-accumulates"
+    ]
+
+
+def test_a_weight_that_is_given_by_its_name_is_named() -> None:
+    class ByName(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 3, 1)
+            self.other = nn.ConvTranspose2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.conv_transpose2d(self.first(x), weight=self.other.weight)
+
+    with pytest.raises(BnrecalError, match=r"^the network calls conv_transpose2d with the weight other.weight outside"):
+        calibrate(ByName(), [images(2)])
 
 
 def test_a_functional_convolution_is_named() -> None:
@@ -169,6 +197,28 @@ def test_arguments_by_name_reach_the_handler() -> None:
         assert torch.equal(conv(images(2)), -expected)
 
 
+def test_what_a_module_does_not_say_is_as_in_torch() -> None:
+    class Plain(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return F.conv2d(input, self.weight)
+
+    conv = Plain(3, 6, 3, stride=2, padding=2, dilation=2)
+    seen: list[ConvCall] = []
+
+    def kept(call: ConvCall) -> Tensor:
+        seen.append(call)
+        return -call.run()
+
+    expected = conv(images(2))
+    with attached(conv, {"": kept}):
+        assert torch.equal(conv(images(2)), -expected)
+    assert seen[0].geometry == Geometry((1, 1), (0, 0), (1, 1), 1)
+    assert (seen[0].bias, seen[0].end, seen[0].checked) == (None, None, False)
+
+
 def test_an_image_without_its_batch_is_reported_with_its_shape() -> None:
-    with pytest.raises(BnrecalError, match=r"an input of shape \(3, 12, 12\): only batches"):
+    with pytest.raises(
+        BnrecalError,
+        match=r"^conv2d got an input of shape \(3, 12, 12\): only batches \(N, C, H, W\) can be quantized$",
+    ):
         calibrate(nn.Conv2d(3, 4, 1), [images(1)[0]])

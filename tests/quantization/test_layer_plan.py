@@ -1,4 +1,6 @@
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,7 @@ from helpers.nets import images, tiny
 
 from bnrecal.errors import BnrecalError
 from bnrecal.quantization.calibrate import ConvInfo, calibrate
-from bnrecal.quantization.layer_plan import FLOAT, load_plan, plan_speedup, plan_threads
+from bnrecal.quantization.layer_plan import FLOAT, check_names, load_plan, plan_speedup, plan_threads
 from bnrecal.quantization.systolic import gemm_cycles, layer_cycles, network_cycles
 
 
@@ -59,7 +61,10 @@ def test_a_skipped_convolution_still_counts_and_the_first_stays_the_first() -> N
 def test_unknown_names_and_impossible_threads_are_errors(convs: list[ConvInfo]) -> None:
     with pytest.raises(BnrecalError, match=r"smt.layers names layer9\.\*.*conv2, depthwise, dilated"):
         plan_threads(convs, 4, {"layer9.*": 2})
-    with pytest.raises(BnrecalError, match="asks 2 threads of depthwise"):
+    with pytest.raises(
+        BnrecalError,
+        match=r"^smt\.layers asks 2 threads of depthwise, which cannot \(depthwise: 1 thread\): give it 1$",
+    ):
         plan_threads(convs, 4, {"depthwise": 2})
 
 
@@ -88,9 +93,29 @@ def test_plan_files(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps({"layers": {"conv2": 2}}))
     assert load_plan(path) == {"conv2": 2}
-    for text, message in (("[]", "is not a plan"), ('{"layers": {"a": 3}}', "gives a 3 threads")):
+    no_plan = re.escape(f'{path} is not a plan: it must hold {{"layers": {{name: threads}}}}')
+    for text, message in (
+        ("[]", no_plan),
+        ("{", no_plan),
+        ('{"layers": {"a": 3}}', f"the plan {path} gives a 3 threads: choose 1, 2 or 4"),
+        ('{"layers": {"a": 1, "b": true}}', f"the plan {path} gives b True threads: choose 1, 2 or 4"),
+    ):
         path.write_text(text)
-        with pytest.raises(BnrecalError, match=message):
+        with pytest.raises(BnrecalError, match=f"^{message}$"):
             load_plan(path)
-    with pytest.raises(BnrecalError, match="cannot read the plan"):
-        load_plan(tmp_path / "none.json")
+    missing = tmp_path / "none.json"
+    with pytest.raises(BnrecalError, match=rf"^cannot read the plan {missing} \(No such file or directory\)$"):
+        load_plan(missing)
+
+
+def test_names_that_are_there_are_listed_six_at_most(convs: list[ConvInfo]) -> None:
+    for count, listed in ((6, "c0, c1, c2, c3, c4, c5"), (8, "c0, c1, c2, c3, c4, c5 and 2 more")):
+        named = [replace(convs[1], name=f"c{place}") for place in range(count)]
+        with pytest.raises(
+            BnrecalError, match=f"^some.key names none, which matches no quantized convolution: choose among {listed}$"
+        ):
+            check_names("some.key", ["none"], named, lambda _: True)
+    with pytest.raises(
+        BnrecalError, match=r"^smt.layers names stem, which matches only convolutions that stay float32"
+    ):
+        plan_threads(convs, 4, {"stem": 2})

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 import bnrecal
 from bnrecal.errors import BnrecalError
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.quantization.convert import threaded_layers
+from bnrecal.quantization.intercept import ConvCall
 
 SPEC = bnrecal.SmtSpec(threads=4)
 X = images(8)
@@ -36,6 +39,9 @@ def as_it_is(network: nn.Module) -> nn.Module:
     return network
 
 
+CHANGED = (
+    "^the weight of conv2 changed since it was quantized: change it in the float32 network, and quantize that again$"
+)
 FORMS = [as_it_is, copied, pickled]
 DIFFERENT = ["stem.weight", "conv2.weight", "dilated.bias", "bn2.weight", "fc.bias"]
 
@@ -54,7 +60,9 @@ def test_other_parameters_are_refused_before_anything_is_loaded(
     state["bn1.running_mean"] += 1
     state[name].flatten()[0] += 1
     with pytest.raises(
-        BnrecalError, match=f"^{name} of the state_dict is not what .* load it into the float32 network"
+        BnrecalError,
+        match=f"^{name} of the state_dict is not what this quantized network was made from: load it into the "
+        "float32 network, and quantize that again$",
     ):
         q.load_state_dict(state, strict=False, assign=assign)
     for key, value in q.state_dict().items():
@@ -123,17 +131,40 @@ def test_a_change_of_the_weight_is_refused_at_the_next_call(change: Callable[[Ti
     if called:
         q(X)
     change(network)
-    with pytest.raises(
-        BnrecalError, match="the weight of conv2 changed since it was quantized: change it in the float32"
-    ):
+    with pytest.raises(BnrecalError, match=CHANGED):
         q(X)
+
+
+def test_a_later_call_is_looked_at_as_the_first_is() -> None:
+    q = quantized(tiny())
+    q(X)
+    broken = X.clone()
+    broken[2, 1, 3, 4] = torch.nan
+    with pytest.raises(BnrecalError, match="conv2 gets NaN or infinity, which 8 bits would hide"):
+        q(broken)
+
+
+def test_other_types_and_other_weights_than_were_quantized_are_refused() -> None:
+    layer = threaded_layers(quantized(tiny()))["conv2"]
+    x = torch.rand(2, 8, 6, 6)
+    geometry = Geometry((2, 2), (1, 1), (1, 1), 1)
+    call = ConvCall(x.double(), torch.rand(16, 8, 3, 3), None, geometry)
+    message = r"^the quantized convolution conv2 gets torch.float64 activations: give the network float32 images$"
+    with pytest.raises(BnrecalError, match=message):
+        layer(call)
+    message = (
+        r"^the convolution conv2 is called with a weight of shape \(16, 8, 1, 1\), calibrated with \(16, 8, 3, 3\): "
+        r"leave it in float32 with quant.skip=\[conv2\]$"
+    )
+    with pytest.raises(BnrecalError, match=message):
+        layer(replace(call, x=x, weight=torch.rand(16, 8, 1, 1)))
 
 
 def test_a_weight_that_is_put_in_its_place_is_refused() -> None:
     q = quantized(tiny())
     assert isinstance(q, Tiny)
     replaced(q)
-    with pytest.raises(BnrecalError, match="the weight of conv2 changed"):
+    with pytest.raises(BnrecalError, match=CHANGED):
         q(X)
 
 
@@ -150,7 +181,7 @@ def test_a_write_that_pytorch_does_not_note_is_refused_by_every_call(call: Calla
     q = quantized(network)
     q(X)
     network.conv2.weight.data[3, 2, 1, 0] += 1
-    with pytest.raises(BnrecalError, match="the weight of conv2 changed"):
+    with pytest.raises(BnrecalError, match=CHANGED):
         call(q)
 
 

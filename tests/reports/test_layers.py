@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pandas as pd
 import pytest
 
 from bnrecal.errors import BnrecalError
-from bnrecal.reports.layers import draw_folder, draw_layers
+from bnrecal.reports.layers import _title, draw_folder, draw_layers
 
 NAMES = ["stem", "conv2", "depthwise"]
 
@@ -39,6 +40,16 @@ def test_both_files_are_drawn_and_the_png_is_the_same_every_time(tmp_path: Path)
     assert draw_folder(tmp_path)[0].read_bytes() == first[0]
 
 
+@pytest.mark.parametrize(("recal", "word"), [(True, "with"), (False, "without")])
+def test_the_title_is_the_experiment_or_the_folder_where_there_is_no_result(
+    tmp_path: Path, recal: bool, word: str
+) -> None:
+    assert _title(tmp_path) == tmp_path.name
+    result = {"model": "resnet18", "data": "glyphs", "threads": 4, "recal": recal, "top1": 50.0, "provenance": {}}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert _title(tmp_path) == f"resnet18 on glyphs, 4 threads, {word} recalibration"
+
+
 def test_every_axis_is_labelled_and_the_shares_fill_it() -> None:
     figure = draw_layers(layers(), norms(), "title")
     assert len(figure.axes) == 5
@@ -52,9 +63,19 @@ def test_every_axis_is_labelled_and_the_shares_fill_it() -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("layers.csv", None, "no .*layers.csv: give the folder of a finished experiment"),
-        ("batchnorm.csv", "name\nbn1\n", "has no mean_shift, variance_ratio"),
-        ("layers.csv", "", "cannot be read as a table"),
+        (
+            "layers.csv",
+            None,
+            r"^no .*layers.csv: give the folder of a finished experiment \(python -m bnrecal model=...\)$",
+        ),
+        (
+            "batchnorm.csv",
+            "name\nbn1\n",
+            r"^.*batchnorm.csv is not a table of bnrecal: it has no mean_shift, variance_ratio$",
+        ),
+        ("layers.csv", "", "^.*layers.csv cannot be read as a table: No columns to parse from file$"),
+        ("batchnorm.csv", "name,mean_shift,variance_ratio\n", "^.*batchnorm.csv is .*: it has no rows$"),
+        ("layers.csv", "threads,range\n", "^.*layers.csv is .*: it has no name, active_0, mse, mse_wo$"),
     ],
 )
 def test_wrong_folders_are_reported(tmp_path: Path, file: str, content: str | None, message: str) -> None:

@@ -69,7 +69,9 @@ def test_the_same_cell_on_another_device_is_another_row(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BnrecalError, match=r"holds no result\.json: give"):
+    with pytest.raises(
+        BnrecalError, match=rf"^{tmp_path} holds no result\.json: give a folder that runs or sweeps wrote to$"
+    ):
         merge([tmp_path])
     write(tmp_path / "result.json", "")
     with pytest.raises(BnrecalError, match=r"holds no result\.json that can be read \(.*cannot be read"):

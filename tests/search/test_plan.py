@@ -1,32 +1,38 @@
 import itertools
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.known_search import small_experiment
+from helpers.known_search import known_search, small_experiment
 from helpers.small import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bnrecal.experiment.setup
+import bnrecal.search.sensitivity
 from bnrecal.commands.cli.compose import compose_config, read_config
 from bnrecal.commands.cli.schemas import PlanConfig
 from bnrecal.commands.plan import make_plan, use_of_plan
 from bnrecal.config import parse
 from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
+from bnrecal.experiment.identity import identity_key
 from bnrecal.experiment.networks import planned_layers
-from bnrecal.experiment.run import run_variants
+from bnrecal.experiment.run import result_provenance, run_variants
 from bnrecal.experiment.setup import Experiment, load, prepare
 from bnrecal.experiment.variant import Variant
 from bnrecal.quantization.layer_plan import load_plan, plan_speedup
 from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.search.error_order import _apart, slowed, slowest_prefix, spread
 from bnrecal.search.knapsack import Item, mixed_speedup, reachable, solve
+from bnrecal.search.local_search import HIGHEST_ERROR, Choice
+from bnrecal.search.plans import baseline_choice, pareto_front, save_plan
 from bnrecal.search.sensitivity import Probe, fixed_macs, items_of, sensitivities, threadable, variant_of
 
 SEARCH = ["search.sensitivity_images=32", "search.images=32", "search.rounds=1", "search.tries=2"]
@@ -136,9 +142,21 @@ def test_one_thread_costs_nothing_and_the_trained_statistics_are_not_used(experi
         shifted.copy_(before)
 
 
-def test_sensitivities_are_of_each_layer_alone(experiment: Experiment) -> None:
+def test_sensitivities_are_of_each_layer_alone(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = Probe(experiment, 32)
+    bars: list[tuple[str, str]] = []
+
+    def bar(jobs: Sequence[tuple[object, int]], what: str, unit: str) -> Sequence[tuple[object, int]]:
+        bars.append((what, unit))
+        return jobs
+
+    monkeypatch.setattr(bnrecal.search.sensitivity, "progress", bar)
     measured = sensitivities(probe)
+    assert bars == [("sensitivities", "layer")]
+    each = [probe.losses({layer: threads}) for layer in ("conv2", "dilated") for threads in (2, 4)]
+    assert measured["loss"].tolist() == [losses.mean() for losses in each]
+    assert measured["stderr"].tolist() == pytest.approx([losses.std(ddof=1) / math.sqrt(32) for losses in each])
+    assert measured["macs"].tolist() == [layer.macs for layer in threadable(experiment) for _ in (2, 4)]
     assert list(zip(measured["name"], measured["threads"], strict=True)) == list(
         itertools.product(("conv2", "dilated"), (2, 4))
     )
@@ -201,6 +219,96 @@ def test_operating_points_are_prefixes_spread_over_the_speedups(experiment: Expe
     slow = slowest_prefix(free, order, 2, mixed_speedup(free, slowed(order, 1, 2), fixed), fixed)
     assert slow == {"dilated": 2, "conv2": 4}
     assert slowest_prefix(free, order, 2, 3.9, fixed) is None
+
+
+def test_a_network_without_a_choice_of_threads_is_named(experiment: Experiment) -> None:
+    with pytest.raises(BnrecalError, match=r"^custom has no convolution that can run several threads$"):
+        threadable(replace(experiment, convs=experiment.convs[:1]))
+
+
+COST = {("conv2", 2): 1.0, ("conv2", 4): 8.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
+
+
+def test_a_plan_file_holds_the_choice_and_all_that_it_was_chosen_by(experiment: Experiment, tmp_path: Path) -> None:
+    config = SearchConfig(sensitivity_images=16, images=32, heldout_images=16)
+    search = known_search(experiment, COST, COST)
+    search.config = config
+    search.probe = Probe(experiment, 32)
+    search.heldout = Probe(experiment, 16, after=32)
+    found = Choice({"conv2": 2, "dilated": 4}, 2.5, 0.25, 0.125, "swaps", 0.5, 0.0625)
+    usual = Choice({"conv2": 4, "dilated": 2}, 2.75, 0.75, 0.375, HIGHEST_ERROR)
+    front = pd.DataFrame({"speedup": [1.5, 2.5], "plan": [False, True]})
+    path = save_plan(search, 2.25, found, usual, front, 7, tmp_path)
+    key = identity_key({**experiment.identity, "search": asdict(config)})
+    stem = f"custom-glyphs-2.25x-A-seed0-{key}"
+    assert {made.name for made in tmp_path.iterdir()} == {f"{stem}.json", f"{stem}-front.csv"}
+    assert (tmp_path / f"{stem}-front.csv").read_text() == "speedup,plan\n1.5,False\n2.5,True\n"
+    variant = Variant(4, True, (("conv2", 2), ("dilated", 4)))
+    expected = {
+        "layers": {"conv2": 2, "dilated": 4},
+        "speedup": 2.5,
+        "loss": 0.25,
+        "stderr": 0.125,
+        "origin": "swaps",
+        "heldout_loss": 0.5,
+        "heldout_stderr": 0.0625,
+        "target": 2.25,
+        "baseline": asdict(usual),
+        "evaluations": 7,
+        "search": asdict(config),
+        "search_images": search.probe.selection.provenance(experiment.source),
+        "heldout_images": search.heldout.selection.provenance(experiment.source),
+        "provenance": result_provenance(experiment, variant),
+    }
+    assert json.loads(path.read_text()) == json.loads(json.dumps(expected))
+    assert path.read_text().startswith('{\n  "layers": {\n    "conv2": 2')
+    again = save_plan(search, 2.25, found, None, front, 7, tmp_path)
+    assert again == path
+    assert json.loads(path.read_text())["baseline"] is None
+
+
+def test_the_front_holds_the_programs_choices_beside_the_highest_error_order(experiment: Experiment) -> None:
+    search = known_search(experiment, COST, {key: 2 * cost for key, cost in COST.items()})
+    order = ["dilated", "conv2"]
+    found = Choice({"conv2": 2, "dilated": 2}, search.speedup({"conv2": 2, "dilated": 2}), 5.0, 0.5, "swaps")
+    front = pareto_front(search, order, 2, found)
+    expected = [front_row(found, None, plan=True)]
+    lowest, highest = reachable(search.items, search.fixed)
+    assert lowest < 1.2
+    for speedup in np.linspace(1.2, highest, 9):
+        choice = search.program(float(speedup))
+        expected.append(front_row(choice, baseline_choice(search, order, 2, float(speedup)), plan=False))
+    expected.sort(key=lambda row: float(row["speedup"]))
+    pd.testing.assert_frame_equal(front, pd.DataFrame(expected), check_dtype=False)
+    assert search.program(1.9).loss == pytest.approx(2.0)  # measured, where twice as much is predicted
+    assert list(pareto_front(search, order, 3, found)["highest_error_loss"].dropna()) == []
+
+
+def front_row(choice: Choice, usual: Choice | None, *, plan: bool) -> dict[str, float | bool]:
+    return {
+        "speedup": choice.speedup,
+        "loss": choice.loss,
+        "stderr": choice.stderr,
+        "predicted": sum(2 * COST[name, t] for name, t in choice.threads.items() if t > 1),
+        "highest_error_speedup": usual.speedup if usual else math.nan,
+        "highest_error_loss": usual.loss if usual else math.nan,
+        "plan": plan,
+    }
+
+
+def test_the_usual_order_is_no_choice_where_its_threads_are_not_allowed(experiment: Experiment) -> None:
+    search = known_search(experiment, COST, COST)
+    order = ["dilated", "conv2"]
+    usual = baseline_choice(search, order, 2, 2.25)
+    assert usual is not None
+    assert (usual.threads, usual.origin) == ({"dilated": 2, "conv2": 4}, HIGHEST_ERROR)
+    assert usual.loss == pytest.approx(9.0)
+    slower = baseline_choice(search, order, 1, 1.3)
+    assert slower is not None
+    assert slower.threads == {"dilated": 1, "conv2": 4}
+    for threads in ([1, 2], [1, 4]):
+        search.config = replace(search.config, threads=threads)
+        assert baseline_choice(search, order, 2, 2.5) is None
 
 
 def test_the_command_saves_a_plan_that_an_experiment_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

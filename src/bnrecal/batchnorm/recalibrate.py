@@ -70,7 +70,7 @@ def batchnorms(network: nn.Module) -> dict[str, _BatchNorm]:
 def statistics(network: nn.Module) -> dict[str, Tensor]:
     """A copy of every BatchNorm buffer, by its state_dict name."""
     return {
-        f"{name}.{key}".lstrip("."): buffer.detach().clone()
+        f"{name}.{key}".removeprefix("."): buffer.detach().clone()
         for name, layer in batchnorms(network).items()
         for key, buffer in layer.named_buffers(recurse=False)
     }

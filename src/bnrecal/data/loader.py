@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from bnrecal.data.base import ImageSource
 from bnrecal.data.prefetch import copied_ahead
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.data.selection import Selection
+from bnrecal.display import progress
 from bnrecal.errors import BnrecalError
 from bnrecal.files import warn_once
 from bnrecal.seeds import derive_seed
@@ -85,7 +85,7 @@ class ImageLoader:
             generator=generator,
             multiprocessing_context=_start_method() if workers else None,
         )
-        bar = tqdm(loader, desc=selection.label or selection.role, unit="batch", leave=False, delay=1, disable=None)
+        bar = progress(loader, selection.label or selection.role, "batch")
         parts: Iterable[tuple[Tensor, Tensor]] = _unwrapped(bar)
         if pinned:
             parts = copied_ahead(parts, self.device)

@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bnrecal.batchnorm.recalibrate import recalibrate_
+from bnrecal.display import progress
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.setup import Experiment, machine
 from bnrecal.experiment.variant import A8W8, Variant
@@ -71,7 +71,7 @@ def channel_permutations(experiment: Experiment, how: str, plans: Sequence[Layer
     images = experiment.loader.images(few, min(experiment.batch_size, REORDER_IMAGES))
     act_range = experiment.config.quant.act_range
     activity = gather_activity(experiment.model.network, [plan.conv for plan in chosen], images, act_range)
-    bar = tqdm(chosen, desc="reordering", unit="layer", leave=False, delay=1, disable=None)
+    bar = progress(chosen, "reordering", "layer")
     return {plan.name: channel_permutation(activity[plan.name], plan.threads, how) for plan in bar}
 
 

@@ -17,7 +17,7 @@ Tensors = dict[str, Tensor]
 
 def entry(name: str, key: str) -> str:
     """`name.key`, or `key` for a network that is itself the layer."""
-    return f"{name}.{key}".lstrip(".")
+    return f"{name}.{key}".removeprefix(".")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def exported_tensors(
     for name in folding.kept:
         gain, shift = affine(batchnorms(network)[name])
         tensors |= {entry(name, "scale"): gain.float(), entry(name, "bias"): shift.float()}
-    return {**_rest(network, plans, seen), **tensors}
+    return {**_without_batchnorm(network), **tensors}
 
 
 def folded_state(network: nn.Module, folding: Folding, seen: dict[str, SeenConv]) -> Tensors:
@@ -115,10 +115,7 @@ def _check_bias(network: nn.Module, name: str, seen: SeenConv) -> None:
         )
 
 
-def _rest(network: nn.Module, plans: Sequence[LayerPlan], seen: dict[str, SeenConv]) -> Tensors:
-    """The state_dict without BatchNorm and without the convolutions that have tensors of their own here."""
-    own = [plan.name for plan in plans if plan.threads != FLOAT or seen[plan.name].plain]
-    taken = {entry(name, key) for name in own for key in ("weight", "bias")}
-    norms = [entry(name, key) for name, layer in batchnorms(network).items() for key in layer.state_dict()]
-    taken |= set(norms)
-    return {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items() if key not in taken}
+def _without_batchnorm(network: nn.Module) -> Tensors:
+    """The state_dict on the CPU, without the entries of BatchNorm layers."""
+    norms = {entry(name, key) for name, layer in batchnorms(network).items() for key in layer.state_dict()}
+    return {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items() if key not in norms}

@@ -94,7 +94,7 @@ def read_hex(folder: Path, spec: SmtSpec) -> Vectors:
         spec,
         a.view(np.int8) if parameters["SIGNED"] == "1" else a,
         b.view(np.int8),
-        np.array(words[SUMS], np.uint32).astype(np.int32),
+        np.array(words[SUMS]).astype(np.int32),
         np.array(words[ACTIVE], np.uint8).reshape(outputs, steps),
     )
 

@@ -190,7 +190,7 @@ class Ended(nn.Module):
             x = x + residual
         if self.end.lowest < 0:
             return x
-        return F.relu(x) if self.end.highest > 6 else F.relu6(x)
+        return F.relu6(x) if self.end.highest == 6 else F.relu(x)
 
 
 def _fits(x: Tensor, residual: object) -> bool:

@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from bnrecal.batchnorm.recalibrate import batch_statistics, normalizing_layers
 from bnrecal.data.selection import choose
+from bnrecal.display import progress
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.standard_error import of_mean
 from bnrecal.experiment.networks import planned_layers
@@ -118,7 +118,7 @@ def sensitivities(probe: Probe) -> pd.DataFrame:
     """
     jobs = [(layer, threads) for layer in threadable(probe.experiment) for threads in THREADS if threads > 1]
     rows = []
-    for layer, threads in tqdm(jobs, desc="sensitivities", unit="layer", leave=False, delay=1, disable=None):
+    for layer, threads in progress(jobs, "sensitivities", "layer"):
         loss, stderr = mean_and_error(probe.losses({layer.name: threads}))
         rows.append({"name": layer.name, "macs": layer.macs, "threads": threads, "loss": loss, "stderr": stderr})
     return pd.DataFrame(rows)

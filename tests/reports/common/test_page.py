@@ -11,6 +11,7 @@ def test_an_axis_holds_its_values_between_round_ticks() -> None:
     assert axis.share(25) == 1  # on the edge
     assert Axis.over([2.0, 4.0], zero=False).low == 2
     assert Axis.over([]).share(0) == 0
+    assert Axis(0.0, 3e-7, (0.0, 1.5e-7, 3e-7)).labels() == ["0.000000"] * 3  # six decimals at most
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,18 @@ def test_numbers_for_people(value: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(4.4, "4 s"), (59.6, "1 min 00 s"), (191, "3 min 11 s"), (3725, "1 h 02 min")]
+    ("seconds", "text"),
+    [
+        (4.4, "4 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (60, "1 min 00 s"),
+        (191, "3 min 11 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 00 min"),
+        (3725, "1 h 02 min"),
+        (7199, "1 h 59 min"),
+    ],
 )
 def test_times_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -2,12 +2,13 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from helpers.pages import numbers_of, read_page
-from helpers.table1_cells import LAYERS, ROWS, cells_of
+from helpers.table1_cells import LAYERS, ROWS, cells_of, layer
 
 from bnrecal.commands.table1 import write_report
-from bnrecal.reports.table1.layers import layer_charts
+from bnrecal.reports.table1.layers import _decades, layer_charts, layer_records
 from bnrecal.reports.table1.losses import Loss, LossChart, loss_axis, loss_charts, mean_loss
 from bnrecal.reports.table1.numbers import make_tables
 from bnrecal.reports.table1.page import panel, write_table1_page
@@ -107,6 +108,18 @@ def test_one_far_value_of_the_papers_does_not_squeeze_the_chart() -> None:
     assert not row.own.wo.beyond
     assert row.own.wo.right
     assert not row.own.w.right
+
+
+def test_layers_are_kept_with_all_their_digits() -> None:
+    table = pd.DataFrame({"name": ["conv1", "conv2"], "relative_mse": [0.123456789012345, float("nan")]})
+    first, second = map(dict, layer_records(table))
+    assert first == {"name": "conv1", "relative_mse": 0.123456789012345}
+    assert second == {"name": "conv2", "relative_mse": None}
+
+
+def test_without_any_error_the_axis_has_three_decades() -> None:
+    assert _decades([layer("conv1", 0.5, 0.0), layer("conv2", 0.5, None)]) == (-3, 0)
+    assert _decades([layer("conv1", 0.5, 0.02), layer("conv2", 0.5, 0.0)]) == (-2, -1)
 
 
 def test_losses_are_averaged_over_the_rows() -> None:
