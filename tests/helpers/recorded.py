@@ -67,6 +67,7 @@ def _once() -> list[CellRecord]:
         for layer, (without, recalibrated) in zip(layers, ERRORS, strict=False):
             layer["relative_mse_wo"] = without
             layer["relative_mse"] = recalibrated
+            layer["active_3"] = 0.0
         if layers:
             cell["layers"] = layers  # type: ignore[typeddict-item]
     return cells
