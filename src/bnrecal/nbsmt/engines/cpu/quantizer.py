@@ -96,7 +96,7 @@ def empty_levels(shape: torch.Size, signed: bool) -> Tensor:
     images, channels, height, width = shape
     size = images * channels * height * width
     memory = torch.empty(size + SLACK, dtype=torch.int8 if signed else torch.uint8)
-    return memory[:size].view(images, height, width, channels).permute(0, 3, 1, 2)
+    return memory.as_strided(tuple(shape), (size // images, 1, width * channels, channels))
 
 
 def has_slack(x: Tensor) -> bool:
