@@ -61,7 +61,7 @@ class EndPass:
         self.target = target
         residual = end.residual
         self.residual = None if residual is None else residual.contiguous(memory_format=torch.channels_last)
-        self.values = target.numel() // len(target)  # of an image
+        self.values = target.numel() // target.shape[0]  # of an image
         written = end.levels if target.element_size() == 1 else None
         if written not in end.kept:
             end.kept[written] = _EndArgs(end, written)
@@ -71,18 +71,17 @@ class EndPass:
         """Write the end of images first, first + 1, ... of which y is the convolution's output, `is_dense`."""
         at = first * self.values
         residual = self.residual
-        not_finite = np.zeros(1, np.uint64)
+        values = y.shape[0] * self.values
         args = set_args(
             copy_args(self.kept.args),
             source=y.data_ptr(),
             target=self.target.data_ptr() + self.target.element_size() * at,
             residual=0 if residual is None else residual.data_ptr() + 4 * at,
-            values=len(y) * self.values,
-            not_finite=not_finite.ctypes.data,
+            values=values,
             scratch=scratch("conv_end", SPARE_BYTES),
         )
-        run_kernel(kernel(), args, -(-len(y) * self.values // self.kept.block))
-        if not_finite[0]:
+        run_kernel(kernel(), args, -(-values // self.kept.block))
+        if args["not_finite"]:
             self.end.finite = False
 
 

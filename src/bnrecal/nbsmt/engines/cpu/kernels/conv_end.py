@@ -37,7 +37,7 @@ ARGS = args_dtype(
     "values",
     "lanes",  # a multiple of the channels and of LANES
     "block",  # values of a unit, a multiple of the lanes
-    "not_finite",  # uint64 (1,), made 1 where a result is NaN or infinite; for levels, where it was before the clamp
+    "not_finite",  # made 1 where a result is NaN or infinite; for levels, where it was before the clamp
     "scratch",  # SPARE_BYTES for each worker
     floats=("lowest", "highest", "inverse"),  # of levels, lowest and highest are the clamp's times the inverse
 )
@@ -175,7 +175,7 @@ def kernel(address: Any) -> None:
         if _end_block(i, min(i + args.block, args.values), args, spare):
             trouble = True
     if trouble:
-        v.store_u64(args.not_finite, u64(1))
+        args.not_finite = u64(1)
 
 
 def conv_end_ref(x: Any, alpha: Any, beta: Any, residual: Any, lowest: float, highest: float) -> Any:

@@ -143,15 +143,21 @@ def buffer(name: str, size: int) -> Tensor:
 
     A buffer is kept, because fresh pages cost more than what is written to them, and shared by all layers.
     """
-    kept: Tensor | None = getattr(_local, name, None)
-    if kept is None or kept.numel() < size + SLACK:
-        with torch.inference_mode(False):  # made there, it could not be written to elsewhere
-            fresh = torch.empty(size + SLACK + ALIGNMENT, dtype=torch.uint8)
-        kept = fresh[-fresh.data_ptr() % ALIGNMENT :]
-        setattr(_local, name, kept)
-    return kept[:size]
+    return _kept(name, size)[0][:size]
 
 
 def scratch(name: str, bytes_each: int) -> int:
     """Return the address of so many bytes for every worker."""
-    return buffer(name, bytes_each * torch.get_num_threads()).data_ptr()
+    return _kept(name, bytes_each * torch.get_num_threads())[1]
+
+
+def _kept(name: str, size: int) -> tuple[Tensor, int]:
+    """Return a buffer of at least so many bytes, and its address."""
+    kept: tuple[Tensor, int, int] | None = getattr(_local, name, None)
+    if kept is None or kept[2] < size:
+        with torch.inference_mode(False):  # made there, it could not be written to elsewhere
+            fresh = torch.empty(size + SLACK + ALIGNMENT, dtype=torch.uint8)
+        whole = fresh[-fresh.data_ptr() % ALIGNMENT :]
+        kept = (whole, whole.data_ptr(), size)
+        setattr(_local, name, kept)
+    return kept[:2]
