@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from operator import index
-from typing import SupportsIndex
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,11 +21,10 @@ class Geometry:
 
     def output_size(self, size: Pair, kernel: Pair) -> Pair:
         """Return (H', W') from (H, W) and (kh, kw), < 1 where the kernel does not fit."""
-        high, wide = (
-            (size[d] + 2 * self.padding[d] - self.dilation[d] * (kernel[d] - 1) - 1) // self.stride[d] + 1
-            for d in range(2)
-        )
-        return high, wide
+        return self._outputs(size[0], kernel[0], 0), self._outputs(size[1], kernel[1], 1)
+
+    def _outputs(self, size: int, kernel: int, dim: int) -> int:
+        return (size + 2 * self.padding[dim] - self.dilation[dim] * (kernel - 1) - 1) // self.stride[dim] + 1
 
 
 def pointwise(groups: int) -> Geometry:
@@ -90,7 +89,7 @@ def as_pair(name: str, value: object, least: int) -> Pair:
     Raises:
         ValueError: naming the argument and its value.
     """
-    values = value if isinstance(value, tuple | list) else (value,)
-    if len(values) in (1, 2) and all(isinstance(v, SupportsIndex) and index(v) >= least for v in values):
+    values: Any = value if isinstance(value, tuple | list) else (value,)
+    if len(values) in (1, 2) and all(hasattr(v, "__index__") and index(v) >= least for v in values):
         return index(values[0]), index(values[-1])
     raise ValueError(f"{name} must be an integer >= {least} or a pair of them, not {value!r}")

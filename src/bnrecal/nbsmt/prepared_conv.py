@@ -104,11 +104,32 @@ class PreparedConv2d:
             float32 (N, O, H', W'), channels-last: accumulator * (x_scale * w_scale) + bias, every step rounded; then
             what `end` says, perhaps as the levels that it asks for.
         """
+        return self.convolve(x, x_scale, w_scale * x_scale, bias, signed, end)
+
+    def convolve(
+        self,
+        x: Tensor,
+        x_scale: float,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        signed: bool = False,
+        end: ConvEnd | None = None,
+    ) -> Tensor:
+        """Return what a call returns, given the scale of the sums.
+
+        Args:
+            x, x_scale, bias, signed, end: as of a call.
+            scale: float32 (O,), the weights' steps times `x_scale`.
+        """
         shape = self._check(x, torch.int8 if signed else torch.uint8)
         if 0 in shape:
             return x.new_empty(shape)
         x = x.float() if x.is_floating_point() else x
-        y = self.engine.convolve(x, x_scale, w_scale * x_scale, bias, signed=signed)
+        if end is not None:
+            ended = self.engine.convolve_to_end(x, x_scale, scale, bias, end, signed=signed)
+            if ended is not None:
+                return ended
+        y = self.engine.convolve(x, x_scale, scale, bias, signed=signed)
         return y if end is None else apply_end_(y.contiguous(memory_format=torch.channels_last), end)
 
     def one_thread(self) -> "PreparedConv2d":

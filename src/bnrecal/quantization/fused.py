@@ -5,7 +5,7 @@ same to the last bit. Nothing of the network changes; recalibration and calibrat
 """
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -165,7 +165,7 @@ class Ended(nn.Module):
         Args:
             x: float32, or the levels that the chain before has made of it.
         """
-        end = replace(self.end, residual=residual)
+        end = self.end.adding(residual)
         y = self._run(x, end)
         self.finite = bool(end.finite)
         return y

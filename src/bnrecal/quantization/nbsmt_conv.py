@@ -110,7 +110,7 @@ class NBSMTConv2d:
             more = collision_statistics(prepared, levels)
             self.statistics = more if self.statistics is None else self.statistics + more
         scale = self._scale_on(call.x.device)
-        return prepared(x, self.input_scale, scale, call.bias, signed=self.signed, end=call.end)
+        return prepared.convolve(x, self.input_scale, scale, call.bias, signed=self.signed, end=call.end)
 
     def _check_activations(self, x: Tensor) -> None:
         if x.dtype not in FLOATS:
@@ -143,9 +143,10 @@ class NBSMTConv2d:
         self._quantized = None
 
     def _scale_on(self, device: torch.device) -> Tensor:
-        """Return the weight's scale: copied once, for a copy to a GPU waits for everything that runs there."""
+        """Return the scale of the sums, made once: a copy to a GPU waits for everything that runs there."""
         if device not in self._scales:
-            self._scales[device] = self.weight_scale.to(device)
+            with torch.inference_mode(False):
+                self._scales[device] = self.weight_scale.to(device) * self.input_scale
         return self._scales[device]
 
     def _permuted(self, x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The end of a convolution: what a network does to its output before any other layer reads it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -30,6 +31,7 @@ class ConvEnd:
         levels: of the next convolution, if it alone reads the result. An engine may then give uint8 or int8 levels of a
             finite result instead of float32, or ignore it.
         finite: written by what applies it: True if the result holds no NaN and no infinity, None if nobody looked.
+        kept: what a device's pass makes of alpha, beta and the clamp, by the levels that it writes, for all calls.
     """
 
     alpha: Tensor
@@ -39,3 +41,8 @@ class ConvEnd:
     residual: Tensor | None = None
     levels: Levels | None = None
     finite: bool | None = None
+    kept: dict[Levels | None, Any] = field(default_factory=dict, repr=False)
+
+    def adding(self, residual: Tensor | None) -> "ConvEnd":
+        """Return the same end with this residual, to be applied once."""
+        return ConvEnd(self.alpha, self.beta, self.lowest, self.highest, residual, self.levels, None, self.kept)

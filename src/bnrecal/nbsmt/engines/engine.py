@@ -9,10 +9,12 @@ from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.decompose.operands import fold_taps
+from bnrecal.nbsmt.engines.conv_end import ConvEnd
 from bnrecal.nbsmt.geometry import Geometry, Pair, im2col, pointwise
 from bnrecal.nbsmt.policies.custom import is_custom
 from bnrecal.nbsmt.spec import SmtSpec
 
+# ruff: noqa: ARG002  (a default takes what engines take)
 NO_NUMBA = "numba is switched off or cannot compile here"
 
 
@@ -124,6 +126,23 @@ class Engine(Protocol):
             float32 (N, O, H', W'), channels-last.
         """
 
+    def convolve_to_end(
+        self,
+        x: Tensor,
+        x_scale: float,
+        scale: Tensor,
+        bias: Tensor | None,
+        end: ConvEnd,
+        *,
+        signed: bool = False,
+    ) -> Tensor | None:
+        """Return what `convolve` returns, with what follows it done while it lies in a cache.
+
+        Returns:
+            As `apply_end_` of it; None where the engine cannot do that, as by default: then it is a pass of its own.
+        """
+        return None
+
 
 class Folded:
     """An engine that sees a layer as `ConvLayer.folded`."""
@@ -146,9 +165,24 @@ class Folded:
     def convolve(
         self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, *, signed: bool = False
     ) -> Tensor:
+        return self.inner.convolve(self._folded(x, x_scale, signed), x_scale, scale, bias, signed=signed)
+
+    def convolve_to_end(
+        self,
+        x: Tensor,
+        x_scale: float,
+        scale: Tensor,
+        bias: Tensor | None,
+        end: ConvEnd,
+        *,
+        signed: bool = False,
+    ) -> Tensor | None:
+        return self.inner.convolve_to_end(self._folded(x, x_scale, signed), x_scale, scale, bias, end, signed=signed)
+
+    def _folded(self, x: Tensor, x_scale: float, signed: bool) -> Tensor:
         # im2col copies every pixel for each tap: of bytes that is a quarter of what it is of floats
         seen = levels_of(x, x_scale, signed) if self.layer.folds_taps else x
-        return self.inner.convolve(self.layer.fold(seen), x_scale, scale, bias, signed=signed)
+        return self.layer.fold(seen)
 
 
 def levels_of(x: Tensor, x_scale: float, signed: bool) -> Tensor:

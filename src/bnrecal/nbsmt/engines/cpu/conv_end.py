@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import inverse_scale
-from bnrecal.nbsmt.engines.conv_end import ConvEnd
-from bnrecal.nbsmt.engines.cpu.kernels.conv_end import ARGS, LANES, SPARE_BYTES, kernel
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import new_args, run_kernel, scratch, set_args
+from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
+from bnrecal.nbsmt.engines.cpu.kernels.conv_end import ARGS, SPARE_BYTES, kernel
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import copy_args, new_args, run_kernel, scratch, set_args
+from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import LANES
 from bnrecal.nbsmt.engines.cpu.quantizer import empty_levels
 from bnrecal.nbsmt.engines.engine import NO_NUMBA
 
 BLOCK = 16384  # values of a unit
+LEAST_LANES = 1024  # of a row: few channels are repeated, so that the kernel seldom begins anew
 # Channels of the trial: whole vectors, less than one, and what torch's own vectors leave over.
 TRIAL_CHANNELS = (1, 3, 16, 40, 100, 256)
 
@@ -36,52 +38,94 @@ def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
         end: its residual of y's shape.
         target: of y's shape, `is_dense`.
     """
-    target = y if target is None else target
-    end.finite = True
     if y.numel() == 0:
-        return target
+        end.finite = True
+        return y if target is None else target
     if end.levels is not None:
         levels = empty_levels(y.shape, end.levels.signed)
-        end.finite = _run(y, end, levels)
+        EndPass(end, levels).take(y, 0)
         if end.finite:
             return levels
-    end.finite = _run(y, end, target)
+    target = y if target is None else target
+    EndPass(end, target).take(y, 0)
     return target
 
 
-def _run(y: Tensor, end: ConvEnd, target: Tensor) -> bool:
-    """Write a convolution's end, or the levels of it, into the target; return whether it is finite."""
-    channels = y.shape[1]
-    lanes = math.lcm(channels, LANES)
-    alpha = end.alpha.repeat(lanes // channels) if lanes > channels else end.alpha
-    beta = end.beta.repeat(lanes // channels) if lanes > channels else end.beta
-    residual = end.residual
-    if residual is not None:
-        residual = residual.contiguous(memory_format=torch.channels_last)
-    block = lanes * max(1, BLOCK // lanes)
-    not_finite = np.zeros(1, np.uint64)
-    args = new_args(
-        ARGS,
-        source=y.data_ptr(),
-        target=target.data_ptr(),
-        target_bytes=target.element_size(),
-        residual=0 if residual is None else residual.data_ptr(),
-        alpha=alpha.data_ptr(),
-        beta=beta.data_ptr(),
-        values=y.numel(),
-        lanes=lanes,
-        block=block,
-        not_finite=not_finite.ctypes.data,
-        scratch=scratch("conv_end", SPARE_BYTES),
-        lowest=end.lowest,
-        highest=end.highest,
-    )
-    if target.element_size() == 1:
-        assert end.levels is not None
-        lowest, highest = (-128, 127) if end.levels.signed else (0, 255)
-        set_args(args, inverse=inverse_scale(end.levels.step), lowest_level=lowest, highest_level=highest)
-    run_kernel(kernel(), args, -(-y.numel() // block))
-    return not not_finite[0]
+class EndPass:
+    """The end of a convolution's output, image by image or of many at once; `end.finite` becomes what they hold."""
+
+    def __init__(self, end: ConvEnd, target: Tensor) -> None:
+        """Prepare to write into `target` (N, O, H, W), float32 `is_dense`, or levels channels-last."""
+        end.finite = True
+        self.end = end
+        self.target = target
+        residual = end.residual
+        self.residual = None if residual is None else residual.contiguous(memory_format=torch.channels_last)
+        self.values = target.numel() // target.shape[0]  # of an image
+        written = end.levels if target.element_size() == 1 else None
+        if written not in end.kept:
+            end.kept[written] = _EndArgs(end, written)
+        self.kept: _EndArgs = end.kept[written]
+
+    def take(self, y: Tensor, first: int) -> None:
+        """Write the end of images first, first + 1, ... of which y is the convolution's output, `is_dense`."""
+        at = first * self.values
+        residual = self.residual
+        values = y.shape[0] * self.values
+        args = set_args(
+            copy_args(self.kept.args),
+            source=y.data_ptr(),
+            target=self.target.data_ptr() + self.target.element_size() * at,
+            residual=0 if residual is None else residual.data_ptr() + 4 * at,
+            values=values,
+            scratch=scratch("conv_end", SPARE_BYTES),
+        )
+        run_kernel(kernel(), args, -(-values // self.kept.block))
+        if args["not_finite"]:
+            self.end.finite = False
+
+
+class _EndArgs:
+    """A record of what every call of an end has in common, and the tensors that it points to."""
+
+    def __init__(self, end: ConvEnd, levels: Levels | None) -> None:
+        channels = len(end.alpha)
+        lanes = math.lcm(channels, LANES)
+        lanes *= -(-LEAST_LANES // lanes)
+        self.block = lanes * max(1, BLOCK // lanes)
+        self.alpha = end.alpha.repeat(lanes // channels)
+        self.beta = end.beta.repeat(lanes // channels)
+        lowest = end.lowest
+        highest = end.highest
+        inverse = 1.0
+        if levels is not None:
+            inverse = inverse_scale(levels.step)
+            # A product with a positive number, rounded, keeps the order, so that both clamps are one. Their bounds are
+            # whole numbers, so that it does not matter whether levels are rounded before them or after.
+            bounds = (-128.0, 127.0) if levels.signed else (0.0, 255.0)
+            lowest = _clamp(_product(lowest, inverse), *bounds)
+            highest = _clamp(_product(highest, inverse), *bounds)
+        self.args = new_args(
+            ARGS,
+            target_bytes=4 if levels is None else 1,
+            alpha=self.alpha.data_ptr(),
+            beta=self.beta.data_ptr(),
+            lanes=lanes,
+            block=self.block,
+            lowest=lowest,
+            highest=highest,
+            inverse=inverse,
+        )
+
+
+def _product(a: float, b: float) -> float:
+    """Return a * b as float32 rounds it."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(a) * np.float32(b))
+
+
+def _clamp(value: float, lowest: float, highest: float) -> float:
+    return min(max(value, lowest), highest)
 
 
 @cache

@@ -1,17 +1,18 @@
 """NB-SMT on a processor: a dense 8-bit convolution and sparse weights, quantized and put together by numba kernels."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.decompose.dense_sparse import DenseSparse, decompose_weights
+from bnrecal.nbsmt.engines.conv_end import ConvEnd
+from bnrecal.nbsmt.engines.cpu.conv_end import EndPass
 from bnrecal.nbsmt.engines.cpu.cost_model import cheapest
 from bnrecal.nbsmt.engines.cpu.kernels import channel_planes, depthwise, quantize
 from bnrecal.nbsmt.engines.cpu.kernels import sparse as sparse_kernel
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import MANY
 from bnrecal.nbsmt.engines.cpu.onednn import (
     PACKED_SHAPES,
     SIGNED_OFFSET,
@@ -22,7 +23,7 @@ from bnrecal.nbsmt.engines.cpu.onednn import (
     onednn_trial,
     sums_are_exact,
 )
-from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer
+from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer, empty_levels, floats
 from bnrecal.nbsmt.engines.cpu.sparse import Inexact, SparseSums
 from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer as SparseLayer
 from bnrecal.nbsmt.engines.engine import NO_NUMBA, ConvLayer, Engine
@@ -34,6 +35,8 @@ PIECE_BYTES = 16 * 2**20
 # Without sparse weights oneDNN's answer is the layer's: to put it together from pieces would cost a pass over memory,
 # so that only operands beyond this are divided.
 WHOLE_BYTES = 256 * 2**20
+# What follows is one more pass, however, and so quick that it counts whether the output lies in a cache.
+ENDED_BYTES = 8 * 2**20
 
 
 def kernels_compile() -> bool:
@@ -66,6 +69,7 @@ class DenseSparseEngine(Engine):
         self._sparse_sums: OrderedDict[torch.Size, SparseSums] = OrderedDict()
         self._onednn: dict[bool, OneDnnConv] = {}  # for unsigned and for signed levels
         self._used: set[str] = set()
+        self._exact: dict[tuple[torch.Size, bool], bool] = {}  # by shape of the operands, and whether they are signed
 
     @classmethod
     def can_run(cls, layer: ConvLayer) -> str:
@@ -100,9 +104,11 @@ class DenseSparseEngine(Engine):
         """Return int32 sums (N, O, H', W') of uint8 levels, or of int8 ones with one thread."""
         signed = x.dtype == torch.int8
         y = torch.empty(self.layer.output_shape(x), dtype=torch.int32, memory_format=torch.channels_last)
-        with self._releasing_parts():
+        try:
             for part in self._slices(x):
                 self._finish(x[part], 1.0, signed, y[part], None, None)
+        finally:
+            self._release_parts()
         return y
 
     def convolve(
@@ -110,17 +116,51 @@ class DenseSparseEngine(Engine):
     ) -> Tensor:
         """Return sums * scale + bias of float32 activations or of their levels, float32, channels-last."""
         slices = self._slices(x)
-        only_dense = bool(self.operands) and not self.entries
-        with self._releasing_parts():
-            if only_dense and len(slices) == 1:
+        try:
+            if self._only_dense and len(slices) == 1:
                 return self._convolve_dense(x, x_scale, signed, scale, bias)
             y = torch.empty(self.layer.output_shape(x), memory_format=torch.channels_last)
             for part in slices:
-                if only_dense:
+                if self._only_dense:
                     y[part] = self._convolve_dense(x[part], x_scale, signed, scale, bias)
                 else:
                     self._finish(x[part], x_scale, signed, y[part], scale, bias)
             return y
+        finally:
+            self._release_parts()
+
+    def convolve_to_end(
+        self,
+        x: Tensor,
+        x_scale: float,
+        scale: Tensor,
+        bias: Tensor | None,
+        end: ConvEnd,
+        *,
+        signed: bool = False,
+    ) -> Tensor | None:
+        """Return `convolve` with its end, some images at a time; None where levels are asked for and none exist."""
+        shape = torch.Size(self.layer.output_shape(x))
+        if end.levels is None:
+            ended = torch.empty(shape, memory_format=torch.channels_last)
+        else:
+            ended = empty_levels(shape, end.levels.signed)
+        end_pass = EndPass(end, ended)
+        try:
+            for part in self._slices(x, ENDED_BYTES):
+                if self._only_dense:
+                    y = _channels_last(self._convolve_dense(x[part], x_scale, signed, scale, bias))
+                else:
+                    y = floats("unended", torch.Size((part.stop - part.start, *shape[1:])))
+                    self._finish(x[part], x_scale, signed, y, scale, bias)
+                end_pass.take(y, part.start)
+        finally:
+            self._release_parts()
+        return ended if end.finite or end.levels is None else None
+
+    @property
+    def _only_dense(self) -> bool:
+        return bool(self.operands) and not self.entries
 
     def _decompose(self) -> DenseSparse:
         """Return the weights taken apart: what is packed for a new shape comes from them."""
@@ -129,16 +169,12 @@ class DenseSparseEngine(Engine):
             self._parts = decompose_weights(self.weight, self.spec, paired=paired, dense=self.share)
         return self._parts
 
-    @contextmanager
-    def _releasing_parts(self) -> Iterator[None]:
-        """Let one call take the weights apart once, and drop the parts after it: they are larger than what is packed.
+    def _release_parts(self) -> None:
+        """Drop the parts after a call, which took the weights apart at most once: they are larger than what is packed.
 
         A later call takes them apart anew only where its shape is new.
         """
-        try:
-            yield
-        finally:
-            self._parts = None
+        self._parts = None
 
     def _dense_weight(self) -> Tensor:
         weight = self._decompose().weight
@@ -165,16 +201,23 @@ class DenseSparseEngine(Engine):
         except Inexact:
             sparse_sums(levels, signed, _channels_last(conv.accumulate(operands)), target, scale, bias)
 
-    def _slices(self, x: Tensor) -> list[slice]:
-        """Divide the images into slices of equal size, so that one packing does for all."""
+    def _slices(self, x: Tensor, output_bytes: int = MANY) -> list[slice]:
+        """Divide the images into slices of equal size, so that one packing does for all.
+
+        Args:
+            output_bytes: that a slice may have if no weight is sparse.
+        """
         images = x.shape[0]
         _, filters, high, wide = self.layer.output_shape(x)
         levels = x.shape[1] * x.shape[2] * x.shape[3]
+        output = 4 * filters * high * wide
         if self.entries:
-            fit = max(1, PIECE_BYTES // (levels * (2 + len(self.operands)) + 4 * filters * high * wide))
+            fit = PIECE_BYTES // (levels * (2 + len(self.operands)) + output)
         else:
-            fit = max(1, WHOLE_BYTES // (levels * (1 + len(self.operands))))
-        size = max(n for n in range(1, min(fit, images) + 1) if images % n == 0)
+            fit = min(WHOLE_BYTES // (levels * (1 + len(self.operands))), output_bytes // output)
+        size = max(1, min(fit, images))
+        while images % size:
+            size -= 1
         return [slice(first, first + size) for first in range(0, images, size)]
 
     def _sparse_sums_for(self, levels: Tensor) -> SparseSums:
@@ -200,9 +243,12 @@ class DenseSparseEngine(Engine):
         """Return whether a trial of oneDNN at this shape of the operands came out exact; its answer is kept."""
         if self.exactness is Exactness.NONE:
             return False
-        weight_shape = (len(self.weight), len(self.operands) * self.weight.shape[1], *self.layer.kernel)
-        zero_point = SIGNED_OFFSET if signed else 0
-        return sums_are_exact(self.exactness, tuple(shape), weight_shape, self.layer.geometry, zero_point)
+        if (shape, signed) not in self._exact:
+            weight_shape = (len(self.weight), len(self.operands) * self.weight.shape[1], *self.layer.kernel)
+            zero_point = SIGNED_OFFSET if signed else 0
+            exact = sums_are_exact(self.exactness, tuple(shape), weight_shape, self.layer.geometry, zero_point)
+            self._exact[shape, signed] = exact
+        return self._exact[shape, signed]
 
     def _onednn_for(self, signed: bool) -> OneDnnConv:
         if signed not in self._onednn:

@@ -96,7 +96,7 @@ class DepthwiseEngine(Engine):
         bias = self._wide(bias.float()).contiguous()
         lowest, highest = (-128.0, 127.0) if signed else (0.0, 255.0)
         args = set_args(
-            self._shaped_args(x.shape, y.shape, torch.get_num_threads()).copy(),
+            copy_args(self._shaped_args(x.shape, y.shape, torch.get_num_threads())),
             source=x.data_ptr(),
             source_bytes=x.element_size(),
             signed=x.dtype == torch.int8,

@@ -113,7 +113,7 @@ class OneDnnConv:
     def _run(
         self, x: Tensor, g: Geometry, packed: Tensor, scale: Tensor, zero_points: Tensor, bias: Tensor | None
     ) -> Tensor:
-        y: Tensor = torch.ops.onednn.qconv2d_pointwise(
+        y: Tensor = torch.ops.onednn.qconv2d_pointwise.default(
             x.contiguous(memory_format=torch.channels_last), 1.0, self.zero_point, packed, scale, zero_points, bias,
             g.stride, g.padding, g.dilation, g.groups, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip

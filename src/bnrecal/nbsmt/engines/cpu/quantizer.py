@@ -58,26 +58,24 @@ class Quantizer:
             uint8 (N, groups * channels, H, W), signed levels as + 128, and uint8 (N, groups * len(operands) * channels,
             H, W), both channels-last. Where the operands are just the activations, both are the same.
         """
+        if x.dtype != torch.float32:
+            x = _as_unsigned(x, signed)
+            if not self.expands:
+                return x, x
         images, _, height, width = x.shape
         args = copy_args(self.args)
-        levels = _channels_last("levels", images, self.groups * self.channels, height, width)
         if x.dtype == torch.float32:
+            levels = _channels_last("levels", images, self.groups * self.channels, height, width)
             x = x.contiguous(memory_format=torch.channels_last)
             lowest, highest, offset = (-128.0, 127.0, 128.0) if signed else (0.0, 255.0, 0.0)
             set_args(args, source=x.data_ptr(), inverse=inverse_scale(x_scale))
             set_args(args, lowest=lowest, highest=highest, offset=offset)
-        elif signed:
-            torch.bitwise_xor(x.view(torch.uint8), 128, out=levels)
-        elif has_slack(x):
-            levels = x
         else:
-            levels.copy_(x)
+            levels = x
         target = levels
         if self.expands:
             target = _channels_last("operands", images, len(self.operands) * levels.shape[1], height, width)
-        elif not args["source"]:
-            return levels, levels
-        if not self.expands:
+        else:
             set_args(args, operands=0)
         pixels = images * height * width
         set_args(args, pixels=pixels, levels=levels.data_ptr(), target=target.data_ptr())
@@ -96,7 +94,15 @@ def empty_levels(shape: torch.Size, signed: bool) -> Tensor:
     images, channels, height, width = shape
     size = images * channels * height * width
     memory = torch.empty(size + SLACK, dtype=torch.int8 if signed else torch.uint8)
-    return memory[:size].view(images, height, width, channels).permute(0, 3, 1, 2)
+    return memory.as_strided(tuple(shape), (size // images, 1, width * channels, channels))
+
+
+def floats(name: str, shape: torch.Size) -> Tensor:
+    """Return a buffer as float32 (N, C, H, W), channels-last; the next of its name in this thread overwrites it."""
+    images, channels, height, width = shape
+    size = images * channels * height * width
+    strides = (size // images, 1, width * channels, channels)
+    return buffer(name, 4 * size).view(torch.float32).as_strided(tuple(shape), strides)
 
 
 def has_slack(x: Tensor) -> bool:
@@ -105,6 +111,17 @@ def has_slack(x: Tensor) -> bool:
     return bool(behind >= SLACK) and x.is_contiguous(memory_format=torch.channels_last)
 
 
+def _as_unsigned(x: Tensor, signed: bool) -> Tensor:
+    """Return levels as the kernels take them: with slack behind, signed ones as + 128."""
+    if not signed and has_slack(x):
+        return x
+    levels = _channels_last("levels", *x.shape)
+    if signed:
+        return torch.bitwise_xor(x.view(torch.uint8), 128, out=levels)
+    return levels.copy_(x)
+
+
 def _channels_last(name: str, images: int, channels: int, height: int, width: int) -> Tensor:
     pixels = buffer(name, images * channels * height * width)
-    return pixels.view(images, height, width, channels).permute(0, 3, 1, 2)
+    shape = (images, channels, height, width)
+    return pixels.as_strided(shape, (channels * height * width, 1, channels * width, channels))

@@ -12,12 +12,20 @@ from numba import carray, types  # type: ignore[attr-defined]
 
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import args_dtype, compiled, kernel_entry, u64
-from bnrecal.nbsmt.engines.cpu.kernels.simd_u8 import broadcast, intrinsic, levels, load_at, store_at
+from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import (
+    LANES,
+    POSITIONS,
+    VECTOR_BYTES,
+    any_nan,
+    f32x16x4,
+    round_to_bytes,
+    zero_f32x16x4,
+)
+from bnrecal.nbsmt.engines.cpu.kernels.simd_u8 import broadcast, intrinsic, load_at, splat, store_at
 
 # ruff: noqa: ARG001
-LANES = 16
-VECTOR_BYTES = 4 * LANES
 SPARE_BYTES = 4 * VECTOR_BYTES  # of scratch for each worker: the last values and their residual, in whole vectors
+TOGETHER = LANES * POSITIONS  # values of a row that are ended together
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 ARGS = args_dtype(
     "source",  # float32 (values,)
@@ -29,18 +37,19 @@ ARGS = args_dtype(
     "values",
     "lanes",  # a multiple of the channels and of LANES
     "block",  # values of a unit, a multiple of the lanes
-    "not_finite",  # uint64 (1,), made 1 where a result is NaN or infinite
+    "not_finite",  # made 1 where a result is NaN or infinite; for levels, where it was before the clamp
     "scratch",  # SPARE_BYTES for each worker
-    floats=("lowest", "highest", "inverse", "lowest_level", "highest_level"),
+    floats=("lowest", "highest", "inverse"),  # of levels, lowest and highest are the clamp's times the inverse
 )
 
 
-def _end(residual: bool, to_levels: bool) -> Any:
-    """Make the intrinsic that ends 16 values and returns a bit for each that is not finite."""
+def _end(vectors: int, residual: bool, to_levels: bool) -> Any:
+    """Make the intrinsic that ends so many vectors of 16 values, and returns what is NaN once one was not finite."""
 
     @intrinsic
     def end(
         _context: Any,
+        trouble: Any,
         target: Any,
         source: Any,
         added: Any,
@@ -49,85 +58,108 @@ def _end(residual: bool, to_levels: bool) -> Any:
         lowest: Any,
         highest: Any,
         inverse: Any,
-        lowest_level: Any,
-        highest_level: Any,
     ) -> Any:
         def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
-            target, source, added, alpha, beta = args[:5]
-            lowest, highest, inverse, least, most = [broadcast(builder, value, _FLOATS) for value in args[5:]]
+            trouble, target, source, added, alpha, beta = args[:6]
+            lowest, highest, inverse = [broadcast(builder, value, _FLOATS) for value in args[6:]]
             signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
             fma = builder.module.declare_intrinsic(f"llvm.fma.v{LANES}f32", (), signature)
-            factors = [load_at(builder, address, _FLOATS, align=4) for address in (source, alpha, beta)]
-            y = builder.call(fma, factors)
-            if residual:
-                y = builder.fadd(y, load_at(builder, added, _FLOATS, align=4))
-            y = builder.select(builder.fcmp_ordered("olt", y, lowest), lowest, y)  # false for NaN, which stays
-            y = builder.select(builder.fcmp_ordered("ogt", y, highest), highest, y)
-            if to_levels:
-                whole = builder.fptosi(levels(builder, y, inverse, least, most), ir.VectorType(ir.IntType(32), LANES))
-                store_at(builder, target, builder.trunc(whole, ir.VectorType(ir.IntType(8), LANES)))
-            else:
-                store_at(builder, target, y, align=4)
-            nothing = builder.fsub(y, y)  # NaN of infinity and of NaN
-            bits = builder.bitcast(builder.fcmp_unordered("uno", nothing, nothing), ir.IntType(LANES))
-            return builder.zext(bits, ir.IntType(64))
+            for i in range(vectors):
+                at = VECTOR_BYTES * i
+                y = builder.call(fma, [load_at(builder, a, _FLOATS, at, 4) for a in (source, alpha, beta)])
+                if residual:
+                    y = builder.fadd(y, load_at(builder, added, _FLOATS, at, 4))
+                ended = builder.fmul(y, inverse) if to_levels else y
+                # Both comparisons are false for NaN, which stays.
+                ended = builder.select(builder.fcmp_ordered("olt", ended, lowest), lowest, ended)
+                ended = builder.select(builder.fcmp_ordered("ogt", ended, highest), highest, ended)
+                if to_levels:
+                    store_at(builder, target, round_to_bytes(builder, ended), LANES * i)
+                else:
+                    store_at(builder, target, ended, at, 4)
+                # 0 times infinity or NaN is NaN, and NaN stays in the sum.
+                checked = y if to_levels else ended
+                total = builder.extract_value(trouble, i)
+                total = builder.call(fma, [checked, splat(0.0, _FLOATS), total])
+                trouble = builder.insert_value(trouble, total, i)
+            return trouble
 
-        return types.uint64(*(types.uint64,) * 5, *(types.float32,) * 5), code
+        return f32x16x4(f32x16x4, *(types.uint64,) * 5, *(types.float32,) * 3), code
 
     return end
 
 
-_end_alone = _end(residual=False, to_levels=False)
-_end_added = _end(residual=True, to_levels=False)
-_end_alone_levels = _end(residual=False, to_levels=True)
-_end_added_levels = _end(residual=True, to_levels=True)
+def _end_rows(residual: bool, to_levels: bool) -> Any:
+    """Make the function that ends values first..last-1, the first of which begins a row."""
+    end_many = _end(POSITIONS, residual, to_levels)
+    end_one = _end(1, residual, to_levels)
+    size = u64(1 if to_levels else 4)
+
+    @compiled
+    def end_rows(first: u64, last: u64, args: Any, spare: u64) -> Any:
+        # Read once: the compiler cannot know that no target lies in the record.
+        source = args.source
+        target = args.target
+        added = args.residual
+        alpha = args.alpha
+        beta = args.beta
+        lanes = args.lanes
+        lowest = args.lowest
+        highest = args.highest
+        inverse = args.inverse
+        trouble = zero_f32x16x4()
+        i = first
+        while i < last:
+            row = min(lanes, last - i)
+            lane = u64(0)
+            while lane + u64(TOGETHER) <= row:
+                at = u64(4) * (i + lane)
+                a = alpha + u64(4) * lane
+                b = beta + u64(4) * lane
+                out = target + size * (i + lane)
+                trouble = end_many(trouble, out, source + at, added + at, a, b, lowest, highest, inverse)
+                lane += u64(TOGETHER)
+            while lane + u64(LANES) <= row:
+                at = u64(4) * (i + lane)
+                a = alpha + u64(4) * lane
+                b = beta + u64(4) * lane
+                out = target + size * (i + lane)
+                trouble = end_one(trouble, out, source + at, added + at, a, b, lowest, highest, inverse)
+                lane += u64(LANES)
+            if lane < row:  # the last values, fewer than 16, in scratch
+                rest = row - lane
+                at = u64(4) * (i + lane)
+                a = alpha + u64(4) * lane
+                b = beta + u64(4) * lane
+                more = spare + u64(VECTOR_BYTES)
+                v.clear(spare, u64(SPARE_BYTES))  # what lies behind them must be finite
+                v.copy(spare, source + at, u64(4) * rest)
+                if residual:
+                    v.copy(more, added + at, u64(4) * rest)
+                trouble = end_one(trouble, spare, spare, more, a, b, lowest, highest, inverse)
+                v.copy(target + size * (i + lane), spare, size * rest)
+            i += lanes
+        return any_nan(trouble)
+
+    return end_rows
+
+
+_end_alone = _end_rows(residual=False, to_levels=False)
+_end_added = _end_rows(residual=True, to_levels=False)
+_end_alone_levels = _end_rows(residual=False, to_levels=True)
+_end_added_levels = _end_rows(residual=True, to_levels=True)
 
 
 @compiled
-def _end_vector(target: u64, source: u64, added: u64, lane: u64, args: Any) -> Any:
-    """End 16 values, the first of which stands at `lane` of its row; return a bit for each that is not finite."""
-    alpha = args.alpha + u64(4) * lane
-    beta = args.beta + u64(4) * lane
-    lowest = args.lowest
-    highest = args.highest
-    inverse = args.inverse
-    least = args.lowest_level
-    most = args.highest_level
+def _end_block(first: u64, last: u64, args: Any, spare: u64) -> Any:
+    """End a block of values; return whether one was not finite."""
     if args.target_bytes == u64(4):
         if args.residual:
-            return _end_added(target, source, added, alpha, beta, lowest, highest, inverse, least, most)
-        return _end_alone(target, source, added, alpha, beta, lowest, highest, inverse, least, most)
+            return _end_added(first, last, args, spare)
+        return _end_alone(first, last, args, spare)
     if args.residual:
-        return _end_added_levels(target, source, added, alpha, beta, lowest, highest, inverse, least, most)
-    return _end_alone_levels(target, source, added, alpha, beta, lowest, highest, inverse, least, most)
-
-
-@compiled
-def _end_rest(i: u64, count: u64, lane: u64, args: Any, spare: u64) -> Any:
-    """End the last values, fewer than 16, in scratch; return a bit for each that is not finite."""
-    size = u64(4) * count
-    added = spare + u64(VECTOR_BYTES)
-    v.copy(spare, args.source + u64(4) * i, size)
-    if args.residual:
-        v.copy(added, args.residual + u64(4) * i, size)
-    bits = _end_vector(spare, spare, added, lane, args)
-    v.copy(args.target + args.target_bytes * i, spare, args.target_bytes * count)
-    return bits & ((u64(1) << count) - u64(1))
-
-
-@compiled
-def _end_row(i: u64, row: u64, args: Any, spare: u64) -> Any:
-    """End a row of so many values, the first of which is the i-th; return 0 if all of them are finite."""
-    bits = u64(0)
-    lane = u64(0)
-    while lane + u64(LANES) <= row:
-        at = u64(4) * (i + lane)
-        target = args.target + args.target_bytes * (i + lane)
-        bits |= _end_vector(target, args.source + at, args.residual + at, lane, args)
-        lane += u64(LANES)
-    if lane < row:
-        bits |= _end_rest(i + lane, row - lane, lane, args, spare)
-    return bits
+        return _end_added_levels(first, last, args, spare)
+    return _end_alone_levels(first, last, args, spare)
 
 
 @kernel_entry
@@ -135,17 +167,15 @@ def kernel(address: Any) -> None:
     """End every value, a block a unit."""
     args = carray(address, 1, ARGS)[0]
     spare = args.scratch + v.claim(args.address + u64(16)) * u64(SPARE_BYTES)
-    bits = u64(0)
+    trouble = False
     while True:
         i = v.claim(args.address + u64(8)) * args.block
         if i >= args.values:
             break
-        last = min(i + args.block, args.values)
-        while i < last:
-            bits |= _end_row(i, min(args.lanes, last - i), args, spare)
-            i += args.lanes
-    if bits:
-        v.store_u64(args.not_finite, u64(1))
+        if _end_block(i, min(i + args.block, args.values), args, spare):
+            trouble = True
+    if trouble:
+        args.not_finite = u64(1)
 
 
 def conv_end_ref(x: Any, alpha: Any, beta: Any, residual: Any, lowest: float, highest: float) -> Any:

@@ -101,8 +101,9 @@ def copy_args(args: Args) -> Args:
 
 def run_kernel(kernel: Any, args: Args, units: int) -> None:
     """Run a kernel over so many units, on as many workers as torch uses."""
-    args["address"] = args.ctypes.data
-    _run_on_workers(kernel, args.ctypes.data, min(torch.get_num_threads(), units))
+    address = args.ctypes.data
+    args["address"] = address
+    _run_on_workers(kernel, address, min(torch.get_num_threads(), units))
 
 
 def _run_on_workers(kernel: Any, address: int, workers: int) -> None:
@@ -112,7 +113,7 @@ def _run_on_workers(kernel: Any, address: int, workers: int) -> None:
         return
     team = _torch_team()
     if team is not None:
-        team(ctypes.c_void_p(kernel.address), ctypes.c_void_p(address), workers, 0)
+        team(kernel.address, address, workers, 0)
     else:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(kernel.ctypes, [address] * workers))
@@ -132,9 +133,12 @@ def _torch_team() -> Any | None:
     our own would wait for cores on which torch's idle workers still spin.
     """
     try:
-        return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
+        team = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
     except (OSError, AttributeError):
         return None
+    team.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    team.restype = None
+    return team
 
 
 _local = threading.local()
@@ -145,15 +149,21 @@ def buffer(name: str, size: int) -> Tensor:
 
     A buffer is kept, because fresh pages cost more than what is written to them, and shared by all layers.
     """
-    kept: Tensor | None = getattr(_local, name, None)
-    if kept is None or kept.numel() < size + SLACK:
-        with torch.inference_mode(False):  # made there, it could not be written to elsewhere
-            fresh = torch.empty(size + SLACK + ALIGNMENT, dtype=torch.uint8)
-        kept = fresh[-fresh.data_ptr() % ALIGNMENT :]
-        setattr(_local, name, kept)
-    return kept[:size]
+    return _kept(name, size)[0][:size]
 
 
 def scratch(name: str, bytes_each: int) -> int:
     """Return the address of so many bytes for every worker."""
-    return buffer(name, bytes_each * torch.get_num_threads()).data_ptr()
+    return _kept(name, bytes_each * torch.get_num_threads())[1]
+
+
+def _kept(name: str, size: int) -> tuple[Tensor, int]:
+    """Return a buffer of at least so many bytes, and its address."""
+    kept: tuple[Tensor, int, int] | None = getattr(_local, name, None)
+    if kept is None or kept[2] < size:
+        with torch.inference_mode(False):  # made there, it could not be written to elsewhere
+            fresh = torch.empty(size + SLACK + ALIGNMENT, dtype=torch.uint8)
+        whole = fresh[-fresh.data_ptr() % ALIGNMENT :]
+        kept = (whole, whole.data_ptr(), size)
+        setattr(_local, name, kept)
+    return kept[:2]

@@ -90,6 +90,29 @@ def store_scaled(_context: Any, quad: Any, target: Any, pitch: Any, scale: Any, 
 
 
 @intrinsic
+def any_nan(_context: Any, quad: Any) -> Any:
+    """Return whether a value is NaN."""
+
+    def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        found = [builder.extract_value(args[0], i) for i in range(POSITIONS)]
+        lanes = [builder.fcmp_unordered("uno", one, one) for one in found]
+        either = builder.or_(builder.or_(lanes[0], lanes[1]), builder.or_(lanes[2], lanes[3]))
+        bits = builder.bitcast(either, ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0))
+
+    return types.boolean(f32x16x4), code
+
+
+def round_to_bytes(builder: Any, x: Any) -> Any:
+    """Return the nearest integers of -128..255, half to even, as bytes (mod 256); of NaN any.
+
+    Added to 1.5 * 2^23, whose last bit counts ones, a number is rounded, and its integer stands in the lowest bits.
+    """
+    magic = builder.bitcast(builder.fadd(x, splat(12582912.0, _FLOATS)), ir.VectorType(ir.IntType(32), LANES))
+    return builder.trunc(magic, ir.VectorType(ir.IntType(8), LANES))
+
+
+@intrinsic
 def widen_levels(_context: Any, target: Any, source: Any, signed: Any) -> Any:
     """Write 16 levels, int8 where `signed` is not 0 and else uint8, as floats."""
 
