@@ -9,7 +9,7 @@ from torch import Tensor
 from bnrecal.nbsmt.engines import make_engine
 from bnrecal.nbsmt.engines.apply_end import apply_end_
 from bnrecal.nbsmt.engines.conv_end import ConvEnd
-from bnrecal.nbsmt.engines.engine import ConvLayer
+from bnrecal.nbsmt.engines.engine import ConvLayer, Ends
 from bnrecal.nbsmt.geometry import Pair, check_geometry
 from bnrecal.nbsmt.policies.custom import AnyPolicy
 from bnrecal.nbsmt.spec import SmtSpec
@@ -108,7 +108,10 @@ class PreparedConv2d:
         if 0 in shape:
             return x.new_empty(shape)
         x = x.float() if x.is_floating_point() else x
-        y = self.engine.convolve(x, x_scale, w_scale * x_scale, bias, signed=signed)
+        scale = w_scale * x_scale
+        if end is not None and isinstance(self.engine, Ends):
+            return self.engine.convolve_to_end(x, x_scale, scale, bias, end, signed=signed)
+        y = self.engine.convolve(x, x_scale, scale, bias, signed=signed)
         return y if end is None else apply_end_(y.contiguous(memory_format=torch.channels_last), end)
 
     def one_thread(self) -> "PreparedConv2d":

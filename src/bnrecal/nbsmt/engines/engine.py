@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import quantize_activation
 from bnrecal.nbsmt.decompose.operands import fold_taps
+from bnrecal.nbsmt.engines.conv_end import ConvEnd
 from bnrecal.nbsmt.geometry import Geometry, Pair, im2col, pointwise
 from bnrecal.nbsmt.policies.custom import is_custom
 from bnrecal.nbsmt.spec import SmtSpec
@@ -123,6 +124,16 @@ class Engine(Protocol):
         Returns:
             float32 (N, O, H', W'), channels-last.
         """
+
+
+@runtime_checkable
+class Ends(Protocol):
+    """An engine that does what follows a convolution before it writes: for others it is a pass of its own."""
+
+    def convolve_to_end(
+        self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, end: ConvEnd, *, signed: bool = False
+    ) -> Tensor:
+        """Return what `end` makes of `Engine.convolve`: float32, or the levels that it asks for, channels-last."""
 
 
 class Folded:
