@@ -31,7 +31,7 @@ class CudaTensor(Tensor):
                 storage_offset=held.storage_offset(),
                 dtype=held.dtype,
                 layout=held.layout,
-                requires_grad=held.requires_grad,
+                requires_grad=False,  # gradients belong to the values
                 device=device,
             )
         made.held = held

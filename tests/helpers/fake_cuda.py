@@ -23,11 +23,13 @@ from torch.utils._pytree import tree_map
 import bnrecal.device
 from bnrecal.nbsmt.analysis import self_check
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.engines.engine import ConvLayer
-from bnrecal.nbsmt.engines.gpu import choose, int_mm, tuning
+from bnrecal.nbsmt.engines.conv_end import ConvEnd
+from bnrecal.nbsmt.engines.engine import ConvLayer, levels_of
+from bnrecal.nbsmt.engines.gpu import choose, conv_end, int_mm, tuning
 from bnrecal.nbsmt.engines.gpu import triton_engine as triton_conv
 from bnrecal.nbsmt.engines.gpu.triton_engine import TritonConv
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
+from bnrecal.quantization import fused
 from helpers.cuda_tensor import CudaTensor, OnDevices, held
 
 NAME = "NVIDIA Simulated"
@@ -61,17 +63,42 @@ class CheckedTritonConv(TritonConv):
     def accumulate(self, x: Tensor) -> Tensor:
         return _like(super().accumulate(x), self.twin.accumulate(held(x)))
 
-    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
-        sums = self.twin.accumulate(quantize_activation(held(x), x_scale, signed))
+    def convolve(
+        self,
+        x: Tensor,
+        x_scale: float,
+        scale: Tensor,
+        bias: Tensor | None,
+        signed: bool,
+        end: ConvEnd | None = None,
+    ) -> Tensor:
+        sums = self.twin.accumulate(levels_of(held(x), x_scale, signed))
         y = sums.float() * held(scale).view(1, -1, 1, 1)
         y = y if bias is None else y + held(bias).detach().view(1, -1, 1, 1)
-        return _like(super().convolve(x, x_scale, scale, bias, signed), y)
+        y = y if end is None else ended(y, end)
+        return _like(super().convolve(x, x_scale, scale, bias, signed, end), y)
 
 
 def _like(shown: Tensor, values: Tensor) -> Tensor:
     """The values on the device that the kernels would have written to."""
     assert (shown.shape, shown.dtype) == (values.shape, values.dtype)
     return CudaTensor(values.contiguous(memory_format=torch.channels_last), shown.device)
+
+
+def ended(y: Tensor, end: ConvEnd) -> Tensor:
+    """What the kernels make of a convolution's output, in plain torch: of values, not of CUDA tensors."""
+    alpha, beta = (held(one).double().view(1, -1, 1, 1) for one in (end.alpha, end.beta))
+    y = (y.double() * alpha + beta).float()
+    y = y if end.residual is None else y + held(end.residual)
+    y = y.clamp(end.lowest, end.highest)
+    return y if end.levels is None else quantize_activation(y, end.levels.step, end.levels.signed)
+
+
+def _end_checked(own: Callable[..., Tensor], x: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
+    """Stands for `gpu.conv_end.end_`: all of it but its kernel, whose launch is checked."""
+    y = own(x, end, target)
+    held(y).copy_(ended(held(x), end))
+    return y
 
 
 def check_launch(current: Callable[[], int], *args: Any, **kwargs: Any) -> None:
@@ -117,6 +144,7 @@ def _forget() -> None:
     """What the package remembers of devices."""
     for function in CACHED:
         function.cache_clear()
+    fused._compared_devices.clear()
 
 
 def _patch_devices(patch: pytest.MonkeyPatch, count: int, capability: tuple[int, int]) -> None:
@@ -183,5 +211,7 @@ def _patch_triton(patch: pytest.MonkeyPatch) -> None:
     check = partial(check_launch, torch.cuda.current_device)
     patch.setattr(triton_conv, "launch", check)
     patch.setattr(triton_conv, "multiply", check)
+    patch.setattr(conv_end, "launch", check)
+    patch.setattr(conv_end, "end_", partial(_end_checked, conv_end.end_))
     patch.setattr(tuning, "try_launch", answers(True))
     patch.setattr(triton_conv, "TritonConv", CheckedTritonConv)

@@ -17,8 +17,10 @@ import triton.testing
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from bnrecal.nbsmt.engines.gpu import choose, kernels, tuning
+from bnrecal.nbsmt.engines.gpu import choose, tuning
+from bnrecal.nbsmt.engines.gpu.kernels import conv_end, convolve, expand, trial
 
+KERNELS = (trial.trial, expand.quantize_expand, convolve.conv_int8, convolve.depthwise, conv_end.end_values)
 # Bytes of shared memory that a block can have, by compute capability.
 SHARED_MEMORY = {(7, 5): 65_536, (8, 0): 166_912, (8, 9): 101_376, (9, 0): 232_448, (12, 0): 101_376}
 
@@ -134,5 +136,5 @@ def counting(folder: Path, capability: tuple[int, int] = (9, 0)) -> Iterator[See
 def _forget_kernels() -> None:
     """Let go of what the kernels have compiled and of the tiles that were chosen."""
     tuning._store.cache_clear()
-    for kernel in (kernels.trial, kernels.quantize_expand, kernels.conv_int8, kernels.depthwise):
+    for kernel in KERNELS:
         kernel.device_caches.clear()

@@ -18,7 +18,8 @@ pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kerne
 
 from helpers.fake_triton_driver import counting
 
-from bnrecal.nbsmt.engines.gpu import kernels, tile_store, tuning
+from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
+from bnrecal.nbsmt.engines.gpu import tile_store, tuning
 from bnrecal.nbsmt.engines.gpu.tile_store import Tile, TileStore
 from bnrecal.nbsmt.geometry import Geometry, Pair
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
@@ -27,8 +28,9 @@ from bnrecal.nbsmt.spec import SmtSpec
 GPU = torch.device("cuda:0")
 # Images of a batch: evaluation and its last one of 50,000, recalibration, layer tables.
 BATCHES = (512, 336, 128, 16)
+EVALUATED = BATCHES[:2]
 MOST_TIMED = 80
-MOST_VARIANTS = 30
+MOST_VARIANTS = 60
 A = Tile(64, 64, 128, 4, 4)
 B = Tile(128, 64, 128, 8, 4)
 
@@ -49,6 +51,14 @@ def convolutions(name: str) -> Iterator[tuple[nn.Conv2d, tuple[int, int]]]:
     yield from seen.values()
 
 
+def run_to_ends(layer: PreparedConv2d, x: torch.Tensor, scale: torch.Tensor) -> None:
+    """A layer with what may follow it in a fused network: levels, or float32, or that with a residual added."""
+    shape = layer.layer.output_shape(x)
+    residual = torch.empty(shape, device=GPU, memory_format=torch.channels_last)
+    for added, levels in ((None, Levels(0.1, False)), (None, None), (residual, None)):
+        layer(x, 0.01, scale, end=ConvEnd(scale, scale, 0.0, residual=added, levels=levels))
+
+
 def run_table_row(name: str) -> None:
     """All layers of the row's cells on the GPU, in every batch size; nothing is computed, memory is not touched."""
     generator = torch.Generator().manual_seed(0)
@@ -63,6 +73,9 @@ def run_table_row(name: str) -> None:
             for images in BATCHES:
                 x = torch.empty(images, conv.in_channels, *size, device=GPU, memory_format=torch.channels_last)
                 layer(x, 0.01, scale)
+                if images in EVALUATED:
+                    run_to_ends(layer, x, scale)
+                    run_to_ends(layer, x.to(torch.uint8), scale)
                 if images == BATCHES[-1]:
                     layer.accumulate(x.to(torch.uint8))
 
@@ -92,9 +105,10 @@ def test_a_second_process_times_nothing_and_another_version_of_the_kernels_all(
             run_layer()
         (file,) = (tmp_path / "bnrecal" / "gpu-tiles").glob("*.json")
         assert "NVIDIA-Simulated-0" in file.name
-        other = tmp_path / "kernels.py"
-        other.write_text("# another version")
-        monkeypatch.setattr(kernels, "__file__", str(other))
+        other = tmp_path / "kernels"
+        other.mkdir()
+        (other / "convolve.py").write_text("# another version")
+        monkeypatch.setattr(tuning, "KERNELS", other)
         with counting(tmp_path) as third:
             run_layer()
     assert first.timed > 1

@@ -1,7 +1,8 @@
 """Evaluation in fewer passes over memory: a convolution's output is written once BatchNorm, addition and ReLU are done.
 
-The network is traced, and its graph shows where nobody else reads what lies between. On a processor the logits are the
-same to the last bit. Nothing of the network changes; recalibration and calibration never see a fused one.
+The network is traced, and its graph shows where nobody else reads what lies between. The logits are those of the
+unfused network to the last bit, BatchNorm as `eval_norm` has it. Nothing of the network changes; recalibration and
+calibration never see a fused one.
 """
 
 import logging
@@ -14,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnrecal.nbsmt.engines.apply_end import Ending, apply_end_, can_end, ending, ending_trouble
+from bnrecal.nbsmt.engines.apply_end import Ending, alpha_beta, apply_end_, can_end, ending, ending_trouble
 from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
-from bnrecal.nbsmt.engines.cpu.conv_end import alpha_beta
 from bnrecal.nbsmt.geometry import Geometry, as_pair
 from bnrecal.quantization.chains import Chain, Untraceable, find_chains, trace
+from bnrecal.quantization.eval_norm import evaluation_norm
 from bnrecal.quantization.intercept import ConvInterceptor
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
@@ -30,9 +31,6 @@ class FusedNetwork:
 
     They are compared because a graph shows what a forward did once, and not all of that: a tensor that is changed in
     place under another name, say. An evaluation of one batch has nothing to gain and does not pay for it.
-
-    Where a device's bits are close instead of equal, the network is fused from the first batch on: so all networks of
-    an evaluation, float32 included, compute BatchNorm alike.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -45,13 +43,14 @@ class FusedNetwork:
         """Return the network's logits."""
         self.batches += 1
         worth = ending(images.device)
-        if self.batches == 1 and worth is Ending.CLOSE:
-            self.fused = fused_or_none(self.network)
-        if self.fused is not None:
-            return self.fused(images)
-        logits = self.network(images)
-        if self.batches == 2 and worth is Ending.EQUAL:
-            self.fused = self._compared(images, logits)
+        with evaluation_norm(images.device):
+            if self.fused is not None:
+                return self.fused(images)
+            logits = self.network(images)
+            if self.batches == 2 and worth is not Ending.NONE:
+                self.fused = self._compared(images, logits)
+        if worth is Ending.OWN:
+            _compare_with_torchs(self.network, images, logits)
         return logits
 
     def _compared(self, images: Tensor, logits: Any) -> nn.Module | None:
@@ -65,6 +64,25 @@ class FusedNetwork:
             return fused
         log.warning("evaluation goes on unfused: a graph of the network gives other logits than its own forward")
         return None
+
+
+_compared_devices: set[torch.device] = set()
+
+
+def _compare_with_torchs(network: nn.Module, images: Tensor, logits: Any) -> None:
+    """Log how far logits are from those by torch's own BatchNorm, once on each device in a process."""
+    if images.device in _compared_devices or not isinstance(logits, Tensor):
+        return
+    _compared_devices.add(images.device)
+    with torch.random.fork_rng(devices=[]):
+        difference = float((network(images) - logits).abs().max())
+    log.warning(
+        "BatchNorm in evaluation is one multiply-add on %s: a logit of the first batch is at most %.3g from what "
+        "PyTorch's own gives, of logits up to %.3g",
+        images.device,
+        difference,
+        float(logits.abs().max()),
+    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +162,7 @@ class Ended(nn.Module):
         source: the chain whose result this one reads, if it reads one.
 
     Attributes:
-        finite: whether the last result is known to hold no NaN and no infinity.
+        finite: whether the last result is known to hold no NaN and no infinity, as levels never do.
     """
 
     def __init__(self, chain: Chain, source: "Ended | None") -> None:
@@ -167,7 +185,7 @@ class Ended(nn.Module):
         """
         end = self.end.adding(residual)
         y = self._run(x, end)
-        self.finite = bool(end.finite)
+        self.finite = bool(end.finite) or not y.is_floating_point()
         return y
 
     def _run(self, x: Tensor, end: ConvEnd) -> Tensor:

@@ -136,7 +136,7 @@ class Engine(Protocol):
         *,
         signed: bool = False,
     ) -> Tensor | None:
-        """Return what `convolve` returns, with what follows it done while it lies in a cache.
+        """Return what `convolve` returns, with what follows it done before it is written, or while it lies in a cache.
 
         Returns:
             As `apply_end_` of it; None where the engine cannot do that, as by default: then it is a pass of its own.

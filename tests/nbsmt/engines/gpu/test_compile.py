@@ -15,21 +15,30 @@ if os.environ.get("TRITON_INTERPRET", "0") == "1":
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from bnrecal.nbsmt.engines.gpu import kernels, tuning  # noqa: E402
+from bnrecal.nbsmt.engines.gpu import tuning  # noqa: E402
+from bnrecal.nbsmt.engines.gpu.conv_end import BLOCK  # noqa: E402
+from bnrecal.nbsmt.engines.gpu.kernels import conv_end, convolve, expand  # noqa: E402
 from bnrecal.nbsmt.engines.gpu.triton_engine import DEPTHWISE_TILE, LANES, LISTED_BLOCK, SAFE_STEPS  # noqa: E402
 
 CAPABILITIES = (80, 89, 90)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"  # in every release
-POINTERS = {"x": "*fp32", "w": "*i8", "y": "*fp32", "scale": "*fp32", "bias": "*fp32", "offset": "*i32"}
+FLOATS = ("x", "y", "scale", "bias", "alpha", "beta", "residual")
+NUMBERS = ("lowest", "highest", "level_inverse", "x_inverse")
+POINTERS = {"w": "*i8", "offset": "*i32", **dict.fromkeys(FLOATS, "*fp32"), **dict.fromkeys(NUMBERS, "fp32")}
+ALONE = {"END": False, "RESIDUAL": False, "LEVELS": False, "LEVELS_SIGNED": False}
+# ReLU and levels after a residual: what takes the most registers.
+ENDED = {"END": True, "RESIDUAL": True, "LEVELS": True, "LEVELS_SIGNED": False}
 TABLES = dict.fromkeys(("y_words", "operands", "places", "sources", "codes"), "*i32")
 EXPANSION = {"x": "*fp32", "y": "*i8", **TABLES, "x_inverse": "fp32"}
 # The second accumulator is for filters of more than 131,072 weights, which networks hardly have. Triton 3.6 spills
 # some of it.
 SPILLED_BY_SPLIT = 16
+# A residual next to 64 sums a lane, on sm_90: once a tile, not in its loop.
+SPILLED_BY_RESIDUAL = 40
 # Triton compiles these arguments as constants where they are 1.
 ONES = ("filters", "multiplier", "x_image", "x_row", "x_col")
 # What is a multiple of 16 in networks whose channels are: it decides how many bytes a load takes.
-EVEN = ("x", "w", "y", "scale", "bias", "offset", "E", "depth", "filters", *TABLES)
+EVEN = (*FLOATS, "w", "offset", "E", "depth", "filters", "values", *TABLES)
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +80,43 @@ def test_the_gemm_multiplies_bytes_on_tensor_cores_and_spills_nothing(capability
         for split in (0, SAFE_STEPS):
             if split and not tuning.has_room(tile):
                 continue
-            meta = {"FLOAT": True, "BIAS": True, "SPLIT": split, "BM": bm, "BN": bn, "BK": bk}
-            compiled = _compile(kernels.conv_int8, {**POINTERS, "x": "*i8"}, meta, capability, warps, stages)
+            meta = {"FLOAT": True, "BIAS": True, **ALONE, "SPLIT": split, "BM": bm, "BN": bn, "BK": bk}
+            compiled = _compile(convolve.conv_int8, {**POINTERS, "x": "*i8"}, meta, capability, warps, stages)
             assert re.search(instruction, compiled.asm["ptx"]), (bm, bn, bk, split)
             assert "fma.rn.f32" not in compiled.asm["ptx"]
             assert _stack_bytes(compiled, tmp_path) <= (SPILLED_BY_SPLIT if split else 0), (bm, bn, bk, split)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_what_follows_a_gemm_rounds_once_stores_whole_vectors_and_spills_next_to_nothing(
+    capability: int, tmp_path: Path
+) -> None:
+    for tile in tuning.TILES[: tuning.MOST_TILES]:
+        shape = {"BM": tile.rows, "BN": tile.filters, "BK": tile.channels}
+        meta = {"FLOAT": True, "BIAS": False, **ENDED, "SPLIT": 0, **shape}
+        types = {**POINTERS, "x": "*i8", "y": "*u8"}
+        compiled = _compile(convolve.conv_int8, types, meta, capability, tile.warps, tile.stages)
+        ptx = compiled.asm["ptx"]
+        assert len(re.findall(r"fma\.rn\.f32", ptx)) == tile.rows * tile.filters // (32 * tile.warps)
+        assert set(re.findall(r"st\.global\.[\w.]+", ptx)) == {"st.global.v4.b32"}
+        assert "ld.global.v4.b32" in ptx  # the residual
+        assert _stack_bytes(compiled, tmp_path) <= (SPILLED_BY_RESIDUAL if capability == 90 else 0), tile
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("levels", [False, True])
+def test_a_pass_of_its_own_moves_whole_vectors(levels: bool, capability: int, tmp_path: Path) -> None:
+    meta = {**ENDED, "LEVELS": levels, "BLOCK": BLOCK}
+    del meta["END"]
+    types = {**POINTERS, "y": "*u8" if levels else "*fp32"}
+    compiled = _compile(conv_end.end_values, types, meta, capability)
+    ptx = compiled.asm["ptx"]
+    a_lane = BLOCK // 128
+    assert len(re.findall(r"fma\.rn\.f32", ptx)) == a_lane
+    assert len(re.findall(r"ld\.global\.v4\.b32", ptx)) == 2 * a_lane // 4
+    stores = re.findall(r"st\.global\.[\w.]+", ptx)
+    assert sum(16 if "v4" in store else 8 if "v2" in store else 4 for store in stores) == a_lane * (1 if levels else 4)
+    assert _stack_bytes(compiled, tmp_path) == 0
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -84,7 +125,7 @@ def test_the_gemm_multiplies_bytes_on_tensor_cores_and_spills_nothing(capability
 def test_the_expansion_stores_whole_vectors_that_no_lane_waits_for(
     threads: int, vector: int, store: str, capability: int, tmp_path: Path
 ) -> None:
-    compiled = _compile(kernels.quantize_expand, EXPANSION, _of_expansion(threads, vector), capability)
+    compiled = _compile(expand.quantize_expand, EXPANSION, _of_expansion(threads, vector), capability)
     ptx = compiled.asm["ptx"]
     listed = LISTED_BLOCK[0] * LISTED_BLOCK[1] // LANES if vector == 1 else 0  # those store single bytes too
     assert len(re.findall(rf"st\.global\.{store}", ptx)) == threads + listed
@@ -109,8 +150,9 @@ def test_the_depthwise_kernel_spills_nothing(capability: int, tmp_path: Path) ->
         "TAPS": 9, "FLOAT": True, "BIAS": True, "QUANTIZE": True, "SIGNED": False, "BP": DEPTHWISE_TILE[0],
         "BC": DEPTHWISE_TILE[1],
     }  # fmt: skip
-    compiled = _compile(kernels.depthwise, {**POINTERS, "x_inverse": "fp32"}, meta, capability)
-    assert _stack_bytes(compiled, tmp_path) == 0
+    for end, y in ((ALONE, "*fp32"), (ENDED, "*u8")):
+        compiled = _compile(convolve.depthwise, {**POINTERS, "y": y}, {**meta, **end}, capability)
+        assert _stack_bytes(compiled, tmp_path) == 0
 
 
 @pytest.mark.parametrize("ones", [False, True])
@@ -124,14 +166,14 @@ def test_every_kind_of_input_compiles(x: str, signed: bool, ones: bool) -> None:
         if signed and threads > 1:
             continue
         meta = {**_of_expansion(threads, 16 if taps == 1 else 1), "TAPS": taps, "HALF_EVEN": False, **of_inputs}
-        _compile(kernels.quantize_expand, {**EXPANSION, "x": x}, meta, 80)
-    end = {"FLOAT": quantize, "BIAS": quantize and not signed}
+        _compile(expand.quantize_expand, {**EXPANSION, "x": x}, meta, 80)
+    end = {"FLOAT": quantize, "BIAS": quantize and not signed, **ALONE}
     meta = {**end, **of_inputs, **tile, "TAPS": 9}
-    types = {**POINTERS, "x": x, "y": y, "x_inverse": "fp32"}
-    _compile(kernels.depthwise, types, _with_ones(kernels.depthwise, meta, ones), 80)
+    types = {**POINTERS, "x": x, "y": y}
+    _compile(convolve.depthwise, types, _with_ones(convolve.depthwise, meta, ones), 80)
     meta = {**end, "SPLIT": 0, "BM": 64, "BN": 16, "BK": 32}
     types = {**POINTERS, "x": "*i8", "y": y}
-    _compile(kernels.conv_int8, types, _with_ones(kernels.conv_int8, meta, ones), 80)
+    _compile(convolve.conv_int8, types, _with_ones(convolve.conv_int8, meta, ones), 80)
 
 
 def _with_ones(kernel: Any, meta: dict[str, Any], ones: bool) -> dict[str, Any]:

@@ -13,8 +13,9 @@ triton = pytest.importorskip("triton", reason="torch brings no Triton here: the 
 OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
 
 
-def test_kernels_equal_the_golden_model_in_the_interpreter() -> None:
-    cases = Path(__file__).with_name("interpreter_cases.py")
+@pytest.mark.parametrize("name", ["interpreter_cases.py", "interpreter_end_cases.py"])
+def test_kernels_equal_the_golden_model_in_the_interpreter(name: str) -> None:
+    cases = Path(__file__).with_name(name)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(cases)],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},

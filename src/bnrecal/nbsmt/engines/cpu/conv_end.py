@@ -22,21 +22,15 @@ LEAST_LANES = 1024  # of a row: few channels are repeated, so that the kernel se
 TRIAL_CHANNELS = (1, 3, 16, 40, 100, 256)
 
 
-def is_dense(x: Tensor) -> bool:
-    """Return whether a tensor is float32 (N, C, H, W) on the CPU, channels-last and without gaps."""
-    usual = x.dim() == 4 and x.dtype == torch.float32 and x.device.type == "cpu"
-    return usual and x.is_contiguous(memory_format=torch.channels_last)
-
-
 def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
     """Write a convolution's end over its output, or into `target`, and return it; `end.finite` says what it holds.
 
     Where `end.levels` asks for them and the result is finite, its levels are returned, and nothing else is written.
 
     Args:
-        y: float32 (N, O, H, W), `is_dense`.
+        y: float32 (N, O, H, W), of which `apply_end.can_end` is true.
         end: its residual of y's shape.
-        target: of y's shape, `is_dense`.
+        target: of y's shape, likewise.
     """
     if y.numel() == 0:
         end.finite = True

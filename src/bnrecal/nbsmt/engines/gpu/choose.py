@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bnrecal.errors import first_line
+from bnrecal.nbsmt.engines.conv_end import ConvEnd
 from bnrecal.nbsmt.engines.engine import ConvLayer, Engine
 
 OLDEST = (8, 0)  # compute capability with the tensor-core instructions that Triton multiplies bytes by
@@ -42,8 +43,14 @@ class TritonEngine(Engine):
     def convolve(
         self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, *, signed: bool = False
     ) -> Tensor:
-        """Return sums * scale + bias of float32 activations."""
+        """Return sums * scale + bias of float32 activations or of their levels."""
         return self.conv.convolve(x, x_scale, scale, bias, signed)
+
+    def convolve_to_end(
+        self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, end: ConvEnd, *, signed: bool = False
+    ) -> Tensor:
+        """Return what `end` makes of that, in the kernel that multiplies."""
+        return self.conv.convolve(x, x_scale, scale, bias, signed, end)
 
 
 def triton_runs(device: torch.device) -> bool:

@@ -9,8 +9,10 @@ import triton
 from torch import Tensor
 
 from bnrecal.nbsmt.arithmetic import inverse_scale
+from bnrecal.nbsmt.engines.conv_end import ConvEnd
 from bnrecal.nbsmt.engines.engine import ConvLayer
-from bnrecal.nbsmt.engines.gpu import kernels
+from bnrecal.nbsmt.engines.gpu.conv_end import Output
+from bnrecal.nbsmt.engines.gpu.kernels import convolve, expand
 from bnrecal.nbsmt.engines.gpu.layout import lay_out
 from bnrecal.nbsmt.engines.gpu.tuning import INTERPRETED, current, launch, multiply
 from bnrecal.nbsmt.geometry import Geometry, Pair, pointwise
@@ -75,24 +77,36 @@ class TritonConv:
     def accumulate(self, x: Tensor) -> Tensor:
         """Return int32 sums (N, O, H', W') of uint8 activations (N, C, H, W), or int8 ones at one thread."""
         with current(x.device):
-            return self._run(x, None, x.dtype == torch.int8, None, None)
+            return self._run(x, None, x.dtype == torch.int8, Output())
 
-    def convolve(self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, signed: bool) -> Tensor:
-        """Return scale[o] * sums + bias[o], float32, of float32 activations quantized in steps of x_scale."""
+    def convolve(
+        self,
+        x: Tensor,
+        x_scale: float,
+        scale: Tensor,
+        bias: Tensor | None,
+        signed: bool,
+        end: ConvEnd | None = None,
+    ) -> Tensor:
+        """Return scale[o] * sums + bias[o], float32, or what `end` makes of it.
+
+        Args:
+            x: float32, to be quantized in steps of x_scale, or its levels.
+        """
+        inverse = inverse_scale(x_scale) if x.is_floating_point() else None
         with current(x.device):
-            return self._run(x, inverse_scale(x_scale), signed, scale, bias)
+            return self._run(x, inverse, signed, Output(scale, bias, end))
 
-    def _run(self, x: Tensor, inverse: float | None, signed: bool, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, inverse: float | None, signed: bool, output: Output) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         images = x.shape[0]
         size = (x.shape[2], x.shape[3])
-        output = self.geometry.output_size(size, self.kernel)
-        dtype = torch.int32 if scale is None else torch.float32
-        y = torch.empty(images, *output, self.filters, dtype=dtype, device=x.device)
+        seen = self.geometry.output_size(size, self.kernel)
+        y = torch.empty(images, *seen, self.filters, dtype=output.dtype, device=x.device)
         if self.depthwise:
-            self._depthwise(x, y, inverse, signed, scale, bias)
+            self._depthwise(x, y, inverse, signed, output)
             return y.permute(0, 3, 1, 2)
-        written = self._written(size, output)
+        written = self._written(size, seen)
         pixels = written[0] * written[1]
         of_image = pixels * self.layout.total
         piece = max(1, min(images, LARGEST_INDEX // pixels, self.fitting // of_image))
@@ -109,7 +123,7 @@ class TritonConv:
                 log.warning("the GPU's memory is short: a layer takes %d images at a time", piece)
                 continue
             self._expand(x[some], expanded, inverse, signed)
-            self._multiply(expanded, y[some], signed, scale, bias)
+            self._multiply(expanded, y[some], signed, output.of(some))
             first += piece
         return y.permute(0, 3, 1, 2)
 
@@ -130,7 +144,7 @@ class TritonConv:
         in_row = whole + LANES // bp * triton.cdiv(gathered, bc)
         words = expanded.view(torch.int32)
         launch(
-            kernels.quantize_expand, (triton.cdiv(pixels, LANES) * in_row,),
+            expand.quantize_expand, (triton.cdiv(pixels, LANES) * in_row,),
             x, expanded, words, lay.operands, lay.places, lay.sources, lay.codes, inverse or 1.0, pixels, height, width,
             lay.total, x.shape[2], x.shape[3], x.stride(0), x.stride(2), x.stride(3), lay.columns, lay.groups,
             count, gathered, lay.width, lay.bundle, lay.depth, *s.stride, *s.padding, *s.dilation,
@@ -138,32 +152,29 @@ class TritonConv:
             HALF_EVEN=self.spec.rounding == "half_even", LANES=LANES, BP=bp, BC=bc,
         )  # fmt: skip
 
-    def _multiply(self, expanded: Tensor, y: Tensor, signed: bool, scale: Tensor | None, bias: Tensor | None) -> None:
+    def _multiply(self, expanded: Tensor, y: Tensor, signed: bool, output: Output) -> None:
         lay, g = self.layout, self.inner
         rows = y[..., 0].numel()
         taps = self.seen[0] * self.seen[1]
         multiply(
-            x=expanded, w=self.weight, y=y,
-            scale=y if scale is None else scale, bias=y if bias is None else bias,
+            x=expanded, w=self.weight, y=y, **output.arguments(y),
             offset=self.no_offset if signed else self.offset, rows=rows, XH=expanded.shape[1], XW=expanded.shape[2],
             OH=y.shape[1], OW=y.shape[2], E=lay.total, filters=self.filters // lay.bundles, bundles=lay.bundles,
             depth=lay.depth, taps=taps, KW=self.seen[1], SY=g.stride[0], SX=g.stride[1], DY=g.dilation[0],
-            DX=g.dilation[1], FLOAT=scale is not None, BIAS=bias is not None, SPLIT=self.split,
+            DX=g.dilation[1], SPLIT=self.split,
         )  # fmt: skip
 
-    def _depthwise(
-        self, x: Tensor, y: Tensor, inverse: float | None, signed: bool, scale: Tensor | None, bias: Tensor | None
-    ) -> None:
+    def _depthwise(self, x: Tensor, y: Tensor, inverse: float | None, signed: bool, output: Output) -> None:
         g = self.geometry
         bp, bc = DEPTHWISE_TILE
         rows = y[..., 0].numel()
         launch(
-            kernels.depthwise, (triton.cdiv(rows, bp), triton.cdiv(self.filters, bc)),
-            x, self.weight, y, y if scale is None else scale, y if bias is None else bias, inverse or 1.0,
-            rows, x.shape[2], x.shape[3], y.shape[1], y.shape[2], x.stride(0), x.stride(2), x.stride(3),
-            self.filters, self.filters // g.groups, self.kernel[1], *g.stride, *g.padding, *g.dilation,
-            TAPS=self.kernel[0] * self.kernel[1], FLOAT=scale is not None, BIAS=bias is not None,
-            QUANTIZE=inverse is not None, SIGNED=signed, BP=bp, BC=bc,
+            convolve.depthwise, (triton.cdiv(rows, bp), triton.cdiv(self.filters, bc)),
+            x=x, w=self.weight, y=y, **output.arguments(y), x_inverse=inverse or 1.0, rows=rows, H=x.shape[2],
+            W=x.shape[3], OH=y.shape[1], OW=y.shape[2], x_image=x.stride(0), x_row=x.stride(2), x_col=x.stride(3),
+            filters=self.filters, multiplier=self.filters // g.groups, KW=self.kernel[1], SY=g.stride[0],
+            SX=g.stride[1], PY=g.padding[0], PX=g.padding[1], DY=g.dilation[0], DX=g.dilation[1],
+            TAPS=self.kernel[0] * self.kernel[1], QUANTIZE=inverse is not None, SIGNED=signed, BP=bp, BC=bc,
         )  # fmt: skip
 
 

@@ -1,9 +1,4 @@
-"""The Triton kernels of the GPU engine.
-
-Shapes are channels-last. N images, H x W pixels, C channels; E expanded channels, of which each bundle of groups has
-`depth`; O filters. Tensor-core instructions multiply signed bytes alone, so an unsigned activation a travels as
-a - 128 and the GEMM adds 128 * (sum of the filter's weights) at its end. The border is written out, as the
-activation 0, so that the GEMM's loads need no masks.
+"""The expansion: from activations to the channels that the expanded weights multiply.
 
 An operand of the expansion is a code of 12 bits: which partners count (3 bits), then the operand while 0, 1, and 2 or
 more of them are active (3 bits each: activations up to 15, those above as they are, those above reduced). Codes are
@@ -14,19 +9,7 @@ int32 word, with the same operations as on one.
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _levels(x, keep, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr):
-    """Activations at these addresses as int32: quantized on the way, or integers already. 0 where not `keep`."""
-    if QUANTIZE:
-        steps = tl.load(x, mask=keep, other=0.0) * x_inverse
-        steps = tl.where(steps == steps, steps, 0.0)  # NaN
-        lowest: tl.constexpr = -128.0 if SIGNED else 0.0
-        steps = tl.minimum(tl.maximum(steps, lowest), lowest + 255.0)
-        levels = ((steps + 12582912.0) - 12582912.0).to(tl.int32)  # so large a sum is whole, rounded half to even
-    else:
-        levels = tl.load(x, mask=keep, other=0).to(tl.int32)
-    return levels
+from bnrecal.nbsmt.engines.gpu.kernels.levels import load_levels
 
 
 @triton.jit
@@ -74,7 +57,7 @@ def _multiples(words, HALF_EVEN: tl.constexpr):
 def _load_word(x, inside, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr):
     """Levels of 4 channels from the addresses x (LANES,) on, as the bytes of int32 words (LANES,)."""
     at = tl.arange(0, 4)
-    levels = _levels(x[:, None] + at[None, :], inside[:, None], x_inverse, QUANTIZE, SIGNED)
+    levels = load_levels(x[:, None] + at[None, :], inside[:, None], x_inverse, QUANTIZE, SIGNED)
     return tl.sum((levels & 255) << (8 * at)[None, :], axis=1)
 
 
@@ -82,7 +65,7 @@ def _load_word(x, inside, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexp
 def _load_words(x, inside, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr, VEC: tl.constexpr):
     """Levels of VEC channels from the addresses x (LANES,) on: int32 (LANES, VEC / 4) of 4, or (LANES, 1) of one."""
     if VEC == 1:
-        words = _levels(x[:, None], inside[:, None], x_inverse, QUANTIZE, SIGNED) & 255
+        words = load_levels(x[:, None], inside[:, None], x_inverse, QUANTIZE, SIGNED) & 255
     elif VEC == 4:
         words = _load_word(x, inside, x_inverse, QUANTIZE, SIGNED)[:, None]
     elif VEC == 8:
@@ -257,7 +240,7 @@ def _expand_listed(
     code = tl.load(codes + j)[None, :]
     stride = T * gathered
     at, inside = _listed(x, sources + j, stride, row, col, there, H, W, x_row, x_col, DY, DX, TAPS)
-    a = _levels(at, inside, x_inverse, QUANTIZE, SIGNED)
+    a = load_levels(at, inside, x_inverse, QUANTIZE, SIGNED)
     active = a * 0
     for r in tl.static_range(1, T):
         counts = there & (((code >> (r - 1)) & 1) != 0)
@@ -305,96 +288,3 @@ def quantize_expand(
         _expand_listed(x, y, pixel, listed % blocks, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W,
                        x_image, x_row, x_col, gathered, SY, SX, PY, PX, DY, DX,
                        T, TAPS, QUANTIZE, SIGNED, HALF_EVEN, BC)  # fmt: skip
-
-
-@triton.jit
-def _scaled(sums, scale, bias, o, keep, FLOAT: tl.constexpr, BIAS: tl.constexpr):
-    """int32 sums (rows, filters) as they are, or times the filter's scale plus its bias."""
-    result = sums
-    if FLOAT:
-        result = sums.to(tl.float32) * tl.load(scale + o, mask=keep, other=0.0)[None, :]
-        if BIAS:
-            result += tl.load(bias + o, mask=keep, other=0.0)[None, :]
-    return result
-
-
-@triton.jit
-def _step(x_tile, w_tile, sums, t, steps, depth, E, XW, KW, DY, DX, BK: tl.constexpr):
-    """Add step t of the GEMM: BK channels of one tap."""
-    tap, c = t // steps, t % steps * BK
-    a = tl.load(x_tile + ((tap // KW * DY * XW + tap % KW * DX) * E + c))
-    b = tl.load(w_tile + (tap * depth + c))
-    return tl.dot(a, b, sums, out_dtype=tl.int32)
-
-
-@triton.jit(do_not_specialize=["rows", "XH", "XW", "OH", "OW", "bundles", "taps", "KW", "SY", "SX", "DY", "DX"])
-def conv_int8(
-    x, w, y, scale, bias, offset, rows, XH, XW, OH, OW, E, filters, bundles, depth, taps, KW, SY, SX, DY, DX,
-    FLOAT: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    BK: tl.constexpr,
-):  # fmt: skip
-    """Implicit GEMM: x int8 (N, XH, XW, E), border included, with w int8 (bundles * filters, taps, depth).
-
-    y: (N, OH, OW, bundles * filters), float32 or (not FLOAT) the int32 sums; rows = N * OH * OW. BK divides depth.
-    SPLIT: steps of BK products after which the sum leaves the tensor core's saturating accumulator; 0: never needed.
-    """
-    tiles = bundles * tl.cdiv(filters, BN)
-    m = (tl.program_id(0) // tiles) * BM + tl.arange(0, BM)
-    tile = tl.program_id(0) % tiles  # neighbours read the same activations
-    group = tile % bundles
-    n = (tile // bundles) * BN + tl.arange(0, BN)
-    k = tl.arange(0, BK)
-    r = tl.minimum(m, rows - 1)
-    first = ((r // (OH * OW) * XH + r // OW % OH * SY) * XW + r % OW * SX).to(tl.int64) * E + group * depth
-    x_tile = x + first[:, None] + k[None, :]
-    w_tile = w + ((group * filters + tl.minimum(n, filters - 1)) * (taps * depth))[None, :] + k[:, None]
-    steps = depth // BK
-    sums = tl.zeros((BM, BN), dtype=tl.int32)
-    if SPLIT == 0:
-        for t in range(taps * steps):
-            sums = _step(x_tile, w_tile, sums, t, steps, depth, E, XW, KW, DY, DX, BK)
-    else:
-        for start in range(0, taps * steps, SPLIT):
-            partial = tl.zeros((BM, BN), dtype=tl.int32)
-            for t in range(start, tl.minimum(start + SPLIT, taps * steps)):
-                partial = _step(x_tile, w_tile, partial, t, steps, depth, E, XW, KW, DY, DX, BK)
-            sums += partial
-    o, there = group * filters + n, n < filters
-    sums += tl.load(offset + o, mask=there, other=0)[None, :]
-    result = _scaled(sums, scale, bias, o, there, FLOAT, BIAS)
-    y_tile = y + m.to(tl.int64)[:, None] * (bundles * filters) + o[None, :]
-    tl.store(y_tile, result, mask=(m < rows)[:, None] & there[None, :])
-
-
-@triton.jit(do_not_specialize=["rows", "H", "W", "OH", "OW", "KW", "SY", "SX", "PY", "PX", "DY", "DX"])
-def depthwise(
-    x, w, y, scale, bias, x_inverse, rows, H, W, OH, OW, x_image, x_row, x_col, filters, multiplier, KW, SY, SX, PY,
-    PX, DY, DX, TAPS: tl.constexpr, FLOAT: tl.constexpr, BIAS: tl.constexpr, QUANTIZE: tl.constexpr,
-    SIGNED: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
-):  # fmt: skip
-    """One input channel a group, one thread: x as for `quantize_expand`, w int8 (TAPS, filters), y as of `conv_int8`.
-
-    Filter o sees channel o // multiplier.
-    """
-    p = tl.program_id(0) * BP + tl.arange(0, BP)
-    o = tl.program_id(1) * BC + tl.arange(0, BC)
-    r = tl.minimum(p, rows - 1)
-    there = o < filters
-    row, col = (r // OW % OH * SY - PY)[:, None], (r % OW * SX - PX)[:, None]
-    x += (r // (OH * OW)).to(tl.int64)[:, None] * x_image + (o // multiplier)[None, :]
-    sums = tl.zeros((BP, BC), dtype=tl.int32)
-    for tap in range(TAPS):
-        i, j = row + tap // KW * DY, col + tap % KW * DX
-        inside = (i >= 0) & (i < H) & (j >= 0) & (j < W) & there[None, :]
-        a = _levels(x + i.to(tl.int64) * x_row + j * x_col, inside, x_inverse, QUANTIZE, SIGNED)
-        sums += a * tl.load(w + tap * filters + o, mask=there, other=0).to(tl.int32)[None, :]
-    result = _scaled(sums, scale, bias, o, there, FLOAT, BIAS)
-    y_tile = y + p.to(tl.int64)[:, None] * filters + o[None, :]
-    tl.store(y_tile, result, mask=(p < rows)[:, None] & there[None, :])
-
-
-@triton.jit
-def trial(y, COUNT: tl.constexpr):
-    """The least kernel there is: y[i] = 3 i, to see whether kernels can be started at all."""
-    at = tl.arange(0, COUNT)
-    tl.store(y + at, 3 * at)
