@@ -69,6 +69,10 @@ class DataConfig:
     )
     val_images: int | None = setting(None, "validation images, a seeded random choice; null: all")
     download: bool = setting(False, "imagenette only: fetch it into root, 1.5 GB")
+    crop_cache: str | None = setting(
+        None,
+        "a folder that keeps the decoded crops (150 KB an image at 224 pixels), read in place of the files next time",
+    )
     skip_corrupt: bool = setting(False, "leave unreadable images out and count them, instead of stopping")
     allow_chance: bool = setting(False, "go on though float32 is hardly better than chance, as untrained networks are")
 
@@ -148,7 +152,7 @@ class Config:
     device: str = setting("auto", "auto (the GPU if there is one) | cpu | cuda | cuda:N")
     tf32: bool = setting(False, "let a GPU round the operands of float32 layers to 10 bits")
     gpus: int = setting(1, "spread the evaluation over so many GPUs, one process each")
-    workers: int | None = setting(None, "image-loading processes; null: 0 for glyphs, else one per core, 8 at most")
+    workers: int | None = setting(None, "image-loading processes; null: 0 for glyphs, else one per core")
     seed: int = setting(0, "chooses the calibration and recalibration images")
     save_checkpoint: bool = setting(False, "also write the float state_dict with the re-estimated statistics")
     resume: bool = setting(True, "take a finished result with the same content from the output folder")

@@ -22,9 +22,14 @@ from bnrecal.evaluation.multi_gpu import evaluate_on_ranks, shard
 
 @given(st.lists(st.integers()), st.integers(1, 9))
 def test_shares_joined_are_the_whole_and_even(indices: list[int], world: int) -> None:
-    shares = [shard(indices, rank, world) for rank in range(world)]
-    assert list(chain.from_iterable(shares)) == indices
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    every = Selection("validation", "val", tuple(indices), None)
+    shares = [shard(every, rank, world) for rank in range(world)]
+    assert list(chain.from_iterable(share.indices for share in shares)) == indices
+    lengths = [len(share.indices) for share in shares]
+    assert max(lengths) - min(lengths) <= 1
+    for share in shares:
+        assert share.whole == every.indices
+        assert share.whole[share.start : share.start + len(share.indices)] == share.indices
 
 
 def _network(seed: int) -> nn.Module:

@@ -48,9 +48,10 @@ class ImageSource(ABC):
             augment: draw through the training augmentation (random resized crop and flip, or the set's own);
                 the draw depends on the global torch seed alone.
 
-        A set that skips unreadable images gives zeros and the label -1 for such a one.
+        A set that skips unreadable images gives a black one with the label -1 instead.
 
-        Implementations may add `__getitems__`, which a `DataLoader` prefers over single items.
+        Implementations may add `__getitems__`, which a `DataLoader` prefers over single items. A set whose images are
+        decoded gives a `bnrecal.data.crops.CropDataset`.
         """
 
     @abstractmethod

@@ -49,7 +49,7 @@ class HuggingFaceSource(ImageSource):
     Args:
         root: a folder of files train* and validation* (or in folders of such names), a folder of `save_to_disk`, or a
             name on the hub, owner/name.
-        skip_corrupt: give an unreadable image as zeros with the label -1, instead of raising.
+        skip_corrupt: give an unreadable image as black with the label -1, instead of raising.
 
     Raises:
         BnrecalError: if it cannot be had, a split is missing, it is not clear which columns count, or labels are

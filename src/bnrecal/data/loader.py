@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bnrecal.data.base import ImageSource
+from bnrecal.data.crop_cache import CropCache, Draw
+from bnrecal.data.crops import CropDataset, Crops
 from bnrecal.data.prefetch import copied_ahead
-from bnrecal.data.preprocessing import Preprocessing
+from bnrecal.data.preprocessing import Normalization, Preprocessing
 from bnrecal.data.selection import Selection
 from bnrecal.display import progress
 from bnrecal.errors import BnrecalError
@@ -51,8 +53,9 @@ class ImageLoader:
     """The loader of an experiment's images.
 
     Attributes:
-        workers: processes that load them; None: none for a set in memory, else one per core, 8 at most.
+        workers: processes that load them; None: none for a set in memory, else one per core.
         beside: how many such loaders share this machine's cores.
+        crop_cache: where decoded images are kept; None: nowhere.
     """
 
     source: ImageSource
@@ -60,23 +63,32 @@ class ImageLoader:
     device: torch.device
     workers: int | None = None
     beside: int = 1
+    crop_cache: CropCache | None = None
 
     def batches(
         self, selection: Selection, batch_size: int, *, augment: bool = False, seed: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of (float32 (N, 3, H, W) channels-last, int64 (N,)) on the device, with a progress bar.
 
-        To a GPU each batch is copied while the one before it is being computed with.
+        Decoded images travel as uint8 and are normalised on the device. To a GPU each batch is copied while the one
+        before it is being computed with.
         """
         dataset = self.source.dataset(selection.split, selection.indices, self.preprocessing, augment=augment)
+        as_crops = isinstance(dataset, CropDataset)
+        if isinstance(dataset, CropDataset):
+            dataset = Crops(dataset)
         if augment:
             dataset = _Seeded(dataset, seed)
+        if as_crops and self.crop_cache is not None:
+            draw = Draw(seed, batch_size) if augment else None
+            dataset = self.crop_cache.keeping(dataset, self.source, selection, self.preprocessing, draw)
         pinned = self.device.type == "cuda"
         # Large batches are put together from parts, or every worker would hold several of them. Augmentation is
         # drawn batch by batch: there the parts would change it.
         part = batch_size if augment or not pinned else part_of(batch_size)
         generator = torch.Generator().manual_seed(seed)  # else the loader draws from the global one
-        workers = fitting_workers(self._workers(), self._bytes(part))
+        workers = min(self._workers(), -(-len(selection.indices) // part))
+        workers = fitting_workers(workers, self._bytes(part) // (4 if as_crops else 1))
         loader = DataLoader(
             dataset,
             part,
@@ -89,8 +101,12 @@ class ImageLoader:
         parts: Iterable[tuple[Tensor, Tensor]] = _unwrapped(bar)
         if pinned:
             parts = copied_ahead(parts, self.device)
+        normalized = Normalization(self.preprocessing, self.device)
         for images, labels in joined(parts, batch_size // part):
-            yield images.to(self.device, memory_format=torch.channels_last), labels
+            if as_crops:
+                yield normalized(images.to(self.device)), labels
+            else:
+                yield images.to(self.device, memory_format=torch.channels_last), labels
 
     def images(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
         """The readable images of `batches`, without labels."""
@@ -100,7 +116,7 @@ class ImageLoader:
                 yield readable
 
     def _bytes(self, images: int) -> int:
-        """The size of so many network inputs, as far as the preprocessing says it."""
+        """The size of so many float32 network inputs, as far as the preprocessing says it."""
         side = self.preprocessing.crop or self.preprocessing.resize or 0
         return images * 3 * side * side * 4
 
@@ -139,9 +155,9 @@ def joined(parts: Iterable[tuple[Tensor, Tensor]], count: int) -> Iterator[tuple
 
 
 def usual_workers(beside: int = 1) -> int:
-    """Loading processes of each of so many loaders on this machine: one per core, 8 at most."""
+    """Loading processes of each of so many loaders on this machine: one per core."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, usable // beside))
+    return max(1, usable // beside)
 
 
 def fitting_workers(workers: int, batch: int) -> int:

@@ -14,6 +14,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 Interpolation = Literal["bilinear", "bicubic", "area", "opencv_bilinear"]
 _OPENCV = ("area", "opencv_bilinear")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,30 @@ class Preprocessing:
         return f"{size}, {crop}, mean [{mean}], std [{std}]"
 
     def evaluation(self, image: Image.Image) -> Tensor:
-        """An RGB image as float32 (3, H, W): shorter side to `resize`, central crop, normalised.
+        """An RGB image as float32 (3, H, W): its `central_crop`, normalised."""
+        return self._normalised(self.central_crop(image))
+
+    def augmented(self, image: Image.Image) -> Tensor:
+        """An RGB image as a training input, float32 (3, crop, crop): its `random_crop`, normalised."""
+        return self._normalised(self.random_crop(image))
+
+    def central_crop(self, image: Image.Image) -> Tensor:
+        """An RGB image as uint8 (H, W, 3): shorter side to `resize`, central crop.
 
         For "bilinear" and "bicubic" it equals torchvision's own weight transforms pixel for pixel; the OpenCV
         ones follow MLPerf's reference, which also rounds the crop's place down where torchvision rounds it.
         An image smaller than the crop is padded with black, as torchvision does.
         """
         if self.interpolation in _OPENCV and self.resize is not None:
-            return self._normalised(self._opencv(image, self.resize))
+            return _pixels(self._opencv(image, self.resize))
         if self.resize is not None:
             image = F.resize(image, [self.resize], interpolation=self._pil_filter())
         if self.crop is not None:
             image = F.center_crop(image, [self.crop, self.crop])
-        return self._normalised(image)
+        return _pixels(image)
 
-    def augmented(self, image: Image.Image) -> Tensor:
-        """An RGB image as a training input, float32 (3, crop, crop): random crop and flip, normalised.
+    def random_crop(self, image: Image.Image) -> Tensor:
+        """An RGB image as uint8 (crop, crop, 3): random crop and flip.
 
         The area (8-100 %), aspect ratio (3/4..4/3) and flip are drawn from the global torch generator, in the
         order of torchvision's RandomResizedCrop and RandomHorizontalFlip. The OpenCV interpolations take
@@ -69,14 +78,13 @@ class Preprocessing:
         image = F.resized_crop(image, top, left, height, width, size, self._pil_filter())
         if torch.rand(1).item() < 0.5:
             image = F.hflip(image)
-        return self._normalised(image)
+        return _pixels(image)
 
     def _pil_filter(self) -> InterpolationMode:
         return InterpolationMode.BICUBIC if self.interpolation == "bicubic" else InterpolationMode.BILINEAR
 
-    def _normalised(self, image: Image.Image) -> Tensor:
-        pixels = F.convert_image_dtype(F.pil_to_tensor(image), torch.float32)
-        return cast(Tensor, F.normalize(pixels, list(self.mean), list(self.std), inplace=True))
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return Normalization(self, CPU)(pixels)
 
     def _opencv(self, image: Image.Image, resize: int) -> Image.Image:
         """The image resized by OpenCV, sides rounded down, and its central crop."""
@@ -92,6 +100,48 @@ class Preprocessing:
         top = (height - crop) // 2
         left = (width - crop) // 2
         return resized.crop((left, top, left + crop, top + crop))
+
+
+class Normalization:
+    """The last step of a preprocessing, from pixels to network inputs: (x / 255 - mean) / std in float32.
+
+    Every operand is a tensor on the device, since CUDA multiplies by the reciprocal of a plain number: so each device
+    gives the bits of torchvision's `normalize` on the CPU.
+
+    Args:
+        device: of the pixels, and of the inputs.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.preprocessing = preprocessing
+        self.device = device
+        self._rows: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels, uint8 (..., H, W, 3), as float32 (..., 3, H, W); in memory the channels stay last."""
+        height, width, channels = pixels.shape[-3:]
+        rows = pixels.reshape(-1, height, width * channels)
+        inputs = torch.empty(rows.shape, dtype=torch.float32, device=self.device)
+        most, mean, std = self._constants(width)
+        # On a CPU image by image: one fits its cache.
+        step = 1 if self.device.type == "cpu" else max(1, len(rows))
+        for some, into in zip(rows.split(step), inputs.split(step), strict=True):
+            into.copy_(some).div_(most).sub_(mean).div_(std)
+        return inputs.view(pixels.shape).movedim(-1, -3)
+
+    def _constants(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """255, mean and std of each value in a row of pixels; copied to the device once, since a copy waits for it."""
+        if width not in self._rows:
+            most = torch.full((3 * width,), 255.0, device=self.device)
+            mean = torch.tensor(self.preprocessing.mean, device=self.device).repeat(width)
+            std = torch.tensor(self.preprocessing.std, device=self.device).repeat(width)
+            self._rows[width] = (most, mean, std)
+        return self._rows[width]
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """An RGB image as uint8 (H, W, 3)."""
+    return torch.from_numpy(np.array(image))
 
 
 def _opencv_resize(pixels: NDArray[np.uint8], size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:

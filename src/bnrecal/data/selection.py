@@ -19,6 +19,8 @@ class Selection:
         indices: in the order they are taken.
         seed: of the random choice, None where the whole split is taken in order.
         label: text of the progress bar, in place of `role`; nothing depends on it.
+        start: place of the first image in `whole`.
+        whole: every image, where this is a contiguous share that one rank takes; None: these are all.
     """
 
     role: str
@@ -26,6 +28,8 @@ class Selection:
     indices: tuple[int, ...]
     seed: int | None
     label: str = ""
+    start: int = 0
+    whole: tuple[int, ...] | None = None
 
     def provenance(self, source: ImageSource) -> dict[str, Any]:
         """Return what finds the same images again."""

@@ -17,11 +17,12 @@ from bnrecal.evaluation.ranks import run_on_ranks
 from bnrecal.nbsmt.analysis.self_check import check_exact_once
 
 
-def shard(indices: Sequence[int], rank: int, world: int) -> list[int]:
-    """Return a rank's contiguous share; the shares of ranks 0..world-1, one after the other, are `indices` again."""
+def shard(selection: Selection, rank: int, world: int) -> Selection:
+    """Return a rank's contiguous share; the shares of ranks 0..world-1, one after the other, are all images again."""
+    indices = selection.indices
     start = len(indices) * rank // world
     stop = len(indices) * (rank + 1) // world
-    return list(indices[start:stop])
+    return replace(selection, indices=indices[start:stop], start=start, whole=indices)
 
 
 def evaluate_on_ranks(
@@ -65,7 +66,7 @@ def _evaluate_share(
     judging: dict[str, Any],
 ) -> dict[K, Correctness]:
     """Evaluate this rank's share of the images; nothing where it has none."""
-    own = replace(selection, indices=tuple(shard(selection.indices, rank, world)))
+    own = shard(selection, rank, world)
     if not own.indices:
         return {}
     started_by_others = process_group.world() > 1  # torchrun or Slurm, perhaps on several machines

@@ -53,7 +53,8 @@ def resolved(config: Config) -> dict[str, Any]:
 def settings(config: Config) -> dict[str, Any]:
     """The settings that can change the numbers of this experiment, as plain data."""
     content = {key: value for key, value in resolved(config).items() if key not in _NOT_CONTENT}
-    del content["data"]["download"], content["data"]["allow_chance"]
+    for key in ("download", "allow_chance", "crop_cache"):
+        del content["data"][key]
     if not config.recal:
         del content["recalibration"]
     else:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from bnrecal.batchnorm.recalibrate import eval_mode, warn_of_others
 from bnrecal.config import Config, SmtConfig
 from bnrecal.data import build_source
 from bnrecal.data.base import ImageSource
+from bnrecal.data.crop_cache import CropCache
 from bnrecal.data.loader import ImageLoader, check_batch
 from bnrecal.data.selection import Selection, choose
 from bnrecal.device import DEFAULT_BATCH, choose_device, with_fitting_batches
@@ -84,9 +86,21 @@ class Experiment:
         with eval_mode(self.model.network):
             return describe_fusion(self.model.network, self.device)
 
-    @property
+    @cached_property
     def loader(self) -> ImageLoader:
-        return ImageLoader(self.source, self.model.preprocessing, self.device, self.config.workers)
+        preprocessing = self.model.preprocessing
+        return ImageLoader(self.source, preprocessing, self.device, self.config.workers, crop_cache=self._crop_cache())
+
+    def _crop_cache(self) -> CropCache | None:
+        folder = self.config.data.crop_cache
+        if folder is None:
+            return None
+        selections = [self.calibration, self.validation]
+        if self.config.recal:
+            selections.append(self.recalibration)
+        versions = self.identity["images"]
+        known = {(one.split, one.indices): versions[one.role] for one in selections}
+        return CropCache(Path(folder).expanduser(), known)
 
 
 def load(config: Config) -> Experiment:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from bnrecal.quantization.calibrate import ConvInfo
 FLOAT = 0  # threads of a convolution that is not quantized at all
 
 
-class ExceptionKind(str, Enum):
+class ExceptionKind(StrEnum):
     """Reasons for which a convolution does not follow `smt.threads`."""
 
     FIRST = "first convolution"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bnrecal.data.base import ImageSource, Split
+from bnrecal.data.crops import CropDataset
 from bnrecal.data.files.decode import decode
 from bnrecal.data.files.index import Index
 from bnrecal.data.files.layout import advice
@@ -160,14 +161,14 @@ class FolderSource(ImageSource):
         return digest.hexdigest()[:16]
 
 
-class FileDataset(Dataset[tuple[Tensor, int]]):
+class FileDataset(CropDataset):
     """Chosen image files in a chosen order, read one at a time.
 
     Args:
         root: folder that the names are relative to.
         names, labels: one a picture.
         augment: the training transform, drawn from the global torch generator, instead of the evaluation one.
-        skip_corrupt: give an unreadable picture as zeros with label UNREADABLE (-1) and log its path, instead
+        skip_corrupt: give an unreadable picture as black with label UNREADABLE (-1) and log its path, instead
             of raising BnrecalError.
     """
 
@@ -180,17 +181,17 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         augment: bool,
         skip_corrupt: bool,
     ) -> None:
+        super().__init__(preprocessing)
         self.root = root
         self.names = list(names)
         self.labels = list(labels)
-        self.preprocessing = preprocessing
         self.augment = augment
         self.skip_corrupt = skip_corrupt
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+    def crop(self, i: int) -> tuple[Tensor, int]:
         if not 0 <= i < len(self.names):
             raise IndexError(i)
         try:
@@ -200,8 +201,8 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
                 raise BnrecalError(f"{error} (data.skip_corrupt=true counts such images instead)") from error
             log.warning("left out: %s", error)
             return self._blank(), UNREADABLE
-        transform = self.preprocessing.augmented if self.augment else self.preprocessing.evaluation
-        return transform(picture), self.labels[i]
+        cut = self.preprocessing.random_crop if self.augment else self.preprocessing.central_crop
+        return cut(picture), self.labels[i]
 
     def picture(self, i: int) -> Image.Image:
         """Return picture i, RGB.
@@ -213,4 +214,4 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
 
     def _blank(self) -> Tensor:
         side = self.preprocessing.crop or self.preprocessing.resize or 1
-        return torch.zeros(3, side, side)
+        return torch.zeros(side, side, 3, dtype=torch.uint8)
