@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import enable_reentrant_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -53,6 +55,33 @@ class CudaTensor(Tensor):
                 copied = torch.nn.Parameter(copied, self.requires_grad)
             memo[id(self)] = copied
         return memo[id(self)]
+
+    # Gradients are those of the values, whose graph the operations build: torch's own would ask the driver for streams.
+    @property
+    def requires_grad(self) -> bool:
+        return self.held.requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, on: bool) -> None:
+        self.held.requires_grad = on
+
+    def requires_grad_(self, requires_grad: bool = True) -> "CudaTensor":
+        self.held.requires_grad_(requires_grad)
+        return self
+
+    @property
+    def grad(self) -> "CudaTensor | None":
+        return None if self.held.grad is None else CudaTensor(self.held.grad, self.device)
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        self.held.grad = held(value)
+
+    def backward(self, *_: Any, **__: Any) -> None:
+        self.held.backward()  # type: ignore[no-untyped-call]
+
+    def detach(self) -> "CudaTensor":
+        return CudaTensor(self.held.detach(), self.device)
 
     # torch asks the driver for the current device before each of the following
     def tolist(self) -> Any:
@@ -192,6 +221,13 @@ def _check_indexing(tensor: Tensor, index: Any, value: Any = None) -> None:
 
 def _on_values(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if func is not aten.cudnn_batch_norm.default:
-        return func(*args, **kwargs)
-    y, mean, deviation = aten.native_batch_norm(*args, **kwargs)
+        return _recorded(func, args, kwargs)
+    y, mean, deviation = _recorded(aten.native_batch_norm, args, kwargs)
     return y, mean, deviation, torch.empty(0, dtype=torch.uint8)
+
+
+def _recorded(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Run an operation; where gradients are wanted, as from outside, so that autograd sees it."""
+    wanted = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves((args, kwargs)))
+    with enable_reentrant_dispatch() if wanted and torch.is_grad_enabled() else nullcontext():
+        return func(*args, **kwargs)

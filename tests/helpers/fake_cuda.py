@@ -5,7 +5,7 @@ torch itself checks of a device's index it goes on checking. Everything is as be
 
 Two things are not torch's own. Of the Triton kernels (compute capability 8.0 on) all Python runs, every tensor handed
 to a launch must lie on the launch's device, and the sums are those of the CPU's engine. Copies and streams happen at
-once, and there are no gradients. Where tensors are moved, name devices with their index: torch asks the driver for a
+once. Where tensors are moved, name devices with their index: torch asks the driver for a
 missing one.
 """
 
@@ -116,12 +116,20 @@ def _load(original: Callable[..., Any], file: Any, map_location: Any = None, **k
     return tree_map(lambda value: value.to(map_location) if isinstance(value, Tensor) else value, found)
 
 
+def _save(original: Callable[..., Any], content: Any, file: Any) -> None:
+    """`torch.save`, of the values."""
+    original(tree_map(lambda value: held(value).detach() if isinstance(value, Tensor) else value, content), file)
+
+
 @contextmanager
-def simulated(count: int = 1, capability: tuple[int, int] = (9, 0), *, kernels: bool = True) -> Iterator[None]:
+def simulated(
+    count: int = 1, capability: tuple[int, int] = (9, 0), *, kernels: bool = True, gradients: bool = False
+) -> Iterator[None]:
     """So many CUDA devices of this compute capability; below (8, 0) the engine is int-mm, in torch's own code.
 
     Args:
         kernels: stand for Triton's launches; False: leave them to Triton.
+        gradients: let operations be recorded for `backward`, outside of `torch.no_grad()`.
     """
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -131,9 +139,10 @@ def simulated(count: int = 1, capability: tuple[int, int] = (9, 0), *, kernels: 
         if kernels:
             _patch_triton(patch)
         patch.setattr(torch, "load", partial(_load, torch.load))
+        patch.setattr(torch, "save", partial(_save, torch.save))
         patch.setattr(Tensor, "pin_memory", lambda tensor, *_: tensor)
         try:
-            with bnrecal.device.tf32(False), torch.no_grad(), OnDevices():  # type: ignore[no-untyped-call]
+            with bnrecal.device.tf32(False), torch.set_grad_enabled(gradients), OnDevices():  # type: ignore[no-untyped-call]
                 yield
         finally:
             torch.__future__.set_overwrite_module_params_on_conversion(overwrite)

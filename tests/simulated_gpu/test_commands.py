@@ -1,6 +1,7 @@
 """Every command on a simulated CUDA device: all tensors of its path lie there, and the numbers are the CPU's."""
 
 import json
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 import torchvision
 from helpers.fake_cuda import NAME, simulated
+from helpers.fake_cuda_processes import SimulatedContext
 from helpers.nets import tiny
 from helpers.small import TINY
 
 import bnrecal.experiment.setup
-from bnrecal.benchmark import bench
+from bnrecal.benchmark import bench, compiled
 from bnrecal.commands import bench as bench_command
 from bnrecal.commands import experiment as command
 from bnrecal.commands import figure1, table1
@@ -186,3 +188,17 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert {row["backend"] for row in rows if "T" in row["variant"][1:2]} == {"triton-int8"}
     assert seen == ["resnet18 float32 cuda:1", "resnet18 4T cuda:1"]
     assert f"{NAME} 1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_bench_measures_memory_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimulatedContext(2))
+    peak = bench._measured_apart("squeezenet1_0", "4T", "cuda:1", 1, 32)
+    assert peak == 1.0  # what the simulated driver says of its memory
+
+
+@pytest.mark.slow
+def test_bench_tries_to_compile_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimulatedContext(2))
+    found = compiled.time_compiled("squeezenet1_0", "cuda:1", 1, 1, 32)
+    assert not isinstance(found, str) or found.startswith("torch.compile failed")  # it has no GPU to compile for

@@ -187,12 +187,13 @@ def test_alpha_and_beta_are_within_a_bit_of_torchs(affine: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     mean, weight, bias = (torch.randn(200, generator=generator) for _ in range(3))
     variance = torch.rand(200, generator=generator) + 0.01
-    w, b = (weight, bias) if affine else (None, None)
-    expected = alpha_beta(mean, variance, w, b, 1e-5)
+    given = [mean, variance, weight, bias] if affine else [mean, variance, None, None]
+    expected = alpha_beta(mean, variance, given[2], given[3], 1e-5)
     with simulated(1):
-        mean, variance = mean.to("cuda:0"), variance.to("cuda:0")
-        w, b = (weight.to("cuda:0"), bias.to("cuda:0")) if affine else (None, None)
-        found = [value.cpu() for value in alpha_beta(mean, variance, w, b, 1e-5)]
+        there = [None if value is None else value.to("cuda:0") for value in given]
+        assert there[0] is not None
+        assert there[1] is not None
+        found = [value.cpu() for value in alpha_beta(there[0], there[1], there[2], there[3], 1e-5)]
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=3e-7, atol=3e-7)
 

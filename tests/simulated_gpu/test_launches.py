@@ -43,7 +43,8 @@ def test_a_layer_takes_few_launches_a_batch_and_compiles_and_times_no_tile_twice
 def ends(y: torch.Tensor) -> list[ConvEnd]:
     """What may follow a layer of this output: as float32 or as levels, with a residual or without."""
     filters = y.shape[1]
-    alpha, beta = torch.ones(filters).to(SECOND), torch.zeros(filters).to(SECOND)
+    alpha = torch.ones(filters).to(SECOND)
+    beta = torch.zeros(filters).to(SECOND)
     levels = Levels(0.1, False)
     return [ConvEnd(alpha, beta, 0.0, 6.0, residual, some) for residual in (None, y) for some in (None, levels)]
 

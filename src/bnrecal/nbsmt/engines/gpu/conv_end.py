@@ -1,4 +1,4 @@
-"""What a kernel of the GPU does to sums before it writes them, and a convolution's end as a pass of its own."""
+"""A convolution's end on a GPU: the arguments by which kernels learn of it, and as a pass of its own."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ BLOCK = 16384 if INTERPRETED else 1024  # values of a program
 
 @dataclass(frozen=True)
 class Output:
-    """What becomes of int32 sums: nothing; or times `scale`, plus `bias`, float32; and then `end`.
+    """The fate of int32 sums: as they are; or times `scale`, plus `bias`, float32; and then `end`.
 
     Attributes:
         scale: float32 (O,), or None.
@@ -31,7 +31,7 @@ class Output:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What is written."""
+        """The type that is written."""
         if self.scale is None:
             return torch.int32
         return torch.float32 if self.end is None else written_type(self.end)
@@ -54,7 +54,7 @@ class Output:
 
 
 def written_type(end: ConvEnd) -> torch.dtype:
-    """What an end writes: levels where it asks for them. Whether they are of a finite result, nobody looks."""
+    """Return the type that an end writes: levels where it asks for them, whether or not the result is finite."""
     if end.levels is None:
         return torch.float32
     return torch.int8 if end.levels.signed else torch.uint8
