@@ -132,7 +132,7 @@ class ConvInterceptor:
         conv = self.conv
         attributes = (conv.stride, conv.padding, conv.dilation, conv.groups)
         if self._geometry is None or self._geometry[0] != attributes:
-            pairs = (as_pair("stride", conv.stride, 1), as_pair("padding", conv.padding, 0))  # type: ignore[arg-type]
+            pairs = (as_pair("stride", conv.stride, 1), as_pair("padding", conv.padding, 0))
             self._geometry = (attributes, Geometry(*pairs, as_pair("dilation", conv.dilation, 1), conv.groups))
         return self._geometry[1]
 

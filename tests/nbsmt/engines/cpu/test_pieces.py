@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
 from bnrecal.nbsmt.engines.cpu import dense_sparse
+from bnrecal.nbsmt.engines.cpu.conv_end import end_
 from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine, kernels_compile
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
@@ -40,3 +42,34 @@ def test_no_sparse_kernel_without_sparse_weights(threads: int, biased: bool, mon
     monkeypatch.setattr(dense_sparse, "WHOLE_BYTES", 2 * one_image)
     assert [part.stop for part in prepared.engine._slices(x)] == [2, 4, 6]
     assert torch.equal(prepared(x, 1.0, scale, bias), expected)
+
+
+@pytest.mark.parametrize("levels", [None, Levels(0.02, False), Levels(0.02, True)])
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_ends_of_pieces_are_the_ends_of_the_whole(
+    threads: int, added: bool, levels: Levels | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(threads)
+    w = torch.randint(-128, 128, (10, 8, 3, 3), generator=generator).to(torch.int8)
+    scale = torch.rand(10, generator=generator) / 1000
+    x = torch.rand(6, 8, 9, 7, generator=generator) * 300
+    residual = torch.randn(6, 10, 9, 7, generator=generator).contiguous(memory_format=torch.channels_last)
+    prepared = PreparedConv2d(w, SmtSpec(threads), padding=1)
+
+    def end() -> ConvEnd:
+        return ConvEnd(scale + 1, scale - 1, 0.0, 6.0, residual if added else None, levels)
+
+    expected = end_(prepared(x, 1.0, scale).contiguous(memory_format=torch.channels_last), end())
+    monkeypatch.setattr(dense_sparse, "PIECE_BYTES", 1)
+    monkeypatch.setattr(dense_sparse, "ENDED_BYTES", 2 * 4 * 10 * 9 * 7)
+    own = end()
+    found = prepared.engine.convolve_to_end(x, 1.0, scale, None, own)
+    assert found is not None
+    assert own.finite
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+    # a piece that is not finite leaves the whole without levels
+    scale[3] = float("inf")
+    own = end()
+    assert (prepared.engine.convolve_to_end(x, 1.0, scale, None, own) is None) == (levels is not None)

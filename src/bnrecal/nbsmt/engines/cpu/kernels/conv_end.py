@@ -89,10 +89,31 @@ def _end(vectors: int, residual: bool, to_levels: bool) -> Any:
     return end
 
 
+def _end_rest(end_one: Any, residual: bool, to_levels: bool) -> Any:
+    """Make the function that ends the last values, fewer than 16, the i-th and after it, in scratch."""
+    size = u64(1 if to_levels else 4)
+
+    @compiled
+    def end_rest(trouble: Any, i: u64, count: u64, lane: u64, args: Any, spare: u64) -> Any:
+        more = spare + u64(VECTOR_BYTES)
+        v.clear(spare, u64(SPARE_BYTES))  # what lies behind them must be finite
+        v.copy(spare, args.source + u64(4) * i, u64(4) * count)
+        if residual:
+            v.copy(more, args.residual + u64(4) * i, u64(4) * count)
+        a = args.alpha + u64(4) * lane
+        b = args.beta + u64(4) * lane
+        trouble = end_one(trouble, spare, spare, more, a, b, args.lowest, args.highest, args.inverse)
+        v.copy(args.target + size * i, spare, size * count)
+        return trouble
+
+    return end_rest
+
+
 def _end_rows(residual: bool, to_levels: bool) -> Any:
     """Make the function that ends values first..last-1, the first of which begins a row."""
     end_many = _end(POSITIONS, residual, to_levels)
     end_one = _end(1, residual, to_levels)
+    end_rest = _end_rest(end_one, residual, to_levels)
     size = u64(1 if to_levels else 4)
 
     @compiled
@@ -126,18 +147,8 @@ def _end_rows(residual: bool, to_levels: bool) -> Any:
                 out = target + size * (i + lane)
                 trouble = end_one(trouble, out, source + at, added + at, a, b, lowest, highest, inverse)
                 lane += u64(LANES)
-            if lane < row:  # the last values, fewer than 16, in scratch
-                rest = row - lane
-                at = u64(4) * (i + lane)
-                a = alpha + u64(4) * lane
-                b = beta + u64(4) * lane
-                more = spare + u64(VECTOR_BYTES)
-                v.clear(spare, u64(SPARE_BYTES))  # what lies behind them must be finite
-                v.copy(spare, source + at, u64(4) * rest)
-                if residual:
-                    v.copy(more, added + at, u64(4) * rest)
-                trouble = end_one(trouble, spare, spare, more, a, b, lowest, highest, inverse)
-                v.copy(target + size * (i + lane), spare, size * rest)
+            if lane < row:
+                trouble = end_rest(trouble, i + lane, row - lane, lane, args, spare)
             i += lanes
         return any_nan(trouble)
 
