@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.known_search import small_experiment
 from helpers.small import config
 
 from bnrecal.errors import BnrecalError
+from bnrecal.experiment import setup
 from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.variant import Variant
@@ -100,3 +102,11 @@ def test_a_last_batch_of_less_than_half_a_batch_is_left_out_where_batches_have_e
 ) -> None:
     experiment = load(config("recal=true", f"recalibration.images={images}", f"recalibration.method={method}"))
     assert len(experiment.recalibration.indices) == taken
+
+
+def test_a_run_checks_its_device_and_names_what_recalibration_does_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[object] = []
+    monkeypatch.setattr(setup, "check_exact_once", checked.append)
+    monkeypatch.setattr(setup, "warn_of_others", checked.append)
+    experiment = small_experiment()
+    assert checked == [torch.device("cpu"), experiment.model.network]
