@@ -155,3 +155,13 @@ def test_opposite_infinities_are_seen_and_large_numbers_are_finite() -> None:
     assert all_finite(torch.full((100,), 3e38))  # their sum is infinite
     assert all_finite(torch.tensor([], dtype=torch.float32))
     assert all_finite(torch.arange(3))
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_logits_that_are_not_finite_are_refused(value: float) -> None:
+    network = tiny()
+    head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        head.bias[0] = value
+    with pytest.raises(BnrecalError, match="the float32 network gives logits that are not finite: check the weights"):
+        evaluate({"float32": network}, [(images(8), LABELS)])

@@ -93,3 +93,7 @@ def test_each_rule_finds_what_breaks_it_and_nothing_else(rule: Rule) -> None:
     broken, kept = (ast.parse(snippet) for snippet in SNIPPETS[rule])
     assert len(list(rule(broken))) == 1
     assert list(rule(kept)) == []
+
+
+def test_what_was_skipped_and_why_is_printed(pytestconfig: pytest.Config) -> None:
+    assert "-rs" in pytestconfig.getini("addopts")

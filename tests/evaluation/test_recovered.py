@@ -131,3 +131,17 @@ def test_seeds_that_differ_widen_the_interval_to_where_the_test_over_seeds_turns
     alone = share_interval(part.reshape(1, -1), whole.reshape(1, -1))
     assert alone is not None
     assert ends[0] < alone[0] < alone[1] < ends[1]
+
+
+def test_images_that_vary_less_than_the_rest_do_not_narrow_the_interval() -> None:
+    turns = np.arange(900) % 3
+    lost = turns == np.arange(3)[:, None]  # every image is lost by one seed
+    back = np.arange(900) // 3 < np.array([[100], [150], [200]])
+    whole = lost.astype(float)
+    part = (lost & back).astype(float)
+    ends = share_interval(part, whole)
+    assert ends is not None
+    for end in ends:
+        parts = mean_squares(part - end * whole)
+        assert parts.image < parts.rest
+        assert (part - end * whole).mean() ** 2 * 2700 == pytest.approx(4.302653**2 * parts.seed, rel=1e-4)

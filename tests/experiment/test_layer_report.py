@@ -1,6 +1,7 @@
 """The numbers of `layers.csv` and `batchnorm.csv`, by hand."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from helpers.known_search import small_experiment
 from torch import Tensor, nn
 
 import bnrecal.experiment.layer_report
+from bnrecal.config import ArrayConfig
 from bnrecal.experiment.layer_report import (
     describe_batchnorms,
     describe_layers,
@@ -20,9 +22,10 @@ from bnrecal.experiment.layer_report import (
     scaled_errors,
 )
 from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.variant import Variant
 from bnrecal.nbsmt.analysis.collisions import CollisionStatistics
-from bnrecal.quantization.systolic import layer_cycles
+from bnrecal.quantization.systolic import cycle_speedup, layer_cycles, network_cycles
 
 COUNTED = CollisionStatistics(
     steps_by_active=(10, 20, 30, 15, 25),
@@ -146,3 +149,16 @@ def test_the_range_of_an_input_is_the_mean_of_each_images_largest() -> None:
     assert each.shape == (5,)
     assert found["conv2"] == pytest.approx(float(each.mean()))
     assert float(each.mean()) < 0.999 * float(each.max())
+
+
+def test_cycles_are_those_of_the_array_with_its_rows_and_columns() -> None:
+    experiment = small_experiment()
+    smt = replace(experiment.config.smt, array=ArrayConfig(rows=8, columns=4))
+    experiment = replace(experiment, config=replace(experiment.config, smt=smt))
+    four = Variant(4, False)
+    (result,) = run_variants(experiment, [four], describe=[four], layer_images=4)
+    plans = prepare_variants(experiment, [four])[four].plans
+    assert result.cycles == network_cycles(plans, 8, 4) != network_cycles(plans, 4, 8)
+    assert result.cycle_speedup == cycle_speedup(plans, 8, 4)
+    assert result.layers is not None
+    assert result.layers["cycles"].iloc[1:].sum() == result.cycles

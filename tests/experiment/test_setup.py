@@ -7,12 +7,14 @@ from typing import NoReturn, TypeVar
 
 import pytest
 import torch
+from helpers.known_search import small_experiment
 from helpers.small import config
 
 import bnrecal.data.loader
 import bnrecal.experiment.networks
 from bnrecal.data.selection import choose
 from bnrecal.errors import BnrecalError
+from bnrecal.experiment import setup
 from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.run import run_loaded
 from bnrecal.experiment.setup import load, prepare
@@ -144,3 +146,11 @@ def test_a_recalibration_batch_that_does_not_fit_a_gpu_is_named(monkeypatch: pyt
     with pytest.raises(BnrecalError, match=message) as raised:
         prepare_variants(prepare(load(config())), [Variant(2, True)])
     assert isinstance(raised.value.__cause__, torch.cuda.OutOfMemoryError)
+
+
+def test_a_run_checks_its_device_and_names_what_recalibration_does_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[object] = []
+    monkeypatch.setattr(setup, "check_exact_once", checked.append)
+    monkeypatch.setattr(setup, "warn_of_others", checked.append)
+    experiment = small_experiment()
+    assert checked == [torch.device("cpu"), experiment.model.network]

@@ -86,3 +86,22 @@ def test_wrong_folders_are_reported(tmp_path: Path, file: str, content: str | No
         (tmp_path / file).write_text(content)
     with pytest.raises(BnrecalError, match=message):
         draw_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["layers.csv", "batchnorm.csv"])
+def test_a_table_that_is_cut_off_or_holds_words_for_numbers_is_not_drawn(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path) / name
+    content = path.read_text()
+    for cut in (2, 5, 12):
+        path.write_text(content[:-cut])
+        with pytest.raises(BnrecalError, match=f"{name} is cut off in its last line"):
+            draw_folder(tmp_path)
+    path.write_text(content.replace("0.1", "0.x", 1))
+    with pytest.raises(BnrecalError, match="must hold numbers alone"):
+        draw_folder(tmp_path)
+
+
+def test_a_result_of_an_earlier_version_is_no_title(tmp_path: Path) -> None:
+    (write(tmp_path) / "result.json").write_text('{"top1": 1.0, "provenance": {}}')
+    with pytest.raises(BnrecalError, match=r"result.json has no 'recal': it is damaged or of an earlier version"):
+        draw_folder(tmp_path)

@@ -81,3 +81,23 @@ def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
         merge([tmp_path])
     with pytest.raises(BnrecalError, match="is not a folder"):
         merge([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    "content", [{"results": None}, {"results": [1]}, {"results": [{"top1": 2.0}]}, {"results": {"a": 1}}]
+)
+def test_cells_of_another_shape_are_named_and_the_rest_is_merged(content: object, tmp_path: Path) -> None:
+    write(tmp_path / "runs" / "result.json", result("a"))
+    write(tmp_path / "cells" / "net.json", content)
+    merged = merge([tmp_path])
+    assert merged.table["cell"].tolist() == ["a"]
+    assert [line.split(":")[0] for line in merged.unreadable] == [
+        f"{tmp_path}/cells/net.json is damaged or of an earlier version"
+    ]
+
+
+@pytest.mark.parametrize("provenance", [{}, [], {"cell": "a", "weights_hash": "w", "device": "cpu"}])
+def test_a_result_of_an_earlier_version_alone_is_one_line(provenance: object, tmp_path: Path) -> None:
+    write(tmp_path / "result.json", {**result(), "provenance": provenance})
+    with pytest.raises(BnrecalError, match=r"holds no result.json that can be read.*of an earlier version"):
+        merge([tmp_path])

@@ -46,17 +46,22 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV file with at least these columns.
 
     Raises:
-        BnrecalError: if there is no such file, or a column is missing.
+        BnrecalError: if there is no such file, it is cut off, or a column is missing or, besides `name`, holds words.
     """
     if not path.is_file():
         raise BnrecalError(f"no {path}: give the folder of a finished experiment (python -m bnrecal model=...)")
     try:
+        if not path.read_bytes().endswith(b"\n"):
+            raise BnrecalError(f"{path} is cut off in its last line: let the experiment write it again")
         table = pd.read_csv(path)
     except (ValueError, pd.errors.ParserError) as error:
         raise BnrecalError(f"{path} cannot be read as a table: {error}") from error
     missing = [column for column in columns if column not in table]
     if missing or table.empty:
         raise BnrecalError(f"{path} is not a table of bnrecal: it has no {', '.join(missing) or 'rows'}")
+    words = [column for column in columns if column != "name" and not pd.api.types.is_numeric_dtype(table[column])]
+    if words:
+        raise BnrecalError(f"{path} is not a table of bnrecal: {', '.join(words)} must hold numbers alone")
     return table
 
 
@@ -65,8 +70,13 @@ def _title(folder: Path) -> str:
     if not path.exists():
         return folder.name
     result = read_result(path)
-    recal = "with" if result["recal"] else "without"
-    return f"{result['model']} on {result['data']}, {result['threads']} threads, {recal} recalibration"
+    try:
+        recal = "with" if result["recal"] else "without"
+        return f"{result['model']} on {result['data']}, {result['threads']} threads, {recal} recalibration"
+    except KeyError as error:
+        raise BnrecalError(
+            f"{path} has no {error}: it is damaged or of an earlier version, measure it again"
+        ) from error
 
 
 def draw_layers(layers: pd.DataFrame, norms: pd.DataFrame, title: str) -> Figure:

@@ -54,7 +54,7 @@ def merge(folders: Sequence[Path]) -> Merged:
         before = len(found.rows)
         for path in _candidates(folder):
             try:
-                found.rows += [_row(result) for result in _results(path)]
+                found.rows += _rows(path)
             except BnrecalError as error:
                 found.unreadable.append(str(error))
         if len(found.rows) == before:
@@ -71,6 +71,19 @@ def _candidates(folder: Path) -> Iterator[Path]:
         kept = path.name == RESULT_FILE or path.parent.name == CELLS
         if kept and not path.name.startswith("."):
             yield path
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of the results in a file.
+
+    Raises:
+        BnrecalError: if it cannot be read, or a result lacks what this version writes.
+    """
+    results = _results(path)
+    try:
+        return [_row(result) for result in results]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BnrecalError(f"{path} is damaged or of an earlier version: measure it again, or move it away") from error
 
 
 def _results(path: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from bnrecal.nbsmt.engines.cpu import dense_sparse, onednn
 from bnrecal.nbsmt.engines.cpu.onednn import Exactness, OneDnnConv, onednn_exactness, sums_are_exact
+from bnrecal.nbsmt.engines.integer_conv import FloatConv
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
@@ -86,3 +87,30 @@ def test_slow_eight_bit_convolutions_are_not_used(monkeypatch: pytest.MonkeyPatc
     assert onednn_exactness() is Exactness.NONE
     assert PreparedConv2d(torch.ones(2, 4, 3, 3, dtype=torch.int8), SmtSpec(2)).backend == "float32"
     onednn.onednn_trial.cache_clear()
+
+
+def test_one_sum_that_is_off_by_one_fails_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nearly(conv: OneDnnConv, x: torch.Tensor) -> torch.Tensor:
+        sums = FloatConv(conv.weights(), PLAIN, 255, torch.float64, x.device).accumulate(x).float()
+        sums[0, 0, 1, 1] += 1  # of nine million
+        return sums
+
+    monkeypatch.setattr(OneDnnConv, "sums", nearly)
+    sums_are_exact.cache_clear()
+    assert not sums_are_exact(Exactness.FULL, (1, 32, 4, 4), (3, 32, 3, 3), PLAIN)
+    sums_are_exact.cache_clear()
+
+
+@needs_onednn
+def test_signed_levels_are_tried_with_their_offset(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def trial(*arguments: object) -> bool:
+        tried.append(arguments[-1])
+        return False
+
+    monkeypatch.setattr(dense_sparse, "sums_are_exact", trial)
+    layer = PreparedConv2d(torch.ones(2, 4, 3, 3, dtype=torch.int8), SmtSpec(1))
+    for dtype in (torch.uint8, torch.int8):
+        layer.accumulate(torch.ones(1, 4, 3, 3, dtype=dtype))
+    assert tried == [0, 128]
