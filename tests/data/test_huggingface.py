@@ -174,8 +174,8 @@ def other_columns(folder: Path) -> Path:
     for split in ("train", "validation"):
         (folder / split).mkdir(parents=True)
         table(rows(0), label, ("image", "label")).rename_column("label", "coarse").add_column(
-            "fine", [0] * 6, feature=label
-        ).to_parquet(folder / split / "0.parquet")
+            "fine", [0] * 6
+        ).cast_column("fine", label).to_parquet(folder / split / "0.parquet")
     return folder
 
 

@@ -41,8 +41,15 @@ def takes_bytes(name: str, lanes: int) -> bool:
     """Return whether this LLVM's vpdpbusd of that name takes vectors of bytes, as from LLVM 22 on, else of int32."""
     ints = f"<{lanes} x i32>"
     some_bytes = f"<{4 * lanes} x i8>"
+    # LLVM 15 checks the operands of a call alone, not of a declaration.
+    program = f"""
+        declare {ints} @{name}({ints}, {some_bytes}, {some_bytes})
+        define {ints} @probe({ints} %sum, {some_bytes} %x, {some_bytes} %w) {{
+            %new = call {ints} @{name}({ints} %sum, {some_bytes} %x, {some_bytes} %w)
+            ret {ints} %new
+        }}"""
     try:
-        llvm.parse_assembly(f"declare {ints} @{name}({ints}, {some_bytes}, {some_bytes})").verify()
+        llvm.parse_assembly(program).verify()
     except RuntimeError:
         return False
     return True
