@@ -207,7 +207,10 @@ def _kaggle(root: Path) -> None:
         (_renamed, r"has no folder val/: it holds validation/ instead: rename it to val or link to it"),
         (_archives, r"it holds 1 \*\.tar \(n01440764\.tar\): unpack such archives"),
         (_tables, r"has no folder val/: it holds 1 \*\.parquet .*: set data=huggingface, which reads such tables"),
-        (_tables_of_the_hub, r"it holds 1 \*\.parquet \(data/validation-.*: set data=huggingface, which reads such tables"),
+        (
+            _tables_of_the_hub,
+            r"it holds 1 \*\.parquet \(data/validation-.*: set data=huggingface, which reads such tables",
+        ),
         (_deeper, r"set data\.root=.*/set/images, which holds train/ or val/"),
         (_kaggle, r"set data\.root=.*/set/ILSVRC/Data/CLS-LOC"),
     ],
