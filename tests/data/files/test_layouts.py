@@ -183,6 +183,12 @@ def _tables(root: Path) -> None:
     (root / "train-00000-of-00294.parquet").write_bytes(b"")
 
 
+def _tables_of_the_hub(root: Path) -> None:
+    (root / "val").rmdir()
+    (root / "data").mkdir()
+    (root / "data" / "validation-00000-of-00014.parquet").write_bytes(b"")
+
+
 def _deeper(root: Path) -> None:
     for split in ("train", "val"):
         (root / split).rmdir()
@@ -201,6 +207,10 @@ def _kaggle(root: Path) -> None:
         (_renamed, r"has no folder val/: it holds validation/ instead: rename it to val or link to it"),
         (_archives, r"it holds 1 \*\.tar \(n01440764\.tar\): unpack such archives"),
         (_tables, r"has no folder val/: it holds 1 \*\.parquet .*: set data=huggingface, which reads such tables"),
+        (
+            _tables_of_the_hub,
+            r"it holds 1 \*\.parquet \(data/validation-.*: set data=huggingface, which reads such tables",
+        ),
         (_deeper, r"set data\.root=.*/set/images, which holds train/ or val/"),
         (_kaggle, r"set data\.root=.*/set/ILSVRC/Data/CLS-LOC"),
     ],

@@ -58,6 +58,7 @@ def advice(folder: Path) -> str:
         return f"move the content of {folder / folder.name} one folder up"
     for pattern, what_to_do in _PACKED.items():
         packed = [name for name in names if fnmatch(name, pattern)]
+        packed += sorted(f"data/{file.name}" for file in (folder / "data").glob(pattern))  # as on Hugging Face's hub
         if packed:
             return f"it holds {len(packed):,} {pattern} ({packed[0]}): {what_to_do}"
     return ""

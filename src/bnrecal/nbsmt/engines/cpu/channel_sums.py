@@ -90,4 +90,5 @@ def _sums(kernel: Kernel, first: Tensor, second: int, channels: int) -> Doubles:
     # Along the first axis NumPy adds in order: unit after unit, then the lanes of one channel.
     by_unit = sums.numpy().view(np.float64).reshape(units, 2, lanes)
     by_lane = np.add.reduce(by_unit, axis=0).reshape(2, -1, channels)
-    return np.add.reduce(by_lane, axis=1)
+    total: Doubles = np.add.reduce(by_lane, axis=1)
+    return total
