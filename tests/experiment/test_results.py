@@ -1,6 +1,6 @@
 import html
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,9 @@ def test_a_result_is_written_line_by_line(tmp_path: Path) -> None:
     assert path == tmp_path / "result.json"
     assert path.read_text() == json.dumps(result.to_json(), indent=2) + "\n"
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+    state = {"bn.running_mean": torch.ones(2)}
+    write_result(replace(result, state_dict=state), tmp_path, checkpoint=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pth", "result.json"]
 
 
 def test_a_file_without_a_json_object_is_named(tmp_path: Path) -> None:

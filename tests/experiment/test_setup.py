@@ -17,7 +17,7 @@ from bnrecal.errors import BnrecalError
 from bnrecal.experiment import setup
 from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.run import run_loaded
-from bnrecal.experiment.setup import load, prepare
+from bnrecal.experiment.setup import load, prepare, variant_identity
 from bnrecal.experiment.variant import Variant
 from bnrecal.files import warn_once
 from bnrecal.options import ACT_RANGES
@@ -135,6 +135,12 @@ def test_a_last_batch_of_less_than_half_a_batch_is_left_out_where_batches_have_e
         "as much as 16 images)"
     )
     assert caplog.messages == ([left_out] if taken < images else [])
+
+
+def test_what_is_not_recalibrated_depends_on_no_recalibration_images() -> None:
+    experiment = load(config("recal=true"))
+    assert "recalibration" in experiment.identity["images"]
+    assert variant_identity(experiment, Variant(4, False)) == load(config()).identity
 
 
 def test_a_recalibration_batch_that_does_not_fit_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,7 @@ def test_an_image_with_its_logits_the_rule_and_the_origin_go_with_the_numbers(tm
         "recalibration": {**recalibration_settings(setup.config), **setup.recalibration.provenance(source)},
     }
     assert {key: plan[key] for key in told} == told
+    assert plan_path.read_text() == json.dumps(plan, indent=1) + "\n"
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"made_by": "bnrecal export"}
     assert exported(tmp_path / "other", "recal=false").plan["recalibration"] is None

@@ -7,8 +7,8 @@ import pytest
 from helpers.table1_cells import IMAGES, ROWS, TOPS, cells_of, packed
 
 from bnrecal.evaluation.standard_error import of_share
-from bnrecal.reports.table1.columns import Row, header
-from bnrecal.reports.table1.gains import Gain, gains, gains_table
+from bnrecal.reports.table1.columns import COLUMNS, Row, header
+from bnrecal.reports.table1.gains import Gain, gains, gains_table, right_by_row
 from bnrecal.reports.table1.numbers import long_table, make_tables, wide_table, write_tables
 from bnrecal.reports.table1.records import CellRecord
 
@@ -124,3 +124,14 @@ def test_the_comparison_of_an_earlier_table_is_removed(tmp_path: Path) -> None:
     assert (tmp_path / "table1_paper.csv").exists()
     write_tables(make_tables(cells_of(ROWS[0]), ROWS), tmp_path)
     assert not (tmp_path / "table1_paper.csv").exists()
+
+
+def test_no_more_images_count_than_were_seen() -> None:
+    cells = cells_of(ROWS[0])
+    for cell in cells:
+        cell["images"] = 11
+        cell["right"] = packed(50.0, 11)
+        if "fp32_right" in cell:
+            cell["fp32_right"] = packed(50.0, 11)
+    (right,) = right_by_row(cells).values()
+    assert {key: [len(seed) for seed in seeds] for key, seeds in right.items()} == {c.key: [11] for c in COLUMNS}
