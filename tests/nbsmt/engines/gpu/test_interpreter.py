@@ -1,5 +1,6 @@
 """Runs the kernels' cases in Triton's interpreter, which must be chosen before Triton is imported."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -11,12 +12,21 @@ import pytest
 triton = pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kernels are not tested")
 # Up to Triton 3.6 its interpreter makes numbers of arrays of one element, which NumPy refuses since 2.4.
 OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
+CASES = Path(__file__).with_name("interpreter_cases.py")
+PROCESSES = 3  # so that several workers share them
 
 
-def test_kernels_equal_the_golden_model_in_the_interpreter() -> None:
-    cases = Path(__file__).with_name("interpreter_cases.py")
+def _names() -> list[str]:
+    """Return the names of the cases' tests; to import them here would choose Triton's compiler."""
+    functions = [node for node in ast.parse(CASES.read_text()).body if isinstance(node, ast.FunctionDef)]
+    return [function.name for function in functions if function.name.startswith("test_")]
+
+
+@pytest.mark.parametrize("process", range(PROCESSES))
+def test_kernels_equal_the_golden_model_in_the_interpreter(process: int) -> None:
+    chosen = [f"{CASES}::{name}" for name in _names()[process::PROCESSES]]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(cases)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *chosen],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
