@@ -1,5 +1,6 @@
 """Runs the kernels' cases in Triton's interpreter, which must be chosen before Triton is imported."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -11,13 +12,24 @@ import pytest
 triton = pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kernels are not tested")
 # Up to Triton 3.6 its interpreter makes numbers of arrays of one element, which NumPy refuses since 2.4.
 OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
+CASES = [Path(__file__).with_name(name) for name in ("interpreter_cases.py", "interpreter_end_cases.py")]
+PROCESSES = 4  # so that several workers share them
 
 
-@pytest.mark.parametrize("name", ["interpreter_cases.py", "interpreter_end_cases.py"])
-def test_kernels_equal_the_golden_model_in_the_interpreter(name: str) -> None:
-    cases = Path(__file__).with_name(name)
+def _cases() -> list[str]:
+    """Return the cases as pytest names them; to import them here would choose Triton's compiler."""
+    named = []
+    for file in CASES:
+        functions = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]
+        named += [f"{file}::{function.name}" for function in functions if function.name.startswith("test_")]
+    return named
+
+
+@pytest.mark.parametrize("process", range(PROCESSES))
+def test_kernels_equal_the_golden_model_in_the_interpreter(process: int) -> None:
+    chosen = _cases()[process::PROCESSES]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(cases)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *chosen],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
