@@ -17,6 +17,7 @@ from torch import Tensor
 from bnrecal.data import crop_cache
 from bnrecal.data.crop_cache import CropCache
 from bnrecal.data.files import folder as files_of
+from bnrecal.data.files.decode import decode
 from bnrecal.data.files.imagenet import imagenet
 from bnrecal.data.loader import ImageLoader
 from bnrecal.data.preprocessing import Preprocessing
@@ -43,7 +44,6 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were decoded, one after the other."""
     names: list[str] = []
-    decode = files_of.decode
 
     def noting(path: str) -> Image.Image:
         names.append(Path(path).name)

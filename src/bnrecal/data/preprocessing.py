@@ -125,7 +125,7 @@ class Normalization:
         most, mean, std = self._constants(width)
         # On a CPU image by image: one fits its cache.
         step = 1 if self.device.type == "cpu" else max(1, len(rows))
-        for some, into in zip(rows.split(step), inputs.split(step), strict=True):
+        for some, into in zip(torch.split(rows, step), torch.split(inputs, step), strict=True):
             into.copy_(some).div_(most).sub_(mean).div_(std)
         return inputs.view(pixels.shape).movedim(-1, -3)
 

@@ -28,7 +28,7 @@ PARTNERS = 8  # which of up to three partners are non-zero
 
 
 @compiled
-def _index_rows(levels: Any, index: Any, first: int, last: int, channels: int, threads: int) -> None:
+def _index_rows(levels: Any, index: Any, first: Any, last: Any, channels: Any, threads: Any) -> None:
     """Write where in every table each level of these rows finds its value."""
     part = channels // threads
     at = 0
@@ -48,7 +48,7 @@ def _index_rows(levels: Any, index: Any, first: int, last: int, channels: int, t
 
 
 @compiled
-def _look_up_rows(target: Any, index: Any, first: int, last: int, args: Any, channels: int) -> None:
+def _look_up_rows(target: Any, index: Any, first: Any, last: Any, args: Any, channels: Any) -> None:
     """Write all values of these rows, operand by operand: one table at a time is in the cache."""
     tables = carray(v.pointer(args.tables), MANY, np.float32)
     chosen = carray(v.pointer(args.chosen), MANY, np.uint32)
