@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers.pages import read_page
-from helpers.table1_cells import ROWS, TOPS, cells_of
+from helpers.table1_cells import PAPERS, ROWS, TOPS, cells_of
 
 import bnrecal.reports.table1.columns
 from bnrecal.commands.table1 import plain_variants, write_report
 from bnrecal.experiment.variant import Variant
-from bnrecal.reports.table1.columns import COLUMNS, Column, fastest_pair, header, measured, pairs, shown, threaded_pairs
+from bnrecal.reports.table1.columns import Column, fastest_pair, header, measured, pairs, shown, threaded_pairs
 from bnrecal.reports.table1.picture import write_table1_pictures
 
 
@@ -37,7 +37,7 @@ def test_a_pair_that_is_added_appears_in_every_file(tmp_path: Path, monkeypatch:
         Column("3t_wo", "3T w/o", "3T", 3),
         Column("3t_w", "3T w/", "3T", 3, recal=True),
     )
-    monkeypatch.setattr(bnrecal.reports.table1.columns, "COLUMNS", (*COLUMNS[:-2], *added, *COLUMNS[-2:]))
+    monkeypatch.setattr(bnrecal.reports.table1.columns, "COLUMNS", (*PAPERS[:-2], *added, *PAPERS[-2:]))
     tops = {**TOPS, "3t_wo": 64.2, "3t_w": 67.3}
     cells = [cell for row in ROWS for cell in cells_of(row, tops, data="imagenet")]
     tables = write_report(cells, ROWS, tmp_path)
@@ -60,7 +60,7 @@ def test_a_pair_that_is_added_appears_in_every_file(tmp_path: Path, monkeypatch:
 
 def test_a_column_of_another_variant_is_measured_and_shown_and_makes_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Column("4t_1_wo", "4T, first 1T w/o", "4T, first 1T", 4, layers=(("layer1*", 1),))
-    monkeypatch.setattr(bnrecal.reports.table1.columns, "COLUMNS", (*COLUMNS, alone))
+    monkeypatch.setattr(bnrecal.reports.table1.columns, "COLUMNS", (*PAPERS, alone))
     assert plain_variants()[alone] == Variant(4, False, (("layer1*", 1),))
     assert [pair.threads for pair in pairs()] == [1, 2, 4]
     assert header()[-1] == "4t_1_wo"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.table1_cells import IMAGES, ROWS, TOPS, cells_of, packed
+from helpers.table1_cells import IMAGES, PAPERS, ROWS, TOPS, cells_of, packed
 
 from bnrecal.evaluation.standard_error import of_share
-from bnrecal.reports.table1.columns import COLUMNS, Row, header
+from bnrecal.reports.table1.columns import Row, header
 from bnrecal.reports.table1.gains import Gain, gains, gains_table, right_by_row
 from bnrecal.reports.table1.numbers import long_table, make_tables, wide_table, write_tables
 from bnrecal.reports.table1.records import CellRecord
@@ -134,4 +134,4 @@ def test_no_more_images_count_than_were_seen() -> None:
         if "fp32_right" in cell:
             cell["fp32_right"] = packed(50.0, 11)
     (right,) = right_by_row(cells).values()
-    assert {key: [len(seed) for seed in seeds] for key, seeds in right.items()} == {c.key: [11] for c in COLUMNS}
+    assert {key: [len(seed) for seed in seeds] for key, seeds in right.items()} == {c.key: [11] for c in PAPERS}

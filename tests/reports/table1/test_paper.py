@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.table1_cells import ROWS, cells_of, packed
+from helpers.table1_cells import PAPERS, ROWS, cells_of, packed
 
-from bnrecal.reports.table1.columns import COLUMNS, header, shown
+from bnrecal.reports.table1.columns import header, shown
 from bnrecal.reports.table1.gains import gains
 from bnrecal.reports.table1.paper import Comparison, compare, comparison_table, paper_table, tolerance
 
@@ -73,7 +73,7 @@ def test_part_of_the_validation_images_gives_no_verdict() -> None:
 
 
 def test_no_tolerance_reaches_from_the_papers_number_without_to_the_one_with() -> None:
-    two = next(column for column in COLUMNS if column.key == "2t_w")
+    two = next(column for column in PAPERS if column.key == "2t_w")
     assert tolerance(two, 0.37) == pytest.approx(0.185)
     for _, row in paper_table().iterrows():
         for threads in ("2t", "4t"):
