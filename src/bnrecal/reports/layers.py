@@ -51,7 +51,8 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
         raise BnrecalError(f"no {path}: give the folder of a finished experiment (python -m bnrecal model=...)")
     try:
-        if not path.read_bytes().endswith(b"\n"):
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
             raise BnrecalError(f"{path} is cut off in its last line: let the experiment write it again")
         table = pd.read_csv(path)
     except (ValueError, pd.errors.ParserError) as error:
