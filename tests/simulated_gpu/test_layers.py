@@ -40,13 +40,13 @@ def test_an_order_of_channels_goes_to_the_gpu_once_and_activations_stay_channels
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[bool] = []
-    convolve = PreparedConv2d.__call__
+    convolve = PreparedConv2d.convolve
 
     def watched(self: PreparedConv2d, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         seen.append(x.is_contiguous(memory_format=torch.channels_last))
         return convolve(self, x, *args, **kwargs)
 
-    monkeypatch.setattr(PreparedConv2d, "__call__", watched)
+    monkeypatch.setattr(PreparedConv2d, "convolve", watched)
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(4, 8, 3, 3, generator=generator)
     order = torch.randperm(8, generator=generator)
