@@ -125,3 +125,14 @@ def test_what_is_read_back_is_what_was_written(tmp_path: Path) -> None:
         ],
         ["bn3"],
     )
+
+
+def test_a_convolution_called_twice_is_read_back_with_its_own_rows_and_columns(tmp_path: Path) -> None:
+    geometry = Geometry(stride=(1, 2), padding=(3, 0), dilation=(2, 1), groups=2)
+    conv_info = ConvInfo("c", 1, torch.zeros(6, 4, 3, 1), (8, 5, 4), (6, 7, 2), geometry, calls=2)
+    spec = SmtSpec(4, "Aw", rounding="floor")
+    content = plan_content([LayerPlan(conv_info, 2, False)], Folding({"c": "bn"}, {}), spec, ArrayConfig(8, 4), {})
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    conv = PlannedConv("c", SmtSpec(2, "Aw", rounding="floor"), False, "bn", (1, 2), (3, 0), (2, 1), 2)
+    assert read_plan(tmp_path / "plan.json") == PlanFile([conv], [])
+    assert content["layers"][0]["calls"] == 2

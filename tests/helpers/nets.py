@@ -138,3 +138,19 @@ class GreyNet(nn.Module):
 def grey_net() -> nn.Module:
     """A `GreyNet` in eval mode."""
     return GreyNet().eval()
+
+
+class Aliased(nn.Module):
+    """Changes a tensor in place that it holds by another name, which a graph does not show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x = self.conv(x)
+        x += 1.0
+        y: Tensor = self.norm(x) + kept
+        return y.mean((2, 3))

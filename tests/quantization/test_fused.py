@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.nets import images, negative_net, tiny
+from helpers.nets import Aliased, images, negative_net, tiny
 from helpers.scripts import script
 from torch import Tensor, nn
 from torchvision import models
@@ -296,22 +296,6 @@ def test_levels_where_the_reader_is_not_fused_itself() -> None:
         found = short(batch)
     assert seen == {"conv": torch.uint8}
     assert torch.equal(found, copy(batch))
-
-
-class Aliased(nn.Module):
-    """Changes a tensor in place that it holds by another name, which a graph does not show."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
-        self.norm = nn.BatchNorm2d(3)
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept = x = self.conv(x)
-        x += 1.0
-        y: Tensor = self.norm(x) + kept
-        return y.mean((2, 3))
 
 
 def test_a_graph_that_says_something_else_is_not_used(caplog: pytest.LogCaptureFixture) -> None:

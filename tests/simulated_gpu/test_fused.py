@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.fake_cuda import simulated
-from helpers.nets import images, tiny
+from helpers.nets import Aliased, images, tiny
 from helpers.scripts import script
 from torch import Tensor, nn
 
@@ -164,22 +164,6 @@ def test_a_graph_that_says_something_else_is_not_used(caplog: pytest.LogCaptureF
             assert torch.equal(runner(x).cpu(), plain)
     assert runner.fused is None
     assert "goes on unfused" in caplog.text
-
-
-class Aliased(nn.Module):
-    """Changes a tensor in place that it holds by another name, which a graph does not show."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
-        self.norm = nn.BatchNorm2d(3)
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept = x = self.conv(x)
-        x += 1.0
-        y: Tensor = self.norm(x) + kept
-        return y.mean((2, 3))
 
 
 @pytest.mark.parametrize("affine", [True, False])

@@ -49,7 +49,7 @@ class EndPass:
     """The end of a convolution's output, image by image or of many at once; `end.finite` becomes what they hold."""
 
     def __init__(self, end: ConvEnd, target: Tensor) -> None:
-        """Prepare to write into `target` (N, O, H, W), float32 `is_dense`, or levels channels-last."""
+        """Prepare to write into `target` (N, O, H, W), float32 or levels, channels-last and without gaps."""
         end.finite = True
         self.end = end
         self.target = target
@@ -62,7 +62,7 @@ class EndPass:
         self.kept: _EndArgs = end.kept[written]
 
     def take(self, y: Tensor, first: int) -> None:
-        """Write the end of images first, first + 1, ... of which y is the convolution's output, `is_dense`."""
+        """Write the end of images first, first + 1, ... of which y is the convolution's output, as of `end_`."""
         at = first * self.values
         residual = self.residual
         values = y.shape[0] * self.values

@@ -91,18 +91,13 @@ class Quantizer:
 
 def empty_levels(shape: torch.Size, signed: bool) -> Tensor:
     """Return memory for levels (N, C, H, W), channels-last, that `has_slack`."""
-    images, channels, height, width = shape
-    size = images * channels * height * width
-    memory = torch.empty(size + SLACK, dtype=torch.int8 if signed else torch.uint8)
-    return memory.as_strided(tuple(shape), (size // images, 1, width * channels, channels))
+    memory = torch.empty(shape.numel() + SLACK, dtype=torch.int8 if signed else torch.uint8)
+    return _laid_out(memory, *shape)
 
 
 def floats(name: str, shape: torch.Size) -> Tensor:
     """Return a buffer as float32 (N, C, H, W), channels-last; the next of its name in this thread overwrites it."""
-    images, channels, height, width = shape
-    size = images * channels * height * width
-    strides = (size // images, 1, width * channels, channels)
-    return buffer(name, 4 * size).view(torch.float32).as_strided(tuple(shape), strides)
+    return _laid_out(buffer(name, 4 * shape.numel()).view(torch.float32), *shape)
 
 
 def has_slack(x: Tensor) -> bool:
@@ -122,6 +117,10 @@ def _as_unsigned(x: Tensor, signed: bool) -> Tensor:
 
 
 def _channels_last(name: str, images: int, channels: int, height: int, width: int) -> Tensor:
-    pixels = buffer(name, images * channels * height * width)
-    shape = (images, channels, height, width)
-    return pixels.as_strided(shape, (channels * height * width, 1, channels * width, channels))
+    return _laid_out(buffer(name, images * channels * height * width), images, channels, height, width)
+
+
+def _laid_out(memory: Tensor, images: int, channels: int, height: int, width: int) -> Tensor:
+    """Return memory as (N, C, H, W), channels-last, in one step: with `view` and `permute` it would be two."""
+    strides = (channels * height * width, 1, width * channels, channels)
+    return memory.as_strided((images, channels, height, width), strides)
