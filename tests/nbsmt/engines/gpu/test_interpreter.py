@@ -13,7 +13,7 @@ triton = pytest.importorskip("triton", reason="torch brings no Triton here: the 
 # Up to Triton 3.6 its interpreter makes numbers of arrays of one element, which NumPy refuses since 2.4.
 OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
 CASES = [Path(__file__).with_name(name) for name in ("interpreter_cases.py", "interpreter_end_cases.py")]
-PROCESSES = 4  # so that several workers share them
+PROCESSES = 2  # so that two workers share them
 
 
 def _cases() -> list[str]:
@@ -26,10 +26,11 @@ def _cases() -> list[str]:
 
 
 @pytest.mark.parametrize("process", range(PROCESSES))
-def test_kernels_equal_the_golden_model_in_the_interpreter(process: int) -> None:
+def test_kernels_equal_the_golden_model_in_the_interpreter(process: int, tmp_path: Path) -> None:
     chosen = _cases()[process::PROCESSES]
+    alone = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'own'}"]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *chosen],
+        [sys.executable, "-m", "pytest", "-q", "-x", *alone, *chosen],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,

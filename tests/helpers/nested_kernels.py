@@ -1,0 +1,27 @@
+"""Kernels that call kernels in Triton's interpreter, without what takes most of its time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from triton.runtime import interpreter
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patched_once() -> Iterator[None]:
+    """Prepare each module for the interpreter at the first call into it.
+
+    Triton searches its whole language for what to replace at every call of a kernel by a kernel, although that of the
+    kernel around it has replaced it all: half of the interpreter's time.
+    """
+    prepared: set[str] = set()
+
+    def call(kernel: Any, *args: Any, **kwargs: Any) -> Any:
+        if kernel.fn.__module__ not in prepared:
+            prepared.add(kernel.fn.__module__)
+            interpreter._patch_lang(kernel.fn)
+        return kernel.rewrite()(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter.InterpretedFunction, "__call__", call)
+        yield
