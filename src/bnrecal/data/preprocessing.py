@@ -1,17 +1,18 @@
 """From a decoded photograph to a network's input."""
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms import functional as F
-from torchvision.transforms.functional import InterpolationMode
 
+if TYPE_CHECKING:
+    from torchvision.transforms.functional import InterpolationMode
+
+# torchvision is imported where an image is cropped: two seconds that the embedded data set does without.
 Interpolation = Literal["bilinear", "bicubic", "area", "opencv_bilinear"]
 _OPENCV = ("area", "opencv_bilinear")
 CPU = torch.device("cpu")
@@ -57,6 +58,8 @@ class Preprocessing:
         ones follow MLPerf's reference, which also rounds the crop's place down where torchvision rounds it.
         An image smaller than the crop is padded with black, as torchvision does.
         """
+        from torchvision.transforms import functional as F
+
         if self.interpolation in _OPENCV and self.resize is not None:
             return _pixels(self._opencv(image, self.resize))
         if self.resize is not None:
@@ -72,6 +75,9 @@ class Preprocessing:
         order of torchvision's RandomResizedCrop and RandomHorizontalFlip. The OpenCV interpolations take
         "bilinear" here: the authors recalibrated every network through the same augmentation.
         """
+        from torchvision.transforms import RandomResizedCrop
+        from torchvision.transforms import functional as F
+
         side = self.crop or self.resize
         size = [side, side] if side else [image.height, image.width]
         top, left, height, width = RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
@@ -80,7 +86,9 @@ class Preprocessing:
             image = F.hflip(image)
         return _pixels(image)
 
-    def _pil_filter(self) -> InterpolationMode:
+    def _pil_filter(self) -> "InterpolationMode":
+        from torchvision.transforms.functional import InterpolationMode
+
         return InterpolationMode.BICUBIC if self.interpolation == "bicubic" else InterpolationMode.BILINEAR
 
     def _normalised(self, pixels: Tensor) -> Tensor:
@@ -88,6 +96,8 @@ class Preprocessing:
 
     def _opencv(self, image: Image.Image, resize: int) -> Image.Image:
         """The image resized by OpenCV, sides rounded down, and its central crop."""
+        from torchvision.transforms import functional as F
+
         shorter = min(image.height, image.width)
         height = int(resize * image.height / shorter)
         width = int(resize * image.width / shorter)
