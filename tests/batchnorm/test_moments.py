@@ -1,16 +1,15 @@
 """Sums that the number of workers cannot change, and what hangs on them: a recalibrated network, bit by bit."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import environment
+from helpers import shipped
 from torch import Tensor
 
 from bnrecal.batchnorm.moments import Moments, batch_moments
+from bnrecal.experiment.networks import prepare_variants
+from bnrecal.experiment.setup import load, prepare
+from bnrecal.experiment.variant import Variant
 from bnrecal.nbsmt.engines.cpu import channel_sums
 from bnrecal.nbsmt.engines.cpu.channel_sums import BLOCK, LANES
 from bnrecal.nbsmt.engines.cpu.kernels.channel_sums import moments_kernel
@@ -71,34 +70,22 @@ def test_finite_is_what_float32_holds() -> None:
         assert Moments(1, one, values).finite is finite
 
 
-LOGITS = """
-import sys, torch
-from bnrecal.commands.cli.compose import compose_config
-from bnrecal.config import parse
-from bnrecal.experiment.networks import prepare_variants
-from bnrecal.experiment.setup import load, prepare
-from bnrecal.experiment.variant import Variant
-
-assert torch.get_num_threads() == int(sys.argv[2])
-overrides = ["model=mobilenet_v1", "device=cpu", "data.val_images=50", "calibration.images=50"]
-overrides += ["recalibration.images=256"]
-experiment = prepare(load(parse(compose_config("config", overrides))))
-cell = Variant(4, True)
-network = prepare_variants(experiment, [cell])[cell].network
-with torch.no_grad():
-    torch.save([network(images) for images, _ in experiment.loader.batches(experiment.validation, 50)], sys.argv[1])
-"""
+@torch.no_grad()
+def recalibrated_logits(workers: int) -> list[Tensor]:
+    """The answers of the shipped MobileNet-v1, calibrated, quantized and recalibrated by so many workers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(workers)
+    try:
+        experiment = prepare(load(shipped.config("smt.threads=4", "recal=true")))
+        cell = Variant(4, True)
+        network = prepare_variants(experiment, [cell])[cell].network
+        return [network(images) for images in experiment.loader.images(experiment.validation, 32)]
+    finally:
+        torch.set_num_threads(before)
 
 
-def test_a_recalibrated_network_answers_the_same_with_one_worker_and_with_two(tmp_path: Path) -> None:
-    logits = []
-    for workers in ("1", "2"):
-        path = tmp_path / workers
-        command = [sys.executable, "-c", LOGITS, str(path), workers]
-        done = subprocess.run(
-            command, env=environment(OMP_NUM_THREADS=workers), capture_output=True, text=True, check=False, timeout=900
-        )
-        assert done.returncode == 0, done.stderr
-        logits += torch.load(path)
-    assert len(logits) == 2
-    assert torch.equal(*logits)
+def test_a_recalibrated_network_answers_the_same_with_one_worker_and_with_two() -> None:
+    alone = recalibrated_logits(1)
+    together = recalibrated_logits(2)
+    assert len(alone) == 2
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))

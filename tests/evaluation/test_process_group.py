@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.command_line import CUSTOM, bnrecal
+from helpers.command_line import CUSTOM, bnrecal, fresh_cache
 
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation import process_group
@@ -131,7 +131,7 @@ def test_a_run_by_two_processes_is_the_run_by_one(tmp_path: Path) -> None:
     first, second = _finished(*run, f"hydra.run.dir={together}")
     assert str(together) in first
     assert second == ""
-    bnrecal(*run[2:], f"hydra.run.dir={apart}", folder=tmp_path, env={"BNRECAL_CACHE": str(tmp_path / "cache")})
+    bnrecal(*run[2:], f"hydra.run.dir={apart}", folder=tmp_path, env=fresh_cache(tmp_path / "cache"))
     found = [json.loads((folder / "result.json").read_text()) for folder in (together, apart)]
     for key in ("images", "top1", "top5", "top1_wo_recal", "fp32_top1", "a8w8_top1", "control_gain"):
         assert found[0][key] == found[1][key], key

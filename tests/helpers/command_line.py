@@ -49,6 +49,13 @@ def run(
         return subprocess.CompletedProcess(arguments, status, out.read(), errors.read())
 
 
+def fresh_cache(folder: Path) -> dict[str, str]:
+    """Make a cache that holds nothing but the drawn images; the variable that names it."""
+    folder.mkdir()
+    (folder / "glyphs").symlink_to(Path(os.environ["BNRECAL_CACHE"]) / "glyphs")
+    return {"BNRECAL_CACHE": str(folder)}
+
+
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment variables with changes."""
     return {**os.environ, **changes}

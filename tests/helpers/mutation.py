@@ -49,4 +49,6 @@ def pytest_runtest_teardown(item: pytest.Function) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _drawn_once(_own_cache: None) -> None:
     GLYPHS.mkdir(exist_ok=True)
-    (Path(os.environ["BNRECAL_CACHE"]) / "glyphs").symlink_to(GLYPHS)
+    drawn = Path(os.environ["BNRECAL_CACHE"]) / "glyphs"
+    drawn.unlink()
+    drawn.symlink_to(GLYPHS)
