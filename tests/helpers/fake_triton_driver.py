@@ -137,4 +137,5 @@ def _forget_kernels() -> None:
     """Let go of what the kernels have compiled and of the tiles that were chosen."""
     tuning._store.cache_clear()
     for kernel in KERNELS:
-        kernel.device_caches.clear()
+        compiled = kernel.device_caches if hasattr(kernel, "device_caches") else kernel.cache  # its name in Triton 3.2
+        compiled.clear()
