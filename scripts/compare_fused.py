@@ -91,10 +91,11 @@ def compare(overrides: list[str], threads: Sequence[int] = THREADS) -> Iterator[
         images = 0
         fused = Difference()
         torchs = Difference() if own else None
+        norm = evaluation_norm(experiment.device)
         with torch.no_grad():
             for batch, _ in experiment.loader.batches(experiment.validation, experiment.batch_size):
                 images += len(batch)
-                with evaluation_norm(experiment.device):
+                with norm:
                     plain = network(batch)
                     fused.add(plain, short(batch))
                 if torchs is not None:

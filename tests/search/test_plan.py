@@ -5,16 +5,18 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.known_search import known_search, small_experiment
 from helpers.small import TINY
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import bnrecal.experiment.setup
+import bnrecal.search.knapsack
 import bnrecal.search.sensitivity
 from bnrecal.commands.cli.compose import compose_config, read_config
 from bnrecal.commands.cli.schemas import PlanConfig
@@ -59,6 +61,7 @@ layers = st.lists(st.tuples(st.integers(1, 50), losses), min_size=1, max_size=5)
 
 @settings(max_examples=40)
 @given(drawn=layers, fixed=st.integers(0, 30), place=st.floats(0, 1))
+@example(drawn=[(1, (1, 1))], fixed=2, place=2.0**-21)  # one layer is too slow by less than the solver tolerates
 def test_the_integer_program_finds_what_trying_everything_finds(
     drawn: list[tuple[int, tuple[int, int]]], fixed: int, place: float
 ) -> None:
@@ -76,6 +79,23 @@ def test_the_integer_program_finds_what_trying_everything_finds(
     found = solve(items, target, fixed)
     assert mixed_speedup(items, found, fixed) >= target * (1 - 2e-9)
     assert cost(found) == pytest.approx(min(map(cost, fast)))
+
+
+def test_a_choice_that_the_solver_lets_pass_by_its_tolerance_alone_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items = [Item(name, 8, {1: 0.0, 2: 1.0, 4: 3.0}) for name in "ab"]
+    own = bnrecal.search.knapsack.milp
+    asked: list[int] = []
+
+    def tolerant(*args: Any, constraints: list[Any], **kwargs: Any) -> Any:
+        asked.append(len(constraints))
+        first = len(asked) == 1
+        return own(*args, constraints=constraints[:1] if first else constraints, **kwargs)
+
+    monkeypatch.setattr(bnrecal.search.knapsack, "milp", tolerant)
+    assert solve(items, 2.0) == {"a": 2, "b": 2}
+    assert asked == [2, 3]
 
 
 def test_a_speedup_out_of_reach_names_what_is_in_reach() -> None:

@@ -17,7 +17,7 @@ from bnrecal.evaluation.accuracy import evaluate
 from bnrecal.nbsmt.engines.apply_end import Ending, alpha_beta, ending, ending_trouble
 from bnrecal.nbsmt.engines.gpu import conv_end, triton_engine
 from bnrecal.nbsmt.spec import SmtSpec
-from bnrecal.quantization import fused
+from bnrecal.quantization import eval_norm, fused
 from bnrecal.quantization.calibrate import calibrate
 from bnrecal.quantization.convert import quantize_layers, threaded_copy
 from bnrecal.quantization.eval_norm import evaluation_norm
@@ -180,6 +180,22 @@ def test_alpha_and_beta_are_within_a_bit_of_torchs(affine: bool) -> None:
         found = [value.cpu() for value in alpha_beta(there[0], there[1], there[2], there[3], 1e-5)]
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=3e-7, atol=3e-7)
+
+
+def test_an_evaluation_computes_alpha_and_beta_of_an_unfused_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: Counter[int] = Counter()
+
+    def counted(mean: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        computed[id(mean)] += 1
+        return alpha_beta(mean, *others)
+
+    monkeypatch.setattr(eval_norm, "alpha_beta", counted)
+    with simulated(2), torch.cuda.device(GPU):
+        network = tiny().to(GPU)
+        network.fc.register_forward_hook(lambda *_: None)  # no graph can be made of it
+        for evaluations in (1, 2):
+            evaluate({"float32": network}, on_gpu(4))
+            assert list(computed.values()) == [evaluations] * 4
 
 
 def test_what_batchnorm_in_evaluation_leaves_to_torch() -> None:

@@ -6,6 +6,7 @@ calibration never see a fused one.
 """
 
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -36,6 +37,7 @@ class FusedNetwork:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.fused: nn.Module | None = None
+        self.norm: AbstractContextManager[object] | None = None  # of the device of the first batch, and of all others
         self.batches = 0
 
     @torch.no_grad()
@@ -43,7 +45,8 @@ class FusedNetwork:
         """Return the network's logits."""
         self.batches += 1
         worth = ending(images.device)
-        with evaluation_norm(images.device):
+        self.norm = self.norm or evaluation_norm(images.device)
+        with self.norm:
             if self.fused is not None:
                 return self.fused(images)
             logits = self.network(images)

@@ -11,7 +11,8 @@ from bnrecal.errors import BnrecalError
 from bnrecal.quantization.layer_plan import speedup as speedup_of
 
 ROUNDING = 1e-9  # relative slack, so that a speedup computed from a choice admits that very choice
-SCALE = 1e4  # of the time constraint: the solver tolerates 1e-6 in absolute terms, which must stay below ROUNDING
+TOLERANCE = 1e-6  # of the solver: on constraints, in absolute terms, and on how far a binary variable is from 0 or 1
+SCALE = 1e4  # of the time constraint: TOLERANCE / SCALE must stay below ROUNDING
 
 
 class Layer(Protocol):
@@ -80,20 +81,23 @@ def solve(items: Sequence[Item], speedup: float, fixed_macs: int = 0) -> dict[st
         one_each[row, column] = 1
     total = fixed_macs + sum(item.macs for item in items)
     time = np.array([item.macs / threads for _, item, threads in options]) * (SCALE / total)
-    budget = SCALE * (1 / speedup - fixed_macs / total)
-    solution = milp(
-        _scaled([item.losses[threads] for _, item, threads in options]),
-        integrality=np.ones(len(options)),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 0.0, "presolve": False},  # with presolve, scipy 1.17's HiGHS prints to stdout
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(time[None], -np.inf, budget + SCALE * ROUNDING),
-        ],
-    )
-    if solution.x is None:
-        raise BnrecalError(f"speedup={speedup}: the solver found no choice of threads ({solution.message})")
-    return {item.name: threads for (_, item, threads), x in zip(options, solution.x, strict=True) if x > 0.5}
+    budget = SCALE * (1 / speedup - fixed_macs / total) + SCALE * ROUNDING
+    constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(time[None], -np.inf, budget)]
+    while True:
+        solution = milp(
+            _scaled([item.losses[threads] for _, item, threads in options]),
+            integrality=np.ones(len(options)),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0.0, "presolve": False},  # with presolve, scipy 1.17's HiGHS prints to stdout
+            constraints=constraints,
+        )
+        if solution.x is None:
+            raise BnrecalError(f"speedup={speedup}: the solver found no choice of threads ({solution.message})")
+        chosen = solution.x > 0.5
+        if time[chosen].sum() <= budget + TOLERANCE:
+            return {item.name: threads for (_, item, threads), one in zip(options, chosen, strict=True) if one}
+        # A variable of 1 - TOLERANCE is shorter than the choice that it stands for: go on without this choice.
+        constraints.append(LinearConstraint(chosen[None].astype(np.float64), -np.inf, len(items) - 1))
 
 
 def _scaled(losses: Sequence[float]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

@@ -12,7 +12,6 @@ from bnrecal.commands.parallel import slurm
 from bnrecal.commands.parallel.slurm import JobState
 from bnrecal.commands.parallel.sweep import Cell, Outcome
 
-pytest.importorskip("submitit")
 PENDING = JobState("PENDING", "Resources")
 RUNNING = JobState("RUNNING", "None")
 Answers = Callable[[int], dict[str, JobState] | None]

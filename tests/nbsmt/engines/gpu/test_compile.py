@@ -18,7 +18,7 @@ from triton.compiler import ASTSource  # noqa: E402
 from bnrecal.nbsmt.engines.gpu import tuning  # noqa: E402
 from bnrecal.nbsmt.engines.gpu.conv_end import BLOCK  # noqa: E402
 from bnrecal.nbsmt.engines.gpu.kernels import conv_end, convolve, expand  # noqa: E402
-from bnrecal.nbsmt.engines.gpu.triton_engine import DEPTHWISE_TILE, LANES, LISTED_BLOCK, SAFE_STEPS  # noqa: E402
+from bnrecal.nbsmt.engines.gpu.triton_engine import DEPTHWISE_TILE, GATHERED_BLOCK, LANES, SAFE_STEPS  # noqa: E402
 
 CAPABILITIES = (80, 89, 90)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"  # in every release
@@ -127,8 +127,8 @@ def test_the_expansion_stores_whole_vectors_that_no_lane_waits_for(
 ) -> None:
     compiled = _compile(expand.quantize_expand, EXPANSION, _of_expansion(threads, vector), capability)
     ptx = compiled.asm["ptx"]
-    listed = LISTED_BLOCK[0] * LISTED_BLOCK[1] // LANES if vector == 1 else 0  # those store single bytes too
-    assert len(re.findall(rf"st\.global\.{store}", ptx)) == threads + listed
+    gathered = GATHERED_BLOCK[0] * GATHERED_BLOCK[1] // LANES if vector == 1 else 0  # those store single bytes too
+    assert len(re.findall(rf"st\.global\.{store}", ptx)) == threads + gathered
     assert len(re.findall(r"ld\.global\.v4\.b32", ptx)) == threads * (vector // 4)
     assert "bar.sync" not in ptx
     assert "shfl" not in ptx
@@ -137,7 +137,7 @@ def test_the_expansion_stores_whole_vectors_that_no_lane_waits_for(
 
 
 def _of_expansion(threads: int, vector: int) -> dict[str, Any]:
-    bp, bc = LISTED_BLOCK
+    bp, bc = GATHERED_BLOCK
     return {
         "T": threads, "TAPS": 1, "VEC": vector, "QUANTIZE": True, "SIGNED": False, "HALF_EVEN": True, "LANES": LANES,
         "BP": bp, "BC": bc,

@@ -24,9 +24,9 @@ log = logging.getLogger("bnrecal")
 SAFE_WEIGHT, SAFE_STEPS = 2**24, 1023
 LARGEST_INDEX = 2**31 - 1
 # Pixels that a row of the expansion's programs shares, one vector of channels a lane; pixels and channels of a block of
-# channels that are listed one by one.
+# channels that are gathered one by one.
 LANES = 1024 if INTERPRETED else 128
-LISTED_BLOCK = (256, 64) if INTERPRETED else (8, 128)
+GATHERED_BLOCK = (256, 64) if INTERPRETED else (8, 128)
 DEPTHWISE_TILE = (128, 64) if INTERPRETED else (64, 32)
 
 
@@ -134,7 +134,7 @@ class TritonConv:
 
     def _expand(self, x: Tensor, expanded: Tensor, inverse: float | None, signed: bool) -> None:
         lay, s = self.layout, self.source
-        bp, bc = LISTED_BLOCK
+        bp, bc = GATHERED_BLOCK
         height, width = expanded.shape[1:3]
         pixels = expanded[..., 0].numel()
         count = len(lay.operands)

@@ -205,7 +205,7 @@ def _pixel_of(p, YH, YW):
 
 
 @triton.jit
-def _listed(x_pixel, entry, stride, row, col, keep, H, W, x_row, x_col, DY, DX, TAPS: tl.constexpr):
+def _locate(x_pixel, entry, stride, row, col, keep, H, W, x_row, x_col, DY, DX, TAPS: tl.constexpr):
     """Addresses of the activations that `Layout.sources` says from `entry` on, and which are there.
 
     x_pixel: addresses of the pixels (row, col). keep: without the pixels outside the image, if there is one tap.
@@ -221,12 +221,12 @@ def _listed(x_pixel, entry, stride, row, col, keep, H, W, x_row, x_col, DY, DX, 
 
 
 @triton.jit
-def _expand_listed(
+def _expand_gathered(
     x, y, p, block, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col, gathered,
     SY, SX, PY, PX, DY, DX, T: tl.constexpr, TAPS: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
     HALF_EVEN: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """Write BC channels of pixels p (BP, 1) that are listed one by one, with their partners looked up for each."""
+    """Write BC channels of pixels p (BP, 1) that are gathered one by one, with their partners looked up for each."""
     OFFSET: tl.constexpr = 0 if SIGNED else 128
     j = block * BC + tl.arange(0, BC)
     keep = (p < pixels) & (j < gathered)[None, :]
@@ -239,13 +239,13 @@ def _expand_listed(
     j = tl.minimum(j, gathered - 1)
     code = tl.load(codes + j)[None, :]
     stride = T * gathered
-    at, inside = _listed(x, sources + j, stride, row, col, there, H, W, x_row, x_col, DY, DX, TAPS)
+    at, inside = _locate(x, sources + j, stride, row, col, there, H, W, x_row, x_col, DY, DX, TAPS)
     a = load_levels(at, inside, x_inverse, QUANTIZE, SIGNED)
     active = a * 0
     for r in tl.static_range(1, T):
         counts = there & (((code >> (r - 1)) & 1) != 0)
         entry = sources + r * gathered + j
-        at, inside = _listed(x, entry, stride, row, col, counts, H, W, x_row, x_col, DY, DX, TAPS)
+        at, inside = _locate(x, entry, stride, row, col, counts, H, W, x_row, x_col, DY, DX, TAPS)
         active += _is_active(at, inside, x_inverse, QUANTIZE).to(tl.int32)
     value = code >> (3 + 3 * tl.minimum(active, 2))
     above = (a & _bit(value, 1)) | (_reduced(a, HALF_EVEN) & _bit(value, 2))
@@ -283,8 +283,8 @@ def quantize_expand(
                       H, W, x_image, x_row, x_col, columns, count, width, bundle, depth, SY, SX, PY, PX,
                       T, VEC, QUANTIZE, SIGNED, HALF_EVEN)  # fmt: skip
     else:
-        listed = program - whole
-        pixel = first + listed // blocks * BP + tl.arange(0, BP)[:, None]
-        _expand_listed(x, y, pixel, listed % blocks, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W,
-                       x_image, x_row, x_col, gathered, SY, SX, PY, PX, DY, DX,
-                       T, TAPS, QUANTIZE, SIGNED, HALF_EVEN, BC)  # fmt: skip
+        block = program - whole
+        pixel = first + block // blocks * BP + tl.arange(0, BP)[:, None]
+        _expand_gathered(x, y, pixel, block % blocks, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W,
+                         x_image, x_row, x_col, gathered, SY, SX, PY, PX, DY, DX,
+                         T, TAPS, QUANTIZE, SIGNED, HALF_EVEN, BC)  # fmt: skip
