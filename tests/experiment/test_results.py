@@ -116,7 +116,7 @@ RESULT: dict[str, Any] = {
     "cycles": 1234567,
     "cycle_speedup": 2.345,
     "exceptions": {},
-    "provenance": {"backend": "oneDNN", "device": "cpu, AVX2", "weights": "resnet18.pth"},
+    "provenance": {"engine": "oneDNN", "device": "cpu, AVX2", "weights": "resnet18.pth"},
 }
 
 

@@ -101,7 +101,7 @@ def _cell(row: Row, column: Column, tops: Mapping[str, float], seed: int, data: 
 def _provenance(column: Column) -> ProvenanceRecord:
     smt = {"threads": 4, "policy": "A", "plan": None, "reorder": "none"}
     return {
-        "cell": f"hash-{column.key}",
+        "content": f"hash-{column.key}",
         "weights_hash": "beef",
         "config": {"model": {"name": "x"}, "smt": smt, "seed": 0, "recal": True},
         "images": {"validation": {"split": "val", "images": IMAGES, "fingerprint": "f00d"}},

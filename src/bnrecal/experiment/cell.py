@@ -28,10 +28,10 @@ log = logging.getLogger("bnrecal")
 
 @dataclass(frozen=True)
 class CellResult:
-    """The content of a folder's `result.json`, and whether everything asked for was there already."""
+    """The content of a folder's `result.json`, and whether all of it was there already."""
 
     result: dict[str, Any]
-    found: bool
+    reused: bool
 
 
 def run_into(config: Config, folder: Path) -> CellResult:
@@ -50,13 +50,13 @@ def run_into(config: Config, folder: Path) -> CellResult:
 
     kept = earlier(config, folder, lambda: loaded().identity)
     if kept is not None and not missing_details(folder, checkpoint=config.save_checkpoint):
-        return CellResult(kept, found=True)
+        return CellResult(kept, reused=True)
     if kept is None:
         details: Result | Details = run_loaded(loaded(), measured=lambda result: write_result(result, folder))
     else:
         details = describe(loaded())
     write_details(details, folder, checkpoint=config.save_checkpoint)
-    return CellResult(read_result(folder / RESULT_FILE), found=False)
+    return CellResult(read_result(folder / RESULT_FILE), reused=False)
 
 
 def finished(config: Config, folder: Path) -> dict[str, Any] | None:

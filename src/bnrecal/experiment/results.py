@@ -260,7 +260,7 @@ def summary(result: dict[str, Any], where: Path | None = None) -> str:
         f"  speedup    {result['speedup']:6.2f} x by products, {result['cycle_speedup']:.2f} x by array cycles "
         f"({result['cycles']:,} per image)"
     )
-    lines.append(f"  sums by {result['provenance']['backend']}, {result['provenance']['device']}")
+    lines.append(f"  sums by {result['provenance']['engine']}, {result['provenance']['device']}")
     lines.append(f"  weights {result['provenance']['weights']}")
     lines += _exceptions(result)
     if where is not None:

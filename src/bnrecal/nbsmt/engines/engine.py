@@ -27,14 +27,14 @@ class ConvLayer:
         spec: the machine emulated.
         geometry: stride, padding, dilation, groups.
         device: where activations will be.
-        backend: what is to do the sums, one of an engine's names; None: whatever is exact and fastest.
+        engine_name: what is to do the sums, one of an engine's names; None: whatever is exact and fastest.
     """
 
     weight: Tensor
     spec: SmtSpec
     geometry: Geometry
     device: torch.device
-    backend: str | None = None
+    engine_name: str | None = None
 
     @property
     def kernel(self) -> Pair:

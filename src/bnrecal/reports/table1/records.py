@@ -17,12 +17,12 @@ class ProvenanceRecord(TypedDict):
     """The part of `Result.provenance` that reports show.
 
     Attributes:
-        cell: hash of all that the numbers depend on.
+        content: hash of all that the numbers depend on.
         config: nested settings.
         images: by role.
     """
 
-    cell: str
+    content: str
     weights_hash: str
     config: dict[str, Any]
     images: dict[str, ImagesRecord]
