@@ -47,6 +47,7 @@ def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) 
     assert result["images"] == 60
     assert result["drop"] == pytest.approx(result["fp32_top1"] - result["top1"])
     assert result["gain"] == pytest.approx(result["top1"] - result["top1_wo_recal"])
+    assert result["gain_p"] is not None
     assert 0 < result["gain_p"] <= 1
     assert result["exceptions"] == {"stem": "first convolution: float32", "depthwise": "depthwise: 1 thread"}
     assert result["layer_exceptions"] == {

@@ -20,6 +20,7 @@ from bnrecal.experiment.identity import content_key
 from bnrecal.experiment.layer_report import IMAGES, describe_batchnorms, describe_layers
 from bnrecal.experiment.networks import ThreadedNetwork, prepare_variants
 from bnrecal.experiment.provenance import resolved, versions
+from bnrecal.experiment.records import ProvenanceRecord
 from bnrecal.experiment.results import Details, Result, accuracies
 from bnrecal.experiment.setup import Experiment, load, machine, prepare, variant_identity, variant_images
 from bnrecal.experiment.variant import A8W8, CONTROL, Variant
@@ -162,7 +163,7 @@ def make_result(
     )
 
 
-def result_provenance(experiment: Experiment, variant: Variant) -> dict[str, Any]:
+def result_provenance(experiment: Experiment, variant: Variant) -> ProvenanceRecord:
     """Return what produced the numbers."""
     identity = variant_identity(experiment, variant)
     config = variant.apply(experiment.config)

@@ -86,7 +86,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise BnrecalError(f"{path} is damaged or of an earlier version: measure it again, or move it away") from error
 
 
-def _results(path: Path) -> list[dict[str, Any]]:
+def _results(path: Path) -> Sequence[Mapping[str, Any]]:
     """The results in a file: one, those of a model of Table 1, or none.
 
     Raises:
@@ -94,7 +94,7 @@ def _results(path: Path) -> list[dict[str, Any]]:
     """
     if path.name == RESULT_FILE:
         return [read_result(path)]
-    results: list[dict[str, Any]] = read_json(path).get("results", [])
+    results: list[Mapping[str, Any]] = read_json(path).get("results", [])
     return results
 
 
