@@ -109,7 +109,7 @@ def try_layer(layer: Drawn, seed: int) -> list[str]:
     spec = SmtSpec(layer.threads, layer.policy)
     options = {"stride": g.stride, "padding": g.padding, "dilation": g.dilation, "groups": g.groups}
     found = PreparedConv2d(w, spec, **options)  # type: ignore[arg-type]
-    exact = PreparedConv2d(w, spec, backend="float64", **options)  # type: ignore[arg-type]
+    exact = PreparedConv2d(w, spec, engine="float64", **options)  # type: ignore[arg-type]
     wrong = []
     for x in inputs:
         _spoil_memory(x.numel())
@@ -117,7 +117,7 @@ def try_layer(layer: Drawn, seed: int) -> list[str]:
         off = (sums.long() - exact.accumulate(x).long()).abs()
         if off.any():
             of = f"{int((off > 0).sum())} of {off.numel()} sums off by up to {int(off.max())}"
-            wrong.append(f"input {tuple(x.shape)}: {of}, by {found.backend}")
+            wrong.append(f"input {tuple(x.shape)}: {of}, by {found.engine_name}")
     return wrong
 
 

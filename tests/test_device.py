@@ -112,7 +112,7 @@ def test_where_triton_starts_nothing_auto_is_the_cpu_and_cuda_multiplies_by_cubl
             f"device=cuda: {trouble}; going on without it, slower",
         ]
         layer = PreparedConv2d(torch.ones(4, 4, 3, 3, dtype=torch.int8), SmtSpec(4), device=FIRST)
-        assert layer.backend == "int-mm"
+        assert layer.engine_name == "int-mm"
 
 
 def test_triton_is_tried_once_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:

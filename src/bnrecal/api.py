@@ -175,9 +175,9 @@ def quantize(
             raise BnrecalError(f"layers[{name}]={threads}: choose one of {', '.join(map(str, THREADS))}")
     _check_gpu(model)
     with recalibration.eval_mode(model), tf32(False):
-        seen = calibrate(model, images_of(batches, _device(model)), keep_float=lambda name: matches_any(name, skip))
-    check_skipped("skip", skip, model, seen)
-    plans = plan_threads(seen, spec.threads, dict(layers or {}), skip)
+        infos = calibrate(model, images_of(batches, _device(model)), keep_float=lambda name: matches_any(name, skip))
+    check_skipped("skip", skip, model, infos)
+    plans = plan_threads(infos, spec.threads, dict(layers or {}), skip)
     return threaded_copy(model, quantize_layers(plans, spec, act_range)).eval()
 
 
@@ -275,7 +275,7 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> LayerTable:
         range (of the input, in activation units), scale (of one level), weight_sparsity, activation_sparsity, steps
         (of processing elements), active_0..active_4 (share of steps with so many active threads), collisions (share
         with two or more), reduced_activations and reduced_weights (share of active operands that lost bits; empty for
-        a policy of your own), mse and relative_mse (of the output against the exact 8-bit convolution). Counts are
+        a custom policy), mse and relative_mse (of the output against the exact 8-bit convolution). Counts are
         missing where the input is signed: it runs one thread. A notebook shows a choice of the columns.
 
     Raises:
@@ -301,13 +301,13 @@ def layer_table(model: nn.Module, batches: Iterable[Batch]) -> LayerTable:
     _check_gpu(model)
     compare_weights(model)
     with recalibration.eval_mode(model), tf32(False):
-        statistics = collect_collisions(model, images_of(batches, _device(model)))
+        collisions = collect_collisions(model, images_of(batches, _device(model)))
     rows = []
     for name, layer in layers.items():
         row: dict[str, Any] = {"name": name, "threads": layer.spec.threads, "range": layer.range}
         row["scale"] = layer.input_scale
-        if name in statistics:
-            measured = measured_columns(layer, statistics[name])
+        if name in collisions:
+            measured = measured_columns(layer, collisions[name])
             row |= {**measured, "collisions": sum(measured[f"active_{p}"] for p in range(2, 5))}
         rows.append(row)
     return LayerTable(rows)

@@ -216,14 +216,14 @@ def check(config: Config) -> None:
     config.model.kwargs = mapping("model.kwargs", config.model.kwargs)
     for name, threads in config.smt.layers.items():
         one_of(f"smt.layers[{name}]", threads, THREADS)
-    if ":" not in config.smt.policy:  # else a policy of the user's own, which is loaded later
+    if ":" not in config.smt.policy:  # else a custom policy, which is loaded later
         one_of("smt.policy", config.smt.policy, (*POLICIES, "module:POLICY"))
     one_of("smt.bits", config.smt.bits, BITS)
     own = (config.smt.policy not in POLICIES, config.smt.rounding != "half_even", not config.smt.saturate)
     if config.smt.bits != 4 and any(own):
         raise BnrecalError(
             f"smt.bits={config.smt.bits} goes with smt.policy={'|'.join(POLICIES)}, smt.rounding=half_even and "
-            "smt.saturate=true: leave the others out, or write the rule as a policy of your own"
+            "smt.saturate=true: leave the others out, or write the rule as a custom policy"
         )
     one_of("smt.rounding", config.smt.rounding, ROUNDINGS)
     if not re.fullmatch("random:[0-9]{1,9}", config.smt.reorder):

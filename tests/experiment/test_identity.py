@@ -16,8 +16,8 @@ from helpers.small import config
 
 import bnrecal.experiment.identity
 import bnrecal.models.mini
-from bnrecal.experiment.identity import PROBE_TOLERANCE, differences, identity_key
-from bnrecal.experiment.provenance import cell_key
+from bnrecal.experiment.identity import PROBE_TOLERANCE, content_key, differences
+from bnrecal.experiment.provenance import settings_key
 from bnrecal.experiment.setup import Experiment, identify, load, prepare
 from bnrecal.models.weights import file_hash
 from bnrecal.search.config import SearchConfig
@@ -62,8 +62,8 @@ def test_a_setting_that_can_change_a_number_changes_its_identity(change: str, re
     one = identify(before)
     other = identify(after)
     assert reported in differences(one, other)
-    assert identity_key(one) != identity_key(other)
-    assert cell_key(before) != cell_key(after)
+    assert content_key(one) != content_key(other)
+    assert settings_key(before) != settings_key(after)
 
 
 # what comes before the change, the change
@@ -88,8 +88,8 @@ def test_a_setting_that_cannot_change_a_number_does_not(before: list[str], chang
     one = config(*BASE, *before)
     other = config(*BASE, *before, change)
     assert differences(identify(one), identify(other)) == []
-    assert identity_key(identify(one)) == identity_key(identify(other))
-    assert cell_key(one) == cell_key(other)
+    assert content_key(identify(one)) == content_key(identify(other))
+    assert settings_key(one) == settings_key(other)
 
 
 def save_weights(path: Path, seed: int) -> None:
@@ -178,7 +178,7 @@ def test_the_probe_is_compared_within_a_tolerance() -> None:
 
     near, far = 10 * (1 + PROBE_TOLERANCE / 2), 10 * (1 + 2 * PROBE_TOLERANCE)
     assert differences(network(10, 0.0), network(near, 0.0)) == []
-    assert identity_key(network(10, 0.0)) == identity_key(network(near, 0.0))
+    assert content_key(network(10, 0.0)) == content_key(network(near, 0.0))
     assert differences(network(10, 0.0), network(far, 0.0)) == ["what the float network answers"]
     assert differences(network(10, 0.0), network(10)) == ["what the float network answers"]
 

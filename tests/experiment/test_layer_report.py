@@ -90,7 +90,7 @@ SIZES = {  # shapes of the input, the output and the kernel; groups
     "depthwise": ("16x16x16", "16x16x16", "3x3", 16),
     "dilated": ("16x16x16", "16x16x16", "3x3", 1),
 }
-COLUMNS = "name input output kernel groups macs cycles threads reason execution scale range input_range_wo input_range"
+COLUMNS = "name input output kernel groups macs cycles threads reason engine scale range input_range_wo input_range"
 
 
 def test_every_column_of_the_table_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_every_column_of_the_table_of_layers(monkeypatch: pytest.MonkeyPatch) ->
         row["cycles"] = layer_cycles(plan.conv, max(plan.threads, 1), 16, 16)
         layer = prepared[own].layers.get(plan.name)
         if layer is not None:
-            row |= {"execution": layer.execution, "scale": layer.input_scale, "range": layer.range}
+            row |= {"engine": layer.engine, "scale": layer.input_scale, "range": layer.range}
             row |= {"input_range_wo": ranges_wo[plan.name], "input_range": ranges[plan.name]}
             row |= measured_columns(layer, after[plan.name])
             wo = scaled_errors(layer, before[plan.name])

@@ -69,8 +69,8 @@ def test_a_result_that_is_out_of_date_is_compared_and_measured_with_one_look(
     calls.clear()
     changed = run_into(config("recal=true"), tmp_path)
     assert calls == ONCE
-    assert not changed.found
+    assert not changed.reused
     assert caplog.text.count("measured again: ") == 1
     calls.clear()
-    assert run_into(config("recal=true"), tmp_path).found
+    assert run_into(config("recal=true"), tmp_path).reused
     assert calls == ONCE

@@ -2,7 +2,7 @@ import html
 import json
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import torch
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness
 from bnrecal.evaluation.significance import mcnemar
+from bnrecal.experiment.records import ResultRecord
 from bnrecal.experiment.results import (
     Details,
     Result,
@@ -85,9 +86,12 @@ def test_of_a_loss_that_is_none_nothing_is_recovered(without: int, why: str) -> 
 def test_of_a_share_that_is_not_known_well_the_interval_alone_is_reported() -> None:
     # as many are gained, but 30 more images change back and forth
     found = accuracies(right(130, first=30), right(110), FP32, A8W8, CONTROL)
+    low, high = found["recovered_low"], found["recovered_high"]
     assert found["recovered"] is None
-    assert found["recovered_low"] < (10 - 1) / 20 < found["recovered_high"]
-    assert found["recovered_high"] - found["recovered_low"] > (10 - 1) / 20
+    assert low is not None
+    assert high is not None
+    assert low < (10 - 1) / 20 < high
+    assert high - low > (10 - 1) / 20
 
 
 RESULT: dict[str, Any] = {
@@ -116,12 +120,22 @@ RESULT: dict[str, Any] = {
     "cycles": 1234567,
     "cycle_speedup": 2.345,
     "exceptions": {},
-    "provenance": {"backend": "oneDNN", "device": "cpu, AVX2", "weights": "resnet18.pth"},
+    "provenance": {"engine": "oneDNN", "device": "cpu, AVX2", "weights": "resnet18.pth"},
 }
 
 
+def lines_of(changes: dict[str, Any], where: Path | None = None) -> list[str]:
+    """The summary of RESULT with some fields changed."""
+    return summary(cast(ResultRecord, {**RESULT, **changes}), where).splitlines()
+
+
+def test_the_record_of_a_result_has_all_its_fields_but_images_and_tables() -> None:
+    beside = {"outcome", "fp32_outcome", "layers", "batchnorm", "state_dict"}
+    assert set(ResultRecord.__annotations__) == {field.name for field in fields(Result)} - beside
+
+
 def test_the_summary_of_a_recalibrated_run(tmp_path: Path) -> None:
-    assert summary(RESULT, tmp_path).splitlines() == [
+    assert lines_of({}, tmp_path) == [
         "resnet18 on glyphs, 4 threads with recalibration, 5000 images",
         "  top-1       66.25 % ± 0.67   (top-5 91.12 %)",
         "  float32     70.50 %   drop +4.25 points",
@@ -142,9 +156,9 @@ def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_
     many = {f"conv{place}": "smt.layers: 2 threads" for place in range(6)}
     shares = dict.fromkeys(("recovered", "recovered_low", "recovered_high"))
     left_out = {**shares, "restricted_top1": None, "skipped": 0}
-    custom = summary({**RESULT, "policy": "mine:RULE"}, tmp_path).splitlines()[0]
+    custom = lines_of({"policy": "mine:RULE"})[0]
     assert custom == "resnet18 on glyphs, 4 threads by policy mine:RULE with recalibration, 5000 images"
-    reported = summary({**RESULT, **left_out, "recal": False, "exceptions": {**few, **many}}, tmp_path).splitlines()
+    reported = lines_of({**left_out, "recal": False, "exceptions": {**few, **many}}, tmp_path)
     assert reported[0] == "resnet18 on glyphs, 4 threads without recalibration, 5000 images"
     assert reported[4:] == [
         "  speedup      3.46 x by products, 2.35 x by array cycles (1,234,567 per image)",
@@ -154,18 +168,18 @@ def test_the_summary_of_a_plain_run_names_at_most_five_exceptions_of_a_kind(tmp_
         "  smt.layers: 2 threads: conv0, conv1, conv2, conv3 and 2 more (layers.csv)",
         f"  written to {tmp_path}",
     ]
-    recalibrated = summary({**RESULT, **left_out}, tmp_path)
+    recalibrated = "\n".join(lines_of(left_out))
     assert "w/o recal" in recalibrated
     assert "recovered" not in recalibrated
     line = "  net of that, -3 to 79 % of the loss to A8W8 is recovered (95 % confidence)"
-    assert line in summary({**RESULT, "recovered": None, "recovered_low": -0.031}, tmp_path).splitlines()
+    assert line in lines_of({"recovered": None, "recovered_low": -0.031})
 
 
 def test_a_notebook_shows_the_summary_with_every_text_escaped() -> None:
     others: dict[str, Any] = {field.name: None for field in fields(Result) if field.name not in RESULT}
     shown = Result(**{**others, **RESULT, "model": "<script>"})._repr_html_()
     text = html.unescape(shown.removeprefix("<pre>").removesuffix("</pre>"))
-    assert text == summary({**RESULT, "model": "<script>"})
+    assert text.splitlines() == lines_of({"model": "<script>"})
     assert shown.startswith("<pre>&lt;script&gt; on glyphs, 4 threads with recalibration, 5000 images\n")
     assert "written to" not in shown
 

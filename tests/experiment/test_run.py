@@ -20,14 +20,14 @@ from bnrecal.device import describe_device
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation import process_group
 from bnrecal.evaluation.accuracy import Correctness, evaluate, percent
-from bnrecal.experiment.identity import identity_key
+from bnrecal.experiment.identity import content_key
 from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.provenance import versions
 from bnrecal.experiment.results import Result, read_result, summary, write_result
 from bnrecal.experiment.run import describe, run, run_variants
 from bnrecal.experiment.setup import identify, load, prepare
 from bnrecal.experiment.variant import A8W8, Variant
-from bnrecal.nbsmt.analysis.machine import describe_backend
+from bnrecal.nbsmt.analysis.machine import describe_engine
 from bnrecal.quantization.fused import describe_fusion
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import cycle_speedup, network_cycles
@@ -47,6 +47,7 @@ def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) 
     assert result["images"] == 60
     assert result["drop"] == pytest.approx(result["fp32_top1"] - result["top1"])
     assert result["gain"] == pytest.approx(result["top1"] - result["top1_wo_recal"])
+    assert result["gain_p"] is not None
     assert 0 < result["gain_p"] <= 1
     assert result["exceptions"] == {"stem": "first convolution: float32", "depthwise": "depthwise: 1 thread"}
     assert result["layer_exceptions"] == {
@@ -60,7 +61,7 @@ def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) 
     assert len(source["weights_hash"]) == 64
     reported = summary(result, path)
     assert "gain" in reported
-    assert describe_backend(torch.device("cpu")) in reported
+    assert describe_engine(torch.device("cpu")) in reported
 
 
 def test_a_result_carries_all_that_its_experiment_was(recalibrated: Result) -> None:
@@ -73,13 +74,13 @@ def test_a_result_carries_all_that_its_experiment_was(recalibrated: Result) -> N
         "recalibration": experiment.recalibration.provenance(experiment.source),
     }
     assert recalibrated.provenance == {
-        "cell": identity_key(experiment.identity),
+        "content": content_key(experiment.identity),
         "identity": experiment.identity,
         "config": asdict(experiment.config),
         "versions": versions(),
         "device": describe_device(experiment.device),
         "device_kind": "cpu",
-        "backend": describe_backend(experiment.device),
+        "engine": describe_engine(experiment.device),
         "fusion": asdict(describe_fusion(experiment.model.network, experiment.device)),
         "weights": "helpers.nets:glyph_net",
         "weights_hash": experiment.model.weights_hash,
@@ -125,7 +126,7 @@ def test_layers_and_batchnorms_are_described(recalibrated: Result, tmp_path: Pat
     layers = pd.read_csv(tmp_path / "layers.csv").set_index("name")
     assert list(layers.index) == ["stem", "conv2", "depthwise", "dilated"]
     assert layers.loc["conv2", "threads"] == 4
-    assert re.fullmatch(r"[\w-]+: .*dense.*", layers.loc["conv2", "execution"])
+    assert re.fullmatch(r"[\w-]+: .*dense.*", layers.loc["conv2", "engine"])
     shares = layers.loc["conv2", [f"active_{p}" for p in range(5)]].astype(float)
     assert shares.sum() == pytest.approx(1)
     assert layers.loc["depthwise", "mse"] == 0  # one thread is exact

@@ -37,7 +37,7 @@ def test_every_progress_bar_says_what_is_done(monkeypatch: pytest.MonkeyPatch) -
     # so many images are no other test's, whose float32 answers this process may still know
     run_loaded(load(config("recal=true", "smt.reorder=bits", "smt.threads=2", "data.val_images=23")))
     batches = ["calibration", "recalibration, 1T", "recalibration, 2T", "reordering", "validation, 5 cells"]
-    assert sorted({what for what, unit in bars if unit == "batch"}) == sorted([*batches, "layer statistics"])
+    assert sorted({what for what, unit in bars if unit == "batch"}) == sorted([*batches, "layer collisions"])
     assert {what for what, unit in bars if unit == "layer"} == {"reordering"}
 
 

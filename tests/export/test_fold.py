@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import BnrecalError
-from bnrecal.export.fold import SeenConv, _described, affine, find_folds, see_convolutions
+from bnrecal.export.fold import TracedConv, _described, affine, find_folds, trace_convolutions
 from bnrecal.export.network import load_folded_
 from bnrecal.export.tensors import _check_bias, folded_state
 from bnrecal.models.mini import build_mini
@@ -65,19 +65,19 @@ def test_what_is_not_in_the_graph_is_a_constant() -> None:
 
 def test_a_bias_that_is_added_outside_the_product_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1))
-    seen = SeenConv(1, torch.ones(4, 3, 1, 1), None, plain=False)
+    traced = TracedConv(1, torch.ones(4, 3, 1, 1), None, plain=False)
     message = (
         r"^the convolution 0 adds its bias outside the product, which cannot be exported: leave it in float32 with "
         r"quant.skip=\[0\]$"
     )
     with pytest.raises(BnrecalError, match=message):
-        _check_bias(network, "0", seen)
-    _check_bias(nn.Sequential(nn.Conv2d(3, 4, 1, bias=False)), "0", seen)
+        _check_bias(network, "0", traced)
+    _check_bias(nn.Sequential(nn.Conv2d(3, 4, 1, bias=False)), "0", traced)
 
 
 def test_each_batchnorm_that_cannot_be_folded_is_named_with_its_reason() -> None:
     network = Obstacles().eval()
-    folding = find_folds(network, see_convolutions(network, images(1)))
+    folding = find_folds(network, trace_convolutions(network, images(1)))
     assert folding.into == {"good.0": "good.1"}
     assert folding.kept == {
         "halved.1": "follows halved.0, whose forward does more than its convolution",
@@ -109,7 +109,7 @@ class Branching(nn.Module):
 
 def test_a_network_that_cannot_be_traced_keeps_every_batchnorm() -> None:
     network = Branching().eval()
-    folding = find_folds(network, see_convolutions(network, images(1)))
+    folding = find_folds(network, trace_convolutions(network, images(1)))
     assert folding.into == {}
     assert folding.kept["norm"].startswith("torch.fx cannot trace the network (symbolically traced variables")
 
@@ -120,7 +120,7 @@ def test_a_network_that_cannot_be_traced_keeps_every_batchnorm() -> None:
 )
 def test_how_many_fold_in_the_networks_of_table_1(name: str, folded: int, kept: int) -> None:
     network = build_mini(name).eval()
-    folding = find_folds(network, see_convolutions(network, images(1, size=32)))
+    folding = find_folds(network, trace_convolutions(network, images(1, size=32)))
     assert (len(folding.into), len(folding.kept)) == (folded, kept)
     if name == "densenet121":  # pre-activation: the first of each layer's two normalises a concatenation
         assert folding.into["features.denseblock1.denselayer2.conv1"] == "features.denseblock1.denselayer2.norm2"
@@ -151,9 +151,9 @@ def vary(network: nn.Module) -> None:
 def test_the_folded_state_loads_into_the_stock_architecture_and_answers_alike() -> None:
     network = tiny()
     vary(network)
-    seen = see_convolutions(network, images(1))
-    folding = find_folds(network, seen)
-    state = folded_state(network, folding, seen)
+    traced = trace_convolutions(network, images(1))
+    folding = find_folds(network, traced)
+    state = folded_state(network, folding, traced)
     assert not any("bn" in key for key in state)
     stock = load_folded_(tiny(seed=1), state)
     assert isinstance(stock.get_submodule("bn2"), nn.Identity)
@@ -165,7 +165,7 @@ def test_the_folded_state_loads_into_the_stock_architecture_and_answers_alike() 
 
 def test_a_folded_state_of_another_architecture_is_refused() -> None:
     network = tiny()
-    seen = see_convolutions(network, images(1))
-    state = folded_state(network, find_folds(network, seen), seen)
+    traced = trace_convolutions(network, images(1))
+    state = folded_state(network, find_folds(network, traced), traced)
     with pytest.raises(BnrecalError, match=r"the folded weights do not fit Obstacles: .*good"):
         load_folded_(Obstacles(), state)

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from bnrecal.evaluation.packed import pack
+from bnrecal.experiment.records import ProvenanceRecord
 from bnrecal.reports.table1.columns import A8W8, COLUMNS, Column, Row, fastest_pair, measured, pairs
-from bnrecal.reports.table1.records import CellRecord, LayerRecord, ProvenanceRecord
+from bnrecal.reports.table1.records import CellRecord, LayerRecord
 
 IMAGES = 1000
 FP32 = 70.0
@@ -101,10 +102,15 @@ def _cell(row: Row, column: Column, tops: Mapping[str, float], seed: int, data: 
 def _provenance(column: Column) -> ProvenanceRecord:
     smt = {"threads": 4, "policy": "A", "plan": None, "reorder": "none"}
     return {
-        "cell": f"hash-{column.key}",
+        "content": f"hash-{column.key}",
+        "identity": {},
+        "weights": "w.pth",
         "weights_hash": "beef",
         "config": {"model": {"name": "x"}, "smt": smt, "seed": 0, "recal": True},
-        "images": {"validation": {"split": "val", "images": IMAGES, "fingerprint": "f00d"}},
+        "images": {"validation": {"split": "val", "images": IMAGES, "seed": None, "fingerprint": "f00d"}},
         "versions": {"bnrecal": "9.9.9", "torch": "2.14.1"},
         "device": "cpu, AVX2, 2 threads",
+        "device_kind": "cpu, AVX2",
+        "engine": "onednn-int8",
+        "fusion": {"batchnorms": 20, "fused": 20, "why_not": ""},
     }

@@ -20,7 +20,7 @@ from torch import nn
 from bnrecal.config import Config, DataConfig, ModelConfig, complete
 from bnrecal.device import tf32
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.identity import identity_key
+from bnrecal.experiment.identity import content_key
 from bnrecal.experiment.setup import load
 from bnrecal.files import log_once
 from bnrecal.models.checkpoint_file import read_state
@@ -122,7 +122,7 @@ def key_of(checkpoint: Path | None, **model: Any) -> str:
     with torch.no_grad():
         images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         assert torch.equal(experiment.model.network(images), network()(images))
-    return identity_key(experiment.identity)
+    return content_key(experiment.identity)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def _no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network in tests")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("requests.get", offline)
 
 
 def _published(name: str) -> nn.Module:

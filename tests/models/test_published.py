@@ -2,8 +2,11 @@
 
 import hashlib
 import subprocess
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.error import URLError
+from threading import Thread
 
 import pytest
 
@@ -38,28 +41,44 @@ def test_a_damaged_file_in_the_cache_is_refused() -> None:
         fetch(published)
 
 
-def test_a_download_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "server").write_bytes(CONTENT)
-    published = _published((tmp_path / "server").as_uri())
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a server on this machine, which gives out what lies in `tmp_path`."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        thread = Thread(target=served.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+        thread.join()
+
+
+def test_a_download_is_kept_and_its_progress_shown(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w.pth").write_bytes(CONTENT)
+    published = _published(f"{server}/w.pth")
     assert fetch(published).read_bytes() == CONTENT
-    (tmp_path / "server").unlink()
+    assert "100%" in capsys.readouterr().err
+    (tmp_path / "w.pth").unlink()
     assert fetch(published).read_bytes() == CONTENT
 
 
-def test_a_download_of_another_content_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "server").write_bytes(b"<html>log in</html>")
-    published = _published((tmp_path / "server").as_uri())
+def test_a_download_of_another_content_leaves_nothing(server: str, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"<html>log in</html>")
+    published = _published(f"{server}/w.pth")
     with pytest.raises(BnrecalError, match="is not the published file: its sha256 differs"):
         fetch(published)
     assert not list(published.path.parent.iterdir())
 
 
-def test_offline_it_says_which_file_to_put_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> None:
-        raise URLError("Name or service not known")
+def test_a_file_that_is_gone_is_one_line(server: str) -> None:
+    with pytest.raises(BnrecalError, match=r"cannot download http://.*404.*: put it at .*w-1\.pth or give"):
+        fetch(_published(f"{server}/w.pth"))
 
-    monkeypatch.setattr("urllib.request.urlopen", offline)
-    published = _published()
+
+def test_offline_it_says_which_file_to_put_where() -> None:
+    published = _published("http://127.0.0.1:9/w.pth")  # where nobody listens
     with pytest.raises(BnrecalError) as caught:
         fetch(published)
     message = str(caught.value)

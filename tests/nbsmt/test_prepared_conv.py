@@ -1,11 +1,11 @@
-"""The engine against the golden model, on every backend there is."""
+"""The engine against the golden model, on every engine there is."""
 
 from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.nbsmt_backends import DEVICES, PLACES, check_on_every_backend, prepare_or_skip
+from helpers.nbsmt_engines import DEVICES, PLACES, check_on_every_engine, prepare_or_skip
 from helpers.smt_cases import Layer, expected, integers, layers, specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,11 +22,11 @@ from bnrecal.options import POLICIES
 
 @settings(max_examples=120)
 @given(layers(), specs(), st.sampled_from([1, 64]))
-def test_equals_golden_model_on_every_backend(layer: Layer, spec: SmtSpec, block: int) -> None:
+def test_equals_golden_model_on_every_engine(layer: Layer, spec: SmtSpec, block: int) -> None:
     with mock.patch.object(
         expansion_module, "BLOCK", block
     ):  # with 1, channels are picked even of layers as small as these
-        check_on_every_backend(layer, spec)
+        check_on_every_engine(layer, spec)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -39,7 +39,7 @@ def test_equals_golden_model_where_channels_are_picked(policy: str, channels: in
     assert expansion.picked
     assert expansion.whole
     assert expansion.width % 64 == 0
-    check_on_every_backend((x, w, {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 1)}, groups), spec)
+    check_on_every_engine((x, w, {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 1)}, groups), spec)
 
 
 def test_rare_patterns_cost_little() -> None:
@@ -100,15 +100,15 @@ def test_every_operand_pair_with_the_partner_idle_and_active(policy: str, partne
                 assert row == golden
 
 
-@pytest.mark.parametrize(("device", "backend"), PLACES)
+@pytest.mark.parametrize(("device", "engine"), PLACES)
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_exact_at_4608_products_of_extremes(threads: int, device: str, backend: str) -> None:
+def test_exact_at_4608_products_of_extremes(threads: int, device: str, engine: str) -> None:
     x = torch.full((1, 512, 3, 3), 255, dtype=torch.uint8, device=device)
     w = torch.full((3, 512, 3, 3), -128, dtype=torch.int8)
     w[1] = 127
     w[2, ::2] = 127  # large sums that cancel
     w[2, 0, 0, 0] = 3
-    found = prepare_or_skip(w, SmtSpec(threads), device=device, backend=backend).accumulate(x).flatten().tolist()
+    found = prepare_or_skip(w, SmtSpec(threads), device=device, engine=engine).accumulate(x).flatten().tolist()
     weights = w.flatten(1).tolist()
     assert found == [reference.dot([255] * 4608, row, threads) for row in weights]
     if threads == 1:
@@ -134,20 +134,20 @@ def test_three_idle_threads_of_four_leave_the_exact_product() -> None:
         assert torch.equal(nbsmt_conv2d(own, w, threads=4, padding=1), nbsmt_conv2d(own, w, threads=1, padding=1))
 
 
-@pytest.mark.parametrize(("device", "backend"), PLACES)
-def test_signed_activations_run_on_one_thread(device: str, backend: str) -> None:
+@pytest.mark.parametrize(("device", "engine"), PLACES)
+def test_signed_activations_run_on_one_thread(device: str, engine: str) -> None:
     generator = torch.Generator().manual_seed(3)
     x = torch.randint(-128, 128, (2, 8, 6, 5), generator=generator).to(torch.int8)
     w = torch.randint(-128, 128, (8, 4, 3, 3), generator=generator).to(torch.int8)
-    prepared = prepare_or_skip(w, SmtSpec(1), padding=(1, 2), stride=2, groups=2, device=device, backend=backend)
+    prepared = prepare_or_skip(w, SmtSpec(1), padding=(1, 2), stride=2, groups=2, device=device, engine=engine)
     found = prepared.accumulate(x.to(device)).cpu()
     assert torch.equal(found.double(), F.conv2d(x.double(), w.double(), None, 2, (1, 2), groups=2))
 
 
-@pytest.mark.parametrize(("device", "backend"), PLACES)
+@pytest.mark.parametrize(("device", "engine"), PLACES)
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("signed", [False, True])
-def test_call_quantizes_and_scales(device: str, backend: str, threads: int, signed: bool) -> None:
+def test_call_quantizes_and_scales(device: str, engine: str, threads: int, signed: bool) -> None:
     if signed and threads > 1:
         return
     generator = torch.Generator().manual_seed(4)
@@ -155,7 +155,7 @@ def test_call_quantizes_and_scales(device: str, backend: str, threads: int, sign
     w = torch.randint(-128, 128, (10, 24, 3, 3), generator=generator).to(torch.int8)
     w_scale = torch.rand(10, generator=generator) / 100
     bias = torch.randn(10, generator=generator)
-    prepared = prepare_or_skip(w, SmtSpec(threads), padding=1, device=device, backend=backend)
+    prepared = prepare_or_skip(w, SmtSpec(threads), padding=1, device=device, engine=engine)
     found = prepared(x.to(device), 0.05, w_scale.to(device), bias.to(device), signed).cpu()
     sums = prepared.accumulate(quantize_activation(x.to(device), 0.05, signed)).cpu()
     exact = sums.double() * (0.05 * w_scale.double()).view(1, -1, 1, 1) + bias.double().view(1, -1, 1, 1)
@@ -241,9 +241,9 @@ def test_bad_arguments_are_named(arguments: dict[str, object], error: type[Excep
 
 def test_bad_uses_of_the_prepared_form_are_named() -> None:
     with pytest.raises(ValueError, match="'cudnn'"):
-        PreparedConv2d(W, SmtSpec(), backend="cudnn")
+        PreparedConv2d(W, SmtSpec(), engine="cudnn")
     with pytest.raises(ValueError, match="saturate=False"):
-        PreparedConv2d(W, SmtSpec(2, saturate=False), backend="onednn-int8")
+        PreparedConv2d(W, SmtSpec(2, saturate=False), engine="onednn-int8")
     with pytest.raises(TypeError, match="int8"):
         PreparedConv2d(W, SmtSpec(2)).accumulate(X.to(torch.int8))
     with pytest.raises(TypeError, match="int8"):

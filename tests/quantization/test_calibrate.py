@@ -9,7 +9,7 @@ from bnrecal.quantization.qparams import activation_scale, quantize_weight
 
 
 def by_name(convs: list[ConvInfo]) -> dict[str, ConvInfo]:
-    return {o.name: o for o in convs}
+    return {info.name: info for info in convs}
 
 
 def test_ranges_are_the_mean_and_the_maximum_of_image_maxima() -> None:
@@ -18,10 +18,10 @@ def test_ranges_are_the_mean_and_the_maximum_of_image_maxima() -> None:
     whole = calibrate(conv, [x])[0]
     split = calibrate(conv, [x[:4], x[4:]])[0]
     maxima = x.flatten(1).amax(1).double()
-    for o in (whole, split):
-        assert o.range("mean_max") == pytest.approx(float(maxima.mean()), rel=1e-12)
-        assert o.range("max") == float(maxima.max())
-        assert o.images == 7
+    for info in (whole, split):
+        assert info.range("mean_max") == pytest.approx(float(maxima.mean()), rel=1e-12)
+        assert info.range("max") == float(maxima.max())
+        assert info.images == 7
 
 
 def test_batches_of_one_image_are_enough() -> None:
@@ -33,22 +33,22 @@ def test_batches_of_one_image_are_enough() -> None:
 
 
 def test_a_negative_input_has_the_range_of_its_magnitude() -> None:
-    o = calibrate(nn.Conv2d(3, 2, 1), [images(5) - 0.7])[0]
+    info = calibrate(nn.Conv2d(3, 2, 1), [images(5) - 0.7])[0]
     x = images(5) - 0.7
-    assert o.negative
-    assert o.range("mean_max") == pytest.approx(float(x.abs().flatten(1).amax(1).double().mean()))
-    assert o.range("max") == pytest.approx(float(x.abs().max()))
+    assert info.negative
+    assert info.range("mean_max") == pytest.approx(float(x.abs().flatten(1).amax(1).double().mean()))
+    assert info.range("max") == pytest.approx(float(x.abs().max()))
 
 
 def test_order_shapes_and_macs() -> None:
-    seen = by_name(calibrate(tiny(), [images(4)]))
-    assert [o.order for o in seen.values()] == [0, 1, 2, 3]
-    assert seen["conv2"].output_shape == (16, 6, 6)
-    assert seen["conv2"].macs == 16 * 6 * 6 * 8 * 9
-    assert seen["depthwise"].macs == 16 * 6 * 6 * 9
-    assert seen["depthwise"].depthwise
-    assert not seen["conv2"].depthwise
-    assert seen["dilated"].geometry.dilation == (2, 2)
+    infos = by_name(calibrate(tiny(), [images(4)]))
+    assert [info.order for info in infos.values()] == [0, 1, 2, 3]
+    assert infos["conv2"].output_shape == (16, 6, 6)
+    assert infos["conv2"].macs == 16 * 6 * 6 * 8 * 9
+    assert infos["depthwise"].macs == 16 * 6 * 6 * 9
+    assert infos["depthwise"].depthwise
+    assert not infos["conv2"].depthwise
+    assert infos["dilated"].geometry.dilation == (2, 2)
 
 
 def test_a_convolution_called_twice_counts_twice_and_keeps_one_range_an_image() -> None:
@@ -60,12 +60,12 @@ def test_a_convolution_called_twice_counts_twice_and_keeps_one_range_an_image() 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.conv(x) + self.conv(2 * x)  # type: ignore[no-any-return]
 
-    o = calibrate(Twice(), [images(2), images(2, seed=1)])[0]
+    info = calibrate(Twice(), [images(2), images(2, seed=1)])[0]
     both = torch.cat([images(2), images(2, seed=1)])
-    assert o.calls == 2
-    assert o.macs == 2 * 12 * 12 * 9
-    assert o.images == 4
-    assert o.range("mean_max") == pytest.approx(2 * float(both.flatten(1).amax(1).double().mean()))
+    assert info.calls == 2
+    assert info.macs == 2 * 12 * 12 * 9
+    assert info.images == 4
+    assert info.range("mean_max") == pytest.approx(2 * float(both.flatten(1).amax(1).double().mean()))
 
 
 def test_calibration_leaves_the_network_as_it_was() -> None:

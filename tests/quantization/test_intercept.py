@@ -179,9 +179,9 @@ def test_a_pickled_convolution_leaves_its_packed_form_behind_and_computes_the_sa
     layer = NBSMTConv2d(calibrate(conv, [images(2)])[0], SmtSpec(2), signed=False, act_range="max")
     with attached(conv, {"": layer}):
         expected = conv(images(2))
-    assert layer.execution
+    assert layer.engine
     twin = pickle.loads(pickle.dumps(layer))
-    assert twin.execution == ""
+    assert twin.engine == ""
     with attached(conv, {"": twin}):
         assert torch.equal(conv(images(2)), expected)
 

@@ -25,7 +25,7 @@ from bnrecal.quantization.reorder import (
 )
 
 
-def observed() -> tuple[nn.Module, ConvInfo]:
+def with_info() -> tuple[nn.Module, ConvInfo]:
     """A network and its convolution conv2: 8 channels of 3x3, 16 filters, stride 2."""
     network = tiny()
     return network, next(conv for conv in calibrate(network, [images(8)]) if conv.name == "conv2")
@@ -44,7 +44,7 @@ def cost_of(active: Marks, order: list[int], threads: int, how: str) -> float:
 
 @pytest.mark.parametrize("threads", [2, 4])
 def test_a_reordered_layer_equals_the_golden_model_with_the_same_permutation(threads: int) -> None:
-    network, conv = observed()
+    network, conv = with_info()
     order = torch.tensor([3, 0, 7, 5, 1, 2, 6, 4])
     plain = NBSMTConv2d(conv, SmtSpec(threads), signed=False, act_range="max")
     layer = NBSMTConv2d(conv, SmtSpec(threads), signed=False, act_range="max", permutation=order)
@@ -103,7 +103,7 @@ def test_a_random_order_follows_from_its_number() -> None:
 
 
 def test_activity_is_that_of_the_quantized_inputs() -> None:
-    network, conv = observed()
+    network, conv = with_info()
     marks = gather_activity(network, [conv], [images(2)], "max")["conv2"]
     x = torch.relu(network.bn1(network.stem(images(2))))  # type: ignore[operator]
     layer = NBSMTConv2d(conv, SmtSpec(4), signed=False, act_range="max")
@@ -115,7 +115,7 @@ def test_activity_is_that_of_the_quantized_inputs() -> None:
 
 
 def test_which_layers_have_an_order() -> None:
-    _, conv = observed()
+    _, conv = with_info()
     assert can_reorder(LayerPlan(conv, 4, False))
     assert not can_reorder(LayerPlan(conv, 1, False))
     assert not can_reorder(LayerPlan(conv, 0, False))

@@ -11,7 +11,7 @@ from bnrecal.reports.merge import merge
 
 def result(cell: str = "a", threads: int = 4, **settings: Any) -> dict[str, Any]:
     smt = {"threads": threads, "rounding": "half_even", "layers": {}, "array": {"rows": 16}, **settings}
-    provenance = {"cell": cell, "weights_hash": "w", "device": "cpu", "versions": {"torch": "2"}}
+    provenance = {"content": cell, "weights_hash": "w", "device": "cpu", "versions": {"torch": "2"}}
     config = {"model": {"name": "net", "kwargs": {}}, "smt": smt, "seed": 0}
     own = {"model": "net", "data": "glyphs", "threads": threads, "recal": True, "seed": 0, "top1": 50.0}
     return {**own, "exceptions": {"stem": "float32"}, "provenance": {**provenance, "config": config}}
@@ -33,7 +33,7 @@ def test_a_whole_outputs_folder_is_merged(tmp_path: Path) -> None:
     write(tmp_path / "table1" / "cells" / ".net.abc.json", '{"results": [')
     write(tmp_path / "sweep" / "failed" / "error.txt", "out of memory")
     merged = merge([tmp_path])
-    assert merged.table["cell"].tolist() == ["c", "b", "a"]
+    assert merged.table["content"].tolist() == ["c", "b", "a"]
     assert merged.unreadable == []
     assert "right" not in merged.table
 
@@ -90,13 +90,13 @@ def test_cells_of_another_shape_are_named_and_the_rest_is_merged(content: object
     write(tmp_path / "runs" / "result.json", result("a"))
     write(tmp_path / "cells" / "net.json", content)
     merged = merge([tmp_path])
-    assert merged.table["cell"].tolist() == ["a"]
+    assert merged.table["content"].tolist() == ["a"]
     assert [line.split(":")[0] for line in merged.unreadable] == [
         f"{tmp_path}/cells/net.json is damaged or of an earlier version"
     ]
 
 
-@pytest.mark.parametrize("provenance", [{}, [], {"cell": "a", "weights_hash": "w", "device": "cpu"}])
+@pytest.mark.parametrize("provenance", [{}, [], {"content": "a", "weights_hash": "w", "device": "cpu"}])
 def test_a_result_of_an_earlier_version_alone_is_one_line(provenance: object, tmp_path: Path) -> None:
     write(tmp_path / "result.json", {**result(), "provenance": provenance})
     with pytest.raises(BnrecalError, match=r"holds no result.json that can be read.*of an earlier version"):

@@ -144,7 +144,7 @@ def as_measured(result: Result) -> dict[str, Any]:
     names = ("model", "data", "recal", "speedup", "cycles", "images", "top1", "stderr", "fp32_top1", "a8w8_top1")
     taken = {name: getattr(result, name) for name in (*names, "drop", "gain", "gain_p", "seed")}
     source = result.provenance
-    own = {"weights_hash": source["weights_hash"], "content": source["cell"]}
+    own = {"weights_hash": source["weights_hash"], "content": source["content"]}
     return {**taken, **own, "reorder": "none"}
 
 

@@ -24,7 +24,7 @@ from bnrecal.commands.plan import make_plan, use_of_plan
 from bnrecal.config import parse
 from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.identity import identity_key
+from bnrecal.experiment.identity import content_key
 from bnrecal.experiment.networks import planned_layers
 from bnrecal.experiment.run import result_provenance, run_variants
 from bnrecal.experiment.setup import Experiment, load, prepare
@@ -259,7 +259,7 @@ def test_a_plan_file_holds_the_choice_and_all_that_it_was_chosen_by(experiment: 
     usual = Choice({"conv2": 4, "dilated": 2}, 2.75, 0.75, 0.375, HIGHEST_ERROR)
     front = pd.DataFrame({"speedup": [1.5, 2.5], "plan": [False, True]})
     path = save_plan(search, 2.25, found, usual, front, 7, tmp_path)
-    key = identity_key({**experiment.identity, "search": asdict(config)})
+    key = content_key({**experiment.identity, "search": asdict(config)})
     stem = f"custom-glyphs-2.25x-A-seed0-{key}"
     assert {made.name for made in tmp_path.iterdir()} == {f"{stem}.json", f"{stem}-front.csv"}
     assert (tmp_path / f"{stem}-front.csv").read_text() == "speedup,plan\n1.5,False\n2.5,True\n"

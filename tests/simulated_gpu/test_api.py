@@ -30,7 +30,7 @@ def test_the_calls(device: str, capability: tuple[int, int]) -> None:
         scores = bnrecal.evaluate({"float32": model, "4T": q}, batches)
         table = bnrecal.layer_table(q, batches)
         expected = "triton-int8" if capability >= (8, 0) else "int-mm"
-        assert threaded_layers(q)["conv2"].execution.startswith(expected)
+        assert threaded_layers(q)["conv2"].engine.startswith(expected)
         assert {str(tensor.device) for tensor in q.state_dict().values()} == {device}
         found = q(x.to(device)).cpu()
         sums = bnrecal.nbsmt_conv2d(

@@ -57,7 +57,7 @@ def engines(result: Result) -> set[str]:
     """What did the sums of the threaded layers, as the layers themselves report it."""
     assert result.layers is not None
     threaded = result.layers[result.layers["threads"] > 1]
-    return {execution.split(":")[0] for execution in threaded["execution"]}
+    return {engine.split(":")[0] for engine in threaded["engine"]}
 
 
 def test_an_experiment_with_recalibration_and_its_tables(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_an_experiment_with_recalibration_and_its_tables(tmp_path: Path) -> None
     found = read_result(tmp_path / "result.json")
     assert found["provenance"]["device"] == f"{NAME} 0, float32"
     layers = pd.read_csv(tmp_path / "layers.csv").set_index("name")
-    assert layers.loc["conv2", "execution"].startswith("triton-int8")
+    assert layers.loc["conv2", "engine"].startswith("triton-int8")
     assert layers.loc["conv2", "mse"] > 0
     assert len(pd.read_csv(tmp_path / "batchnorm.csv")) == 4
     weights = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
@@ -89,7 +89,7 @@ def test_the_numbers_are_the_cpus(overrides: list[str], engine: str) -> None:
     on_gpu = result("device=cuda:0", *overrides)
     on_cpu = result(*overrides, "device=cpu")
     assert engines(on_gpu) == {engine}
-    assert on_gpu.provenance["backend"].startswith(engine)
+    assert on_gpu.provenance["engine"].startswith(engine)
     assert on_gpu.provenance["device_kind"].startswith(NAME)
     assert on_gpu.outcome is not None
     assert on_cpu.outcome is not None
@@ -185,7 +185,7 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     run_bench(read_config(BenchConfig, own), own)
     rows = json.loads((tmp_path / "bench.json").read_text())
     assert [row["variant"] for row in rows[:3]] == ["float32", "TF32", "1T"]
-    assert {row["backend"] for row in rows if "T" in row["variant"][1:2]} == {"triton-int8"}
+    assert {row["engine"] for row in rows if "T" in row["variant"][1:2]} == {"triton-int8"}
     assert seen == ["resnet18 float32 cuda:1", "resnet18 4T cuda:1"]
     assert f"{NAME} 1" in capsys.readouterr().out
 

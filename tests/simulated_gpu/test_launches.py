@@ -25,7 +25,7 @@ def test_a_layer_takes_few_launches_a_batch_and_compiles_and_times_no_tile_twice
     w = torch.ones(32, 32, 3, 3, dtype=torch.int8)
     with simulated(2, kernels=False), counting(tmp_path) as seen:
         layer = PreparedConv2d(w, SmtSpec(4), padding=1, device=SECOND)
-        assert layer.backend == "triton-int8"
+        assert layer.engine_name == "triton-int8"
         x = torch.rand(4, 32, 8, 8).to(SECOND)
         scale = torch.ones(32).to(SECOND)
         layer(x, 0.01, scale)

@@ -15,7 +15,7 @@ from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
 
 @pytest.mark.parametrize(
-    ("capability", "spec", "backend"),
+    ("capability", "spec", "engine"),
     [
         ((9, 0), SmtSpec(4), "triton-int8"),
         ((7, 5), SmtSpec(4), "int-mm"),
@@ -23,7 +23,7 @@ from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
         ((9, 0), SmtSpec(4, policy="helpers.policies:DROP"), "float32"),
     ],
 )
-def test_channels_that_are_picked(capability: tuple[int, int], spec: SmtSpec, backend: str) -> None:
+def test_channels_that_are_picked(capability: tuple[int, int], spec: SmtSpec, engine: str) -> None:
     generator = torch.Generator().manual_seed(0)
     w = torch.randint(-128, 128, (4, 256, 1, 1), generator=generator)
     w[torch.rand(w.shape, generator=generator) < 0.02] = 0  # single partners are rare then
@@ -31,7 +31,7 @@ def test_channels_that_are_picked(capability: tuple[int, int], spec: SmtSpec, ba
     on_cpu = PreparedConv2d(w.to(torch.int8), spec).accumulate(x)
     with simulated(2, capability):
         layer = PreparedConv2d(w.to(torch.int8), spec, device="cuda:1")
-        assert layer.backend == backend
+        assert layer.engine_name == engine
         found = layer.accumulate(x.to("cuda:1")).cpu()
     assert torch.equal(found, on_cpu)
 

@@ -21,7 +21,7 @@ from bnrecal.device import choose_device, tf32
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
 from bnrecal.memory import keep_freed_memory
-from bnrecal.nbsmt.analysis.machine import describe_backend, instruction_set, processor_name
+from bnrecal.nbsmt.analysis.machine import describe_engine, instruction_set, processor_name
 from bnrecal.nbsmt.analysis.self_check import check_exact
 from bnrecal.nbsmt.engines.apply_end import Ending, ending
 from bnrecal.nbsmt.geometry import Geometry
@@ -46,7 +46,7 @@ class Row:
         variant: "float32", on a GPU also "TF32"; "1T", "2T", "4T", "4T, P40"; "float32 compiled" as torch.compile runs
             it; "broadcast 4T" for the emulation product by product.
         ratio: time per image over that of float32 with as many workers.
-        backend: what did the sums.
+        engine: what did the sums.
         workers: CPU threads.
         batch: images in a pass. float32 has as many as it is quickest with.
         floor: `ratio` of `floor_network`, None where there is none.
@@ -60,7 +60,7 @@ class Row:
     variant: str
     ratio: float
     images_per_s: float
-    backend: str
+    engine: str
     workers: int
     batch: int
     floor: float | None = None
@@ -94,8 +94,8 @@ def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int,
 def machine(device: str) -> str:
     """Say in one line what machine the times are of."""
     place = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor_name()
-    backend = describe_backend(torch.device(device))
-    return f"{place} ({instruction_set()}), {torch.get_num_threads()} workers; sums by {backend}"
+    engine = describe_engine(torch.device(device))
+    return f"{place} ({instruction_set()}), {torch.get_num_threads()} workers; sums by {engine}"
 
 
 def time_network(name: str, device: str, batch: int, repeats: int, size: int) -> list[Row]:
@@ -153,7 +153,7 @@ def _time_variants(
                 label,
                 seconds[label] / count / base,
                 count / seconds[label],
-                found.backend,
+                found.engine,
                 torch.get_num_threads(),
                 count,
                 None if floor is None else floor / count / base,
@@ -212,7 +212,7 @@ def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> l
         times["broadcast 4T"] = time.perf_counter() - start
         if not torch.equal(emulated, prepared.accumulate(q).cpu()):
             raise BnrecalError("the engine differs from the emulation product by product")
-    backends = {"float32": "torch", "4T": prepared.backend, "broadcast 4T": "torch"}
+    engines = {"float32": "torch", "4T": prepared.engine_name, "broadcast 4T": "torch"}
     zeros = float((w == 0).float().mean())
     return [
         Row(
@@ -220,7 +220,7 @@ def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> l
             variant,
             seconds / times["float32"],
             batch / seconds,
-            backends[variant],
+            engines[variant],
             torch.get_num_threads(),
             batch,
             zero_weights=None if variant == "float32" else zeros,
@@ -270,7 +270,7 @@ def table(rows: Sequence[Row]) -> str:
     """Lay out the rows as text, one line each."""
     columns = ("model", "variant", "workers", "batch", "x float32", "floor", "images/s", "memory", "zeros", "faults")
     head = [f"{column:{width}}" for column, width in zip(columns, WIDTHS, strict=True)]
-    lines = ["".join(head) + "  backend"]
+    lines = ["".join(head) + "  engine"]
     for row in rows:
         cells = [
             row.model,
@@ -284,7 +284,7 @@ def table(rows: Sequence[Row]) -> str:
             _cell(row.zero_weights, ".1%"),
             _cell(row.page_faults, ",d"),
         ]
-        lines.append("".join(f"{cell:{width}}" for cell, width in zip(cells, WIDTHS, strict=True)) + f"  {row.backend}")
+        lines.append("".join(f"{cell:{width}}" for cell, width in zip(cells, WIDTHS, strict=True)) + f"  {row.engine}")
     return "\n".join(lines)
 
 

@@ -42,13 +42,13 @@ class Built:
     """A network ready to run.
 
     Attributes:
-        backend: what does its sums.
+        engine: what does its sums.
         zero_weights: share of its threaded convolutions' 8-bit weights; None in float32.
         layers: those convolutions, by name.
     """
 
     network: nn.Module
-    backend: str
+    engine: str
     zero_weights: float | None
     layers: dict[str, NBSMTConv2d] = field(default_factory=dict)
 
@@ -82,7 +82,7 @@ def build(name: str, variant: Variant, images: Tensor) -> Built:
         twin(images)
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers.values())
     share = zeros / sum(layer.weight.numel() for layer in layers.values())
-    return Built(twin, ", ".join(sorted(_backends(layers))), share, layers)
+    return Built(twin, ", ".join(sorted(_engine_names(layers))), share, layers)
 
 
 def _zero_smallest(weight: Tensor, share: float) -> None:
@@ -102,5 +102,5 @@ def _drop_float_weights(network: nn.Module, layers: dict[str, NBSMTConv2d]) -> N
         vars(convs[name])["weight"] = torch.zeros((), device=device).expand(shape)
 
 
-def _backends(layers: dict[str, NBSMTConv2d]) -> set[str]:
-    return {prepared.backend for layer in layers.values() for prepared in layer.packed.convolutions()}
+def _engine_names(layers: dict[str, NBSMTConv2d]) -> set[str]:
+    return {prepared.engine_name for layer in layers.values() for prepared in layer.packed.convolutions()}

@@ -79,7 +79,7 @@ def _run_into(config: Config, folder: Path) -> Done:
 
     done = cell.run_into(config, folder)
     text = summary(done.result, folder / RESULT_FILE)
-    return Done(float(done.result["top1"]), f"{text} (finished earlier)" if done.found else text)
+    return Done(done.result["top1"], f"{text} (finished earlier)" if done.reused else text)
 
 
 def finished_earlier(config: Config, folder: Path) -> Done | None:
@@ -96,7 +96,7 @@ def finished_earlier(config: Config, folder: Path) -> Done | None:
     result = cell.finished(config, folder)
     if result is None:
         return None
-    return Done(float(result["top1"]), f"{summary(result, folder / RESULT_FILE)} (finished earlier)")
+    return Done(result["top1"], f"{summary(result, folder / RESULT_FILE)} (finished earlier)")
 
 
 class SweepReport(Callback):

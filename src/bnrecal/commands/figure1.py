@@ -12,7 +12,7 @@ from bnrecal.commands.parallel.local import attempt_all, raise_failed, side_by_s
 from bnrecal.config import experiment_part
 from bnrecal.device import describe_device
 from bnrecal.experiment.measured_on import kind_here, warn_of_another_device
-from bnrecal.experiment.provenance import cell_key, content_hash
+from bnrecal.experiment.provenance import content_hash, settings_key
 from bnrecal.experiment.setup import load, prepare
 from bnrecal.experiment.store import Store
 from bnrecal.models.paper_networks import PRUNED
@@ -84,7 +84,7 @@ def measure_network(config: Figure1Config, network: Network, folder: Path) -> li
     wanted = replace(experiment_part(config), recal=True)  # some of the cells are, so the images must suffice
     experiment = load(wanted)
     own = {"network": asdict(network), "points": config.points, "search": asdict(config.search)}
-    name = f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(wanted), own])}"
+    name = f"{network.model}-{config.data.name}-seed{config.seed}-{content_hash([settings_key(wanted), own])}"
 
     def measure() -> dict[str, Any]:
         started = time.perf_counter()

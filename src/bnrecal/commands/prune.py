@@ -8,7 +8,7 @@ import torch
 
 from bnrecal.commands.cli.schemas import PruneConfig
 from bnrecal.config import experiment_part
-from bnrecal.experiment.identity import identity_key
+from bnrecal.experiment.identity import content_key
 from bnrecal.experiment.setup import load, on_device
 from bnrecal.files import atomic_path
 from bnrecal.training.prune import prune_, sparsity_table
@@ -17,7 +17,7 @@ from bnrecal.training.prune import prune_, sparsity_table
 def make_pruned(config: PruneConfig, overrides: Sequence[str]) -> Path:  # noqa: ARG001
     """Prune, retrain, check and save; returns the path of the checkpoint."""
     experiment = load(experiment_part(config))
-    key = identity_key({**experiment.identity, "prune": asdict(config.prune)})
+    key = content_key({**experiment.identity, "prune": asdict(config.prune)})
     stem = f"{experiment.model.name}-{experiment.source.name}-p{100 * config.prune.sparsity:g}-{key[:8]}"
     target = Path(config.out) / f"{stem}.pth"
     progress = Path(config.out) / f"{stem}.progress.pt"

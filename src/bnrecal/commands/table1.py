@@ -12,7 +12,7 @@ from bnrecal.config import experiment_part
 from bnrecal.evaluation.packed import pack
 from bnrecal.experiment.identity import Identity
 from bnrecal.experiment.measured_on import kind_here, warn_of_another_device
-from bnrecal.experiment.provenance import cell_key, content_hash
+from bnrecal.experiment.provenance import content_hash, settings_key
 from bnrecal.experiment.results import Result
 from bnrecal.experiment.run import run_variants
 from bnrecal.experiment.setup import Experiment, load, prepare
@@ -90,7 +90,7 @@ def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> li
     def entry(row: Row) -> tuple[str, Identity]:
         """Name and identity of the cells that are kept of a row, whatever it is called."""
         own = {"spare_worst": row.spare_worst}
-        name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{content_hash([cell_key(wanted), own])}"
+        name = f"{config.model.name}-{config.data.name}-seed{config.seed}-{content_hash([settings_key(wanted), own])}"
         return name, {**experiment.identity, **own}
 
     entries = [entry(row) for row in rows]

@@ -1,13 +1,27 @@
 """Images chosen from a split, at random by a seed or all in order."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 
 from bnrecal.data.base import ImageSource, Split
 from bnrecal.errors import BnrecalError
 from bnrecal.seeds import derive_seed
+
+
+class ImagesRecord(TypedDict):
+    """A choice of images.
+
+    Attributes:
+        seed: of the choice; None where the whole split is taken in order.
+        fingerprint: of their names.
+    """
+
+    split: str
+    images: int
+    seed: int | None
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -31,7 +45,7 @@ class Selection:
     start: int = 0
     whole: tuple[int, ...] | None = None
 
-    def provenance(self, source: ImageSource) -> dict[str, Any]:
+    def provenance(self, source: ImageSource) -> ImagesRecord:
         """Return what finds the same images again."""
         return {
             "split": self.split,

@@ -8,7 +8,7 @@ from typing import Any
 from bnrecal.device import describe_kind
 from bnrecal.evaluation.accuracy import Correctness
 from bnrecal.evaluation.packed import pack, unpack
-from bnrecal.experiment.identity import Identity, identity_key
+from bnrecal.experiment.identity import Identity, content_key
 from bnrecal.experiment.setup import Experiment
 from bnrecal.experiment.store import Store
 from bnrecal.experiment.variant import A8W8, CONTROL, Variant
@@ -19,7 +19,7 @@ Baseline = Variant | None  # None: float32
 
 def load(experiment: Experiment) -> dict[Baseline, Correctness]:
     """The outcomes that are known for just this experiment."""
-    found = {key: _store().find(identity_key(identity), identity) for key, identity in _identities(experiment).items()}
+    found = {key: _store().find(content_key(identity), identity) for key, identity in _identities(experiment).items()}
     return {key: _correctness(content) for key, content in found.items() if content is not None}
 
 
@@ -27,7 +27,7 @@ def save(experiment: Experiment, outcomes: dict[Baseline, Correctness]) -> None:
     """Keep the baselines among these outcomes."""
     for key, identity in _identities(experiment).items():
         if key in outcomes:
-            _store().keep(identity_key(identity), identity, _content(outcomes[key]))
+            _store().keep(content_key(identity), identity, _content(outcomes[key]))
 
 
 def _store() -> Store:

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from bnrecal.config import Config
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.identity import Identity, differences
 from bnrecal.experiment.measured_on import warn_of_another_device
+from bnrecal.experiment.records import ResultRecord
 from bnrecal.experiment.results import (
     RESULT_FILE,
     Details,
@@ -28,10 +28,10 @@ log = logging.getLogger("bnrecal")
 
 @dataclass(frozen=True)
 class CellResult:
-    """The content of a folder's `result.json`, and whether everything asked for was there already."""
+    """The content of a folder's `result.json`, and whether all of it was there already."""
 
-    result: dict[str, Any]
-    found: bool
+    result: ResultRecord
+    reused: bool
 
 
 def run_into(config: Config, folder: Path) -> CellResult:
@@ -50,22 +50,22 @@ def run_into(config: Config, folder: Path) -> CellResult:
 
     kept = earlier(config, folder, lambda: loaded().identity)
     if kept is not None and not missing_details(folder, checkpoint=config.save_checkpoint):
-        return CellResult(kept, found=True)
+        return CellResult(kept, reused=True)
     if kept is None:
         details: Result | Details = run_loaded(loaded(), measured=lambda result: write_result(result, folder))
     else:
         details = describe(loaded())
     write_details(details, folder, checkpoint=config.save_checkpoint)
-    return CellResult(read_result(folder / RESULT_FILE), found=False)
+    return CellResult(read_result(folder / RESULT_FILE), reused=False)
 
 
-def finished(config: Config, folder: Path) -> dict[str, Any] | None:
+def finished(config: Config, folder: Path) -> ResultRecord | None:
     """The result that `folder` holds, if it is of just this experiment and everything asked for is beside it."""
     found = earlier(config, folder, partial(identify, config))
     return None if found is None or missing_details(folder, checkpoint=config.save_checkpoint) else found
 
 
-def earlier(config: Config, folder: Path, identity_now: Callable[[], Identity]) -> dict[str, Any] | None:
+def earlier(config: Config, folder: Path, identity_now: Callable[[], Identity]) -> ResultRecord | None:
     """The result that `folder` holds, if it is of just this experiment; a line in the log says why it is not.
 
     Args:

@@ -122,7 +122,7 @@ def probe(network: nn.Module, shape: tuple[int, ...]) -> list[float]:
     return [float(f"{value:.6g}") for value in logits[:, chosen].flatten().tolist()]
 
 
-def identity_key(identity: Identity) -> str:
+def content_key(identity: Identity) -> str:
     """A hash of an identity; the probe, which is equal within a tolerance only, has no part in it."""
     network = {key: value for key, value in identity.get("network", {}).items() if key != PROBE}
     return content_hash({**identity, "network": network})

@@ -28,10 +28,10 @@ def describe_layers(
     """One row per convolution, in calling order; measured columns come from the first `images` calibration images.
 
     Columns: name, input and output shape (CxHxW), kernel, groups, macs and cycles (one image), threads, reason,
-    execution (what did the sums, and how it held the weights: dense channels and a share in a list),
+    engine (what did the sums, and how its weights lie: dense channels and a sparse share),
     scale, range, weight_sparsity, activation_sparsity, steps (processing-element steps on all images),
     active_0..active_4 (share of steps with so many active threads), reduced_activations and reduced_weights
-    (share of active operands that lost bits; empty for a policy of the user's own), mse and relative_mse of the
+    (share of active operands that lost bits; empty for a custom policy), mse and relative_mse of the
     output against the exact 8-bit convolution of the same input, and input_range (mean over images of the largest
     input, as calibration measures the range), before (`_wo`) and after recalibration. All columns but those in `_wo`
     are those of the cell itself.
@@ -56,7 +56,7 @@ def describe_layers(
                 "cycles": layer_cycles(info, max(plan.threads, 1), array.rows, array.columns),
                 "threads": plan.threads,
                 "reason": plan.reason,
-                "execution": layer.execution if layer else None,
+                "engine": layer.engine if layer else None,
                 "scale": layer.input_scale if layer else None,
                 "range": layer.range if layer else None,
                 "input_range_wo": ranges_wo.get(plan.name),
@@ -71,13 +71,13 @@ def describe_layers(
 def gather_collisions(
     experiment: Experiment, prepared: ThreadedNetwork, images: int = IMAGES
 ) -> dict[str, CollisionStatistics]:
-    """Exact NB-SMT statistics of each unsigned layer over the first `images` calibration images."""
+    """Collisions, exactly, in each unsigned layer over the first `images` calibration images."""
     batches = experiment.loader.images(_few(experiment, images), min(experiment.batch_size, images))
     return collect_collisions(prepared.network, batches)
 
 
 def _few(experiment: Experiment, images: int) -> Selection:
-    return replace(experiment.calibration, indices=experiment.calibration.indices[:images], label="layer statistics")
+    return replace(experiment.calibration, indices=experiment.calibration.indices[:images], label="layer collisions")
 
 
 @torch.no_grad()
@@ -98,15 +98,15 @@ def input_ranges(experiment: Experiment, prepared: ThreadedNetwork, images: int 
             forward(prepared.network, batch)
     finally:
         attach(prepared.network, dict(prepared.layers))
-    return {name: float(torch.cat(seen).mean()) for name, seen in largest.items() if seen}
+    return {name: float(torch.cat(batches).mean()) for name, batches in largest.items() if batches}
 
 
-def scaled_errors(layer: NBSMTConv2d, statistics: CollisionStatistics) -> tuple[float, float]:
+def scaled_errors(layer: NBSMTConv2d, collisions: CollisionStatistics) -> tuple[float, float]:
     """Mean squared error in squared activation units, and relative to the mean square of the exact output."""
     scale = (layer.input_scale * layer.weight_scale.double().cpu()) ** 2
-    error = float((statistics.squared_error * scale).sum())
-    power = float((statistics.squared_output * scale).sum())
-    return error / statistics.outputs, error / power if power else 0.0
+    error = float((collisions.squared_error * scale).sum())
+    power = float((collisions.squared_output * scale).sum())
+    return error / collisions.outputs, error / power if power else 0.0
 
 
 def describe_batchnorms(trained: nn.Module, own: nn.Module) -> pd.DataFrame:
@@ -157,17 +157,17 @@ def _measured(
     return {**measured_columns(layer, after[layer.name]), "mse_wo": wo[0], "relative_mse_wo": wo[1]}
 
 
-def measured_columns(layer: NBSMTConv2d, statistics: CollisionStatistics) -> dict[str, Any]:
+def measured_columns(layer: NBSMTConv2d, collisions: CollisionStatistics) -> dict[str, Any]:
     """The columns of a layer that were counted: sparsity, active threads, lost bits, error (see `describe_layers`)."""
-    shares = {f"active_{p}": count / statistics.steps for p, count in enumerate(statistics.steps_by_active)}
-    mse, relative_mse = scaled_errors(layer, statistics)
+    shares = {f"active_{p}": count / collisions.steps for p, count in enumerate(collisions.steps_by_active)}
+    mse, relative_mse = scaled_errors(layer, collisions)
     return {
-        "weight_sparsity": statistics.zero_weight_share,
-        "activation_sparsity": statistics.zero_activation_share,
-        "steps": statistics.steps,
+        "weight_sparsity": collisions.zero_weight_share,
+        "activation_sparsity": collisions.zero_activation_share,
+        "steps": collisions.steps,
         **{f"active_{p}": shares.get(f"active_{p}", 0.0) for p in range(5)},
-        "reduced_activations": _share(statistics.reduced_activations, statistics.active_operands),
-        "reduced_weights": _share(statistics.reduced_weights, statistics.active_operands),
+        "reduced_activations": _share(collisions.reduced_activations, collisions.active_operands),
+        "reduced_weights": _share(collisions.reduced_weights, collisions.active_operands),
         "mse": mse,
         "relative_mse": relative_mse,
     }

@@ -70,7 +70,7 @@ def recalibration_settings(config: Config) -> dict[str, Any]:
     return content
 
 
-def cell_key(config: Config) -> str:
+def settings_key(config: Config) -> str:
     """A hash of the settings alone, for names of files and folders: cheap, and what they refer to may change.
 
     Whether what was found under a name is still the same experiment, `bnrecal.experiment.identity` decides.

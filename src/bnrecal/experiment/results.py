@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -15,6 +15,7 @@ from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.accuracy import Correctness, percent, standard_error
 from bnrecal.evaluation.recovered import Recovered, recovered_share
 from bnrecal.evaluation.significance import mcnemar
+from bnrecal.experiment.records import Accuracies, ExceptionRecord, ProvenanceRecord, ResultRecord
 from bnrecal.files import atomic_path
 from bnrecal.options import POLICIES
 
@@ -22,18 +23,6 @@ RESULT_FILE = "result.json"
 LAYERS_FILE = "layers.csv"
 BATCHNORM_FILE = "batchnorm.csv"
 CHECKPOINT_FILE = "checkpoint.pth"
-
-
-class ExceptionRecord(TypedDict):
-    """A convolution that does not run the threads of its experiment, for programs.
-
-    Attributes:
-        kind: a value of `quantization.layer_plan.ExceptionKind`.
-        threads: that it runs; 0 is float32.
-    """
-
-    kind: str
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -102,7 +91,7 @@ class Result:
     seed: int
     exceptions: dict[str, str]
     layer_exceptions: dict[str, ExceptionRecord]
-    provenance: dict[str, Any]
+    provenance: ProvenanceRecord
     seconds: float
     outcome: Correctness | None = field(default=None, repr=False, compare=False)
     fp32_outcome: Correctness | None = field(default=None, repr=False, compare=False)
@@ -114,15 +103,15 @@ class Result:
         """Return the summary, which a notebook shows in the place of all fields."""
         return preformatted(summary(self.to_json()))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ResultRecord:
         """The scalar fields and the provenance."""
-        beside = ("outcome", "fp32_outcome", "layers", "batchnorm", "state_dict")
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in beside}
+        kept = [f.name for f in fields(self) if f.name in ResultRecord.__annotations__]
+        return cast(ResultRecord, {name: getattr(self, name) for name in kept})
 
 
 def accuracies(
     outcome: Correctness, without: Correctness, fp32: Correctness, a8w8: Correctness, control: Correctness | None
-) -> dict[str, Any]:
+) -> Accuracies:
     """The measured fields of a `Result`.
 
     Args:
@@ -222,8 +211,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """The object in a `result.json`.
+def read_result(path: Path) -> ResultRecord:
+    """The record in a `result.json`.
 
     Raises:
         BnrecalError: if it is not one.
@@ -231,10 +220,10 @@ def read_result(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if not {"top1", "provenance"} <= content.keys():
         raise BnrecalError(f"{path} is not a result of bnrecal: it has no top1 or no provenance")
-    return content
+    return cast(ResultRecord, content)
 
 
-def summary(result: dict[str, Any], where: Path | None = None) -> str:
+def summary(result: ResultRecord, where: Path | None = None) -> str:
     """A few lines for people; `where` is the file that holds the result, if it was written."""
     images, stderr = result["images"], result["stderr"]
     recal = "with" if result["recal"] else "without"
@@ -260,7 +249,7 @@ def summary(result: dict[str, Any], where: Path | None = None) -> str:
         f"  speedup    {result['speedup']:6.2f} x by products, {result['cycle_speedup']:.2f} x by array cycles "
         f"({result['cycles']:,} per image)"
     )
-    lines.append(f"  sums by {result['provenance']['backend']}, {result['provenance']['device']}")
+    lines.append(f"  sums by {result['provenance']['engine']}, {result['provenance']['device']}")
     lines.append(f"  weights {result['provenance']['weights']}")
     lines += _exceptions(result)
     if where is not None:
@@ -268,7 +257,7 @@ def summary(result: dict[str, Any], where: Path | None = None) -> str:
     return "\n".join(lines)
 
 
-def _exceptions(result: dict[str, Any]) -> list[str]:
+def _exceptions(result: ResultRecord) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for name, reason in result["exceptions"].items():
         by_reason.setdefault(reason, []).append(name)

@@ -16,14 +16,15 @@ from bnrecal.evaluation.accuracy import Correctness, evaluate
 from bnrecal.evaluation.multi_gpu import evaluate_on_ranks
 from bnrecal.experiment import baselines
 from bnrecal.experiment.chance import refuse_chance
-from bnrecal.experiment.identity import identity_key
+from bnrecal.experiment.identity import content_key
 from bnrecal.experiment.layer_report import IMAGES, describe_batchnorms, describe_layers
 from bnrecal.experiment.networks import ThreadedNetwork, prepare_variants
 from bnrecal.experiment.provenance import resolved, versions
+from bnrecal.experiment.records import ProvenanceRecord
 from bnrecal.experiment.results import Details, Result, accuracies
 from bnrecal.experiment.setup import Experiment, load, machine, prepare, variant_identity, variant_images
 from bnrecal.experiment.variant import A8W8, CONTROL, Variant
-from bnrecal.nbsmt.analysis.machine import describe_backend
+from bnrecal.nbsmt.analysis.machine import describe_engine
 from bnrecal.quantization.layer_plan import plan_speedup
 from bnrecal.quantization.systolic import cycle_speedup, network_cycles
 
@@ -58,7 +59,7 @@ def run_variants(
     """Several variants of one model, evaluated in one pass over the validation images.
 
     Args:
-        describe: of these, also gather per-layer statistics on training images (`Result.layers`, `Result.batchnorm`).
+        describe: of these, also gather per-layer collisions on training images (`Result.layers`, `Result.batchnorm`).
         layer_images: on so many of them.
         measured: called with each result before that.
 
@@ -162,18 +163,18 @@ def make_result(
     )
 
 
-def result_provenance(experiment: Experiment, variant: Variant) -> dict[str, Any]:
+def result_provenance(experiment: Experiment, variant: Variant) -> ProvenanceRecord:
     """Return what produced the numbers."""
     identity = variant_identity(experiment, variant)
     config = variant.apply(experiment.config)
     return {
-        "cell": identity_key(identity),
+        "content": content_key(identity),
         "identity": identity,
         "config": resolved(config),
         "versions": versions(),
         "device": describe_device(experiment.device),
         "device_kind": device_kind(experiment.device),
-        "backend": describe_backend(experiment.device, machine(config.smt)),
+        "engine": describe_engine(experiment.device, machine(config.smt)),
         "fusion": asdict(experiment.fusion),
         "weights": experiment.model.weights,
         "weights_hash": experiment.model.weights_hash,

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from bnrecal.data import build_source
 from bnrecal.data.base import ImageSource
 from bnrecal.data.crop_cache import CropCache
 from bnrecal.data.loader import ImageLoader, check_batch
-from bnrecal.data.selection import Selection, choose
+from bnrecal.data.selection import ImagesRecord, Selection, choose
 from bnrecal.device import DEFAULT_BATCH, choose_device, with_fitting_batches
 from bnrecal.experiment.identity import Identity, experiment_identity, settings_identity, version_of
 from bnrecal.experiment.layer_cache import LayerCache
@@ -64,13 +63,13 @@ class Experiment:
         return recalibration_images(self.config, self.source)
 
     @cached_property
-    def image_provenance(self) -> dict[str, dict[str, Any]]:
+    def image_provenance(self) -> dict[str, ImagesRecord]:
         """Return how to find the calibration and validation images again, by their role."""
         selections = (self.calibration, self.validation)
         return {selection.role: selection.provenance(self.source) for selection in selections}
 
     @cached_property
-    def recalibration_provenance(self) -> dict[str, Any]:
+    def recalibration_provenance(self) -> ImagesRecord:
         """Return how to find the recalibration images again."""
         return self.recalibration.provenance(self.source)
 
@@ -179,7 +178,7 @@ def variant_identity(experiment: Experiment, variant: Variant) -> Identity:
     return {**experiment.identity, "images": images, "settings": settings}
 
 
-def variant_images(experiment: Experiment, variant: Variant) -> dict[str, dict[str, Any]]:
+def variant_images(experiment: Experiment, variant: Variant) -> dict[str, ImagesRecord]:
     """Return how to find the images of one variant again, by their role."""
     images = dict(experiment.image_provenance)
     if variant.recal:

@@ -20,7 +20,7 @@ from bnrecal.experiment.networks import ThreadedNetwork
 from bnrecal.experiment.setup import Experiment, machine
 from bnrecal.export.agreement import Agreement, check_agreement, compare
 from bnrecal.export.config import VectorsConfig
-from bnrecal.export.fold import Folding, find_folds, see_convolutions
+from bnrecal.export.fold import Folding, find_folds, trace_convolutions
 from bnrecal.export.handover import origin, write_example, write_policy
 from bnrecal.export.last_bits import check_layers, layer_differences
 from bnrecal.export.network import FoldedConv2d, folded_network, load_folded_
@@ -61,12 +61,12 @@ def export(experiment: Experiment, prepared: ThreadedNetwork, wanted: VectorsCon
     """
     network = experiment.model.network
     image = next(image for image in experiment.loader.images(experiment.validation, 1) if len(image))
-    seen = see_convolutions(network, image)
-    folding = find_folds(network, seen)
+    traced = trace_convolutions(network, image)
+    folding = find_folds(network, traced)
     with _appearing(out) as folder:
-        tensors = exported_tensors(prepared.network, prepared.plans, prepared.layers, folding, seen)
+        tensors = exported_tensors(prepared.network, prepared.plans, prepared.layers, folding, traced)
         save_file(tensors, folder / MODEL, metadata={"made_by": "bnrecal export"})
-        torch.save(folded_state(prepared.network, folding, seen), folder / FLOAT_STATE)
+        torch.save(folded_state(prepared.network, folding, traced), folder / FLOAT_STATE)
         plan = _plan(experiment, prepared, folding, wanted)
         (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
         folded, quantized = _read_back(experiment, folder)

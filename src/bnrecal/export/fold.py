@@ -33,7 +33,7 @@ class Folding:
 
 
 @dataclass(frozen=True)
-class SeenConv:
+class TracedConv:
     """The way in which a convolution module uses its `conv2d` call.
 
     Attributes:
@@ -49,7 +49,7 @@ class SeenConv:
 
 
 @torch.no_grad()
-def see_convolutions(network: nn.Module, images: Tensor) -> dict[str, SeenConv]:
+def trace_convolutions(network: nn.Module, images: Tensor) -> dict[str, TracedConv]:
     """Return what each convolution module that is called does around its product, by name.
 
     Args:
@@ -57,14 +57,14 @@ def see_convolutions(network: nn.Module, images: Tensor) -> dict[str, SeenConv]:
         images: float32 (N, 3, H, W), at least one.
     """
     modules = conv_modules(network)
-    seen: dict[str, SeenConv] = {}
+    traced: dict[str, TracedConv] = {}
     results: dict[str, Tensor] = {}
 
     def watch(name: str, conv: nn.Conv2d) -> Handler:
         def answer(call: ConvCall) -> Tensor:
-            calls = seen[name].calls + 1 if name in seen else 1
+            calls = traced[name].calls + 1 if name in traced else 1
             own = call.weight is conv.weight and call.bias is conv.bias
-            seen[name] = SeenConv(calls, call.weight.detach(), call.bias, plain=own and calls == 1)
+            traced[name] = TracedConv(calls, call.weight.detach(), call.bias, plain=own and calls == 1)
             results[name] = call.run()
             return results[name]
 
@@ -72,8 +72,8 @@ def see_convolutions(network: nn.Module, images: Tensor) -> dict[str, SeenConv]:
 
     def check_output(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if name in seen and output is not results[name]:
-                seen[name] = SeenConv(seen[name].calls, seen[name].weight, seen[name].bias, plain=False)
+            if name in traced and output is not results[name]:
+                traced[name] = TracedConv(traced[name].calls, traced[name].weight, traced[name].bias, plain=False)
 
         return hook
 
@@ -84,15 +84,15 @@ def see_convolutions(network: nn.Module, images: Tensor) -> dict[str, SeenConv]:
     finally:
         for hook in hooks:
             hook.remove()
-    return seen
+    return traced
 
 
-def find_folds(network: nn.Module, seen: dict[str, SeenConv]) -> Folding:
+def find_folds(network: nn.Module, traced: dict[str, TracedConv]) -> Folding:
     """Find the BatchNorm layers that fold, from the network's graph.
 
     Args:
         network: float32, in eval mode.
-        seen: from `see_convolutions`.
+        traced: from `trace_convolutions`.
 
     Returns:
         Every BatchNorm layer of the network, in one of the two mappings. A network that `torch.fx` cannot trace
@@ -108,7 +108,7 @@ def find_folds(network: nn.Module, seen: dict[str, SeenConv]) -> Folding:
     kept = {name: f"is called {calls[name]} times" for name in layers if calls[name] != 1}
     for node in graph.nodes:
         if node.op == "call_module" and node.target in layers and node.target not in kept:
-            reason = _obstacle(node, network, calls, seen)
+            reason = _obstacle(node, network, calls, traced)
             if reason:
                 kept[node.target] = reason
             else:
@@ -123,7 +123,7 @@ class _Tracer(fx.Tracer):
         return isinstance(m, nn.Conv2d | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _obstacle(node: fx.Node, network: nn.Module, calls: "Counter[Any]", seen: dict[str, SeenConv]) -> str:
+def _obstacle(node: fx.Node, network: nn.Module, calls: "Counter[Any]", traced: dict[str, TracedConv]) -> str:
     """Why the BatchNorm called at `node` cannot be folded; empty if it can."""
     layer = network.get_submodule(str(node.target))
     before = node.args[0] if node.args else None
@@ -138,9 +138,9 @@ def _obstacle(node: fx.Node, network: nn.Module, calls: "Counter[Any]", seen: di
         return f"follows {name}, which is called {calls[name]} times"
     if len(before.users) != 1:
         return f"follows {name}, whose output is used elsewhere too"
-    if name not in seen or not seen[name].plain:
+    if name not in traced or not traced[name].plain:
         return f"follows {name}, whose forward does more than its convolution"
-    if any(module is not network.get_submodule(name) for module in _owners(network, seen[name].weight)):
+    if any(module is not network.get_submodule(name) for module in _owners(network, traced[name].weight)):
         return f"follows {name}, which shares its weight with another module"
     return ""
 

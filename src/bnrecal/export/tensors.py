@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import BnrecalError
-from bnrecal.export.fold import Folding, SeenConv, affine
+from bnrecal.export.fold import Folding, TracedConv, affine
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan
 from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
@@ -28,10 +28,10 @@ class FoldedNumbers:
     bias: Tensor
 
 
-def folded_numbers(network: nn.Module, folding: Folding, name: str, seen: SeenConv) -> FoldedNumbers:
+def folded_numbers(network: nn.Module, folding: Folding, name: str, traced: TracedConv) -> FoldedNumbers:
     """Gain and bias of a convolution with its BatchNorm, if it has one that folds: gain * (w * x) + bias."""
-    filters = seen.weight.shape[0]
-    bias = torch.zeros(filters).double() if seen.bias is None else seen.bias.detach().double().cpu()
+    filters = traced.weight.shape[0]
+    bias = torch.zeros(filters).double() if traced.bias is None else traced.bias.detach().double().cpu()
     if name not in folding.into:
         return FoldedNumbers(torch.ones(filters).double(), bias)
     gain, shift = affine(batchnorms(network)[folding.into[name]])
@@ -43,7 +43,7 @@ def exported_tensors(
     plans: Sequence[LayerPlan],
     layers: dict[str, NBSMTConv2d],
     folding: Folding,
-    seen: dict[str, SeenConv],
+    traced: dict[str, TracedConv],
 ) -> Tensors:
     """Everything that the folded network computes with, by name, on the CPU.
 
@@ -62,12 +62,12 @@ def exported_tensors(
     tensors: Tensors = {}
     for plan in plans:
         name = plan.name
-        numbers = folded_numbers(network, folding, plan.name, seen[plan.name])
+        numbers = folded_numbers(network, folding, plan.name, traced[plan.name])
         if plan.threads != FLOAT:
-            _check_bias(network, name, seen[name])
+            _check_bias(network, name, traced[name])
             tensors |= _quantized(name, layers[name], numbers)
-        elif seen[name].plain:
-            tensors[entry(name, "weight")] = scaled(seen[name].weight, numbers.gain)
+        elif traced[name].plain:
+            tensors[entry(name, "weight")] = scaled(traced[name].weight, numbers.gain)
             tensors[entry(name, "bias")] = numbers.bias.float()
     for name in folding.kept:
         gain, shift = affine(batchnorms(network)[name])
@@ -75,7 +75,7 @@ def exported_tensors(
     return {**_without_batchnorm(network), **tensors}
 
 
-def folded_state(network: nn.Module, folding: Folding, seen: dict[str, SeenConv]) -> Tensors:
+def folded_state(network: nn.Module, folding: Folding, traced: dict[str, TracedConv]) -> Tensors:
     """A float32 state_dict for the same architecture with every folded BatchNorm replaced by the identity.
 
     Convolutions with a folded BatchNorm have a `bias`, also those built without one. BatchNorm layers that stay keep
@@ -84,8 +84,8 @@ def folded_state(network: nn.Module, folding: Folding, seen: dict[str, SeenConv]
     gone = tuple(f"{name}." for name in folding.into.values())
     state = {key: value.detach().cpu() for key, value in network.state_dict().items() if not key.startswith(gone)}
     for name in folding.into:
-        numbers = folded_numbers(network, folding, name, seen[name])
-        state[entry(name, "weight")] = scaled(seen[name].weight, numbers.gain)
+        numbers = folded_numbers(network, folding, name, traced[name])
+        state[entry(name, "weight")] = scaled(traced[name].weight, numbers.gain)
         state[entry(name, "bias")] = numbers.bias.float()
     return state
 
@@ -107,8 +107,8 @@ def _quantized(name: str, layer: NBSMTConv2d, numbers: FoldedNumbers) -> Tensors
     }
 
 
-def _check_bias(network: nn.Module, name: str, seen: SeenConv) -> None:
-    if seen.bias is None and network.get_submodule(name).bias is not None:
+def _check_bias(network: nn.Module, name: str, traced: TracedConv) -> None:
+    if traced.bias is None and network.get_submodule(name).bias is not None:
         raise BnrecalError(
             f"the convolution {name} adds its bias outside the product, which cannot be exported: "
             f"leave it in float32 with quant.skip=[{name}]"

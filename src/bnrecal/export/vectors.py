@@ -61,7 +61,7 @@ class LayerVectors:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _FirstCall:
     call: ConvCall
     levels: Tensor
     sums: Tensor
@@ -78,13 +78,13 @@ def layer_vectors(
         image: float32 (1, 3, H, W).
         outputs: how many outputs of each layer, at random places that `seed` and the layer's name decide.
     """
-    seen: dict[str, _Seen] = {}
+    first: dict[str, _FirstCall] = {}
 
     def watched(name: str, layer: FoldedConv2d) -> Handler:
         def answer(call: ConvCall) -> Tensor:
-            if name not in seen:
+            if name not in first:
                 levels = layer.levels(call.x)
-                seen[name] = _Seen(as_planned(call, layer.conv), levels, layer.accumulate(call, levels))
+                first[name] = _FirstCall(as_planned(call, layer.conv), levels, layer.accumulate(call, levels))
             return layer(call)
 
         return answer
@@ -95,17 +95,17 @@ def layer_vectors(
     finally:
         attach(network, dict(layers))
     for name in names:
-        yield _of_layer(name, layers[name], seen.pop(name), outputs, derive_seed(seed, "vectors", name))
+        yield _of_layer(name, layers[name], first.pop(name), outputs, derive_seed(seed, "vectors", name))
 
 
-def _of_layer(name: str, layer: FoldedConv2d, seen: _Seen, outputs: int, seed: int) -> LayerVectors:
-    sums = seen.sums[0].cpu().numpy()
+def _of_layer(name: str, layer: FoldedConv2d, first: _FirstCall, outputs: int, seed: int) -> LayerVectors:
+    sums = first.sums[0].cpu().numpy()
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(sums.size, generator=generator)[:outputs].numpy()
     positions = np.stack(np.unravel_index(chosen, sums.shape), 1).astype(np.int32)
-    levels = seen.levels[0].cpu().numpy()
+    levels = first.levels[0].cpu().numpy()
     weight = layer.weight.numpy()
-    columns = [receptive_field(levels, seen.call, weight.shape, position) for position in positions.tolist()]
+    columns = [receptive_field(levels, first.call, weight.shape, position) for position in positions.tolist()]
     threads = layer.spec.threads
     activations = by_thread(np.stack([column.ravel() for column in columns]), threads)
     weights = by_thread(weight[positions[:, 0]].reshape(len(positions), -1), threads)

@@ -1,20 +1,18 @@
 """Weights that others publish: downloaded once into torch's cache, their hash checked at every use."""
 
 import hashlib
-import shutil
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pooch
 import torch
-from tqdm import tqdm
 
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
 from bnrecal.models.weights import file_hash
 
-_TIMEOUT_SECONDS = 30
+_DOWNLOADER = pooch.HTTPDownloader(progressbar=True, timeout=30)
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def fetch(published: Published) -> Path:
     if not path.is_file():
         with atomic_path(path) as temporary:
             try:
-                _download(published.url, temporary)
+                _DOWNLOADER(published.url, str(temporary), None)
             except OSError as error:
                 raise BnrecalError(
                     f"cannot download {published.url} ({error}): put it at {path} or give model.checkpoint=PATH"
@@ -58,13 +56,6 @@ def fetch(published: Published) -> Path:
     elif not _matches(path, published):
         raise BnrecalError(f"{path} is damaged or another file: delete it to download it again")
     return path
-
-
-def _download(url: str, target: Path) -> None:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response, target.open("wb") as file:
-        length = int(response.headers.get("Content-Length") or 0) or None
-        with tqdm.wrapattr(response, "read", total=length, desc=url.rsplit("/", 1)[-1]) as reader:
-            shutil.copyfileobj(reader, file, 1 << 20)
 
 
 def _matches(path: Path, published: Published) -> bool:

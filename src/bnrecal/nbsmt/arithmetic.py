@@ -13,7 +13,7 @@ NARROW_WEIGHTS = (-8, 7)
 def quantize_activation(x: Tensor, x_scale: float, signed: bool = False) -> Tensor:
     """round_half_even(x * float32(1 / x_scale)) clamped to 0..255 as uint8, or to -128..127 as int8 if `signed`.
 
-    One float32 multiplication by the rounded reciprocal: every backend and device gets the same integers.
+    One float32 multiplication by the rounded reciprocal: every engine and device gets the same integers.
     NaN becomes 0.
 
     Args:

@@ -33,14 +33,14 @@ class PreparedConv2d:
         dilation: int | Pair = 1,
         groups: int = 1,
         device: torch.device | str | None = None,
-        backend: str | None = None,
+        engine: str | None = None,
     ) -> None:
         """Expand the weights; they are packed at the first call, for its shape.
 
         Args:
             weight: int8 (O, C / groups, kh, kw).
             device: where activations will be; the weight's by default.
-            backend: one of `engines.backends()`; the fastest that is exact here by default.
+            engine: one of `engines.engine_names()`; the fastest that is exact here by default.
 
         Raises:
             TypeError, ValueError: naming the argument that no such convolution has.
@@ -50,7 +50,7 @@ class PreparedConv2d:
             spec = replace(spec, policy=SmtSpec.policy, saturate=True)
         geometry = check_geometry(weight.shape[1], weight.shape[0], stride, padding, dilation, groups)
         place = torch.device(device) if device is not None else weight.device
-        self.layer = ConvLayer(weight.detach(), spec, geometry, place, backend)
+        self.layer = ConvLayer(weight.detach(), spec, geometry, place, engine)
         self.engine = make_engine(self.layer)
         self.weight = self.layer.weight
         self.spec = self.layer.spec
@@ -58,8 +58,8 @@ class PreparedConv2d:
         self.kernel = self.layer.kernel
 
     @property
-    def backend(self) -> str:
-        """The name of what does the sums, one of `engines.backends()`, or two where shapes differ. All are exact."""
+    def engine_name(self) -> str:
+        """The engine that does the sums, one of `engines.engine_names()`, or two where shapes differ. All are exact."""
         return self.engine.name
 
     @property

@@ -64,28 +64,28 @@ class _Observer:
     def __init__(self, name: str, next_order: Callable[[], int]) -> None:
         self.name = name
         self.next_order = next_order
-        self.seen: ConvInfo | None = None
+        self.info: ConvInfo | None = None
         self.largest: Tensor | None = None  # (N,) of the running forward, over its calls
         self.smallest: Tensor | None = None
 
     def __call__(self, call: ConvCall) -> Tensor:
         output = call.run()
-        if self.seen is None:
-            self.seen = _first_sight(self.name, self.next_order(), call, output)
-        if self.seen.images == 0:
-            self.seen.calls += 1
-            self.seen.macs += output[0].numel() * call.weight[0].numel()
+        if self.info is None:
+            self.info = _first_sight(self.name, self.next_order(), call, output)
+        if self.info.images == 0:
+            self.info.calls += 1
+            self.info.macs += output[0].numel() * call.weight[0].numel()
         smallest, largest = torch.aminmax(call.x.flatten(1), dim=1)
         self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
         self.smallest = smallest if self.smallest is None else torch.minimum(self.smallest, smallest)
         return output
 
     def end_batch(self) -> None:
-        if self.seen is None or self.largest is None or self.smallest is None:
+        if self.info is None or self.largest is None or self.smallest is None:
             return
         if not (torch.isfinite(self.largest).all() and torch.isfinite(self.smallest).all()):
             raise BnrecalError(f"the input of convolution {self.name} is not finite in float32: check the weights")
-        info = self.seen
+        info = self.info
         info.images += len(self.largest)
         info.maximum = max(info.maximum, float(self.largest.max()))
         info.minimum = min(info.minimum, float(self.smallest.min()))
@@ -129,7 +129,7 @@ def calibrate(
             network(batch)  # `ConvCall.run` computes every convolution
             for observer in observers.values():
                 observer.end_batch()
-    infos = [o.seen for o in observers.values() if o.seen is not None and o.seen.images]
+    infos = [observer.info for observer in observers.values() if observer.info is not None and observer.info.images]
     if not infos:
         raise BnrecalError("the network called no convolution on the calibration images: nothing to quantize")
     return sorted(infos, key=lambda info: info.order)

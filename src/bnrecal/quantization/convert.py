@@ -86,7 +86,7 @@ def threaded_layers(network: nn.Module) -> dict[str, NBSMTConv2d]:
 
 
 def collect_collisions(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, CollisionStatistics]:
-    """Exact NB-SMT statistics of each unsigned layer of a threaded network over some batches, by name.
+    """Collisions, exactly, in each unsigned layer of a threaded network over some batches, by name.
 
     Args:
         batches: float32 (N, 3, H, W), on the network's device.
@@ -97,11 +97,11 @@ def collect_collisions(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
     layers = threaded_layers(network)
     try:
         for layer in layers.values():
-            layer.statistics, layer.collecting = None, True
+            layer.collisions, layer.collecting = None, True
         for number, images in enumerate(batches, start=1):
             check_images(images, f"batch {number}")
             forward(network, images)
-        return {name: layer.statistics for name, layer in layers.items() if layer.statistics is not None}
+        return {name: layer.collisions for name, layer in layers.items() if layer.collisions is not None}
     finally:
         for layer in layers.values():
-            layer.statistics, layer.collecting = None, False
+            layer.collisions, layer.collecting = None, False

@@ -71,7 +71,7 @@ class NBSMTConv2d:
         permutation: int64 (C,), position i is taken by input channel permutation[i], so that other channels become
             partners; None: as they come. For convolutions of one group.
         packed: the weight permuted likewise, as the engine holds it.
-        statistics: collected over the calls while `collecting`, else None.
+        collisions: counted over the calls while `collecting`, else None.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class NBSMTConv2d:
         self.range = info.range(act_range)
         self.input_scale = activation_scale(self.range, signed=signed)
         self.weight, self.weight_scale = quantize_weight(info.weight.cpu())
-        self.statistics: CollisionStatistics | None = None
+        self.collisions: CollisionStatistics | None = None
         self.collecting = False
         permuted = self.weight if permutation is None else self.weight.index_select(1, permutation)
         self.packed = PackedWeight(self.name, permuted, spec)
@@ -108,7 +108,7 @@ class NBSMTConv2d:
         if self.collecting and not self.signed:
             levels = quantize_activation(x, self.input_scale)
             more = collision_statistics(prepared, levels)
-            self.statistics = more if self.statistics is None else self.statistics + more
+            self.collisions = more if self.collisions is None else self.collisions + more
         scale = self._scale_on(call.x.device)
         return prepared.convolve(x, self.input_scale, scale, call.bias, signed=self.signed, end=call.end)
 
@@ -170,9 +170,9 @@ class NBSMTConv2d:
         return f"8-bit, threads={self.spec.threads}{policy}, scale={self.input_scale:.3g}"
 
     @property
-    def execution(self) -> str:
+    def engine(self) -> str:
         """The engines of the calls so far, and how they hold the weights."""
-        ways = {f"{prepared.backend}: {prepared.layout}" for prepared in self.packed.convolutions()}
+        ways = {f"{prepared.engine_name}: {prepared.layout}" for prepared in self.packed.convolutions()}
         return ", ".join(sorted(ways))
 
 

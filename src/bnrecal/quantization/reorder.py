@@ -47,7 +47,7 @@ def gather_activity(
         images: float32 batches (N, 3, H, W).
         act_range: as in `ConvInfo.range`; an activation is active where it is quantized to a level above 0.
     """
-    seen: dict[str, list[Tensor]] = {conv.name: [] for conv in convs}
+    actives: dict[str, list[Tensor]] = {conv.name: [] for conv in convs}
     generator = torch.Generator().manual_seed(0)
 
     def watch(conv: ConvInfo) -> Handler:
@@ -56,7 +56,7 @@ def gather_activity(
         def answer(call: ConvCall) -> Tensor:
             active = quantize_activation(call.x, scale).ne(0).permute(0, 2, 3, 1).reshape(-1, call.x.shape[1])
             chosen = torch.randperm(len(active), generator=generator)[:PIXELS]
-            seen[conv.name].append(active[chosen.to(active.device)].cpu())
+            actives[conv.name].append(active[chosen.to(active.device)].cpu())
             return call.run()
 
         return answer
@@ -65,7 +65,7 @@ def gather_activity(
         for batch in images:
             forward(network, batch)
     activity = {}
-    for name, parts in seen.items():
+    for name, parts in actives.items():
         marks = torch.cat(parts)
         activity[name] = marks[torch.randperm(len(marks), generator=generator)[:PIXELS]].float().numpy()
     return activity

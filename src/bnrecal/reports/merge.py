@@ -14,17 +14,17 @@ from bnrecal.experiment.results import RESULT_FILE, read_json, read_result
 CELLS = "cells"  # the folder that Table 1, Figure 1 and the search keep finished measurements in
 WHOLE = ("smt.layers", "model.kwargs")  # settings whose keys are the user's: one column, as JSON
 SAID = ("model.name", "data.name", "smt.threads", "smt.policy", "recal", "seed")  # a result says them itself
-IDENTITY = ["cell", "weights_hash", "device"]  # the same numbers, wherever they lie
-SORTED = ["model", "data", "threads", "recal", "seed", "cell"]
+IDENTITY = ["content", "weights_hash", "device"]  # the same numbers, wherever they lie
+SORTED = ["model", "data", "threads", "recal", "seed", "content"]
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Results that were found below some folders.
+    """Results below some folders.
 
     Attributes:
         table: one row per result. Columns: what the result says, the settings and versions that differ between rows,
-            `exceptions`, and what identifies it (`cell`, `weights_hash`, `device`).
+            `exceptions`, and what identifies it (`content`, `weights_hash`, `device`).
         unreadable: files that should hold a result and do not, with the reason: a run was killed, a disk was full.
     """
 
@@ -33,7 +33,7 @@ class Merged:
 
 
 @dataclass
-class _Found:
+class _Results:
     rows: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
@@ -47,22 +47,22 @@ def merge(folders: Sequence[Path]) -> Merged:
     Raises:
         BnrecalError: for a folder that is missing or holds no result.
     """
-    found = _Found()
+    results = _Results()
     for folder in folders:
         if not folder.is_dir():
             raise BnrecalError(f"{folder} is not a folder")
-        before = len(found.rows)
+        before = len(results.rows)
         for path in _candidates(folder):
             try:
-                found.rows += _rows(path)
+                results.rows += _rows(path)
             except BnrecalError as error:
-                found.unreadable.append(str(error))
-        if len(found.rows) == before:
-            broken = f" that can be read ({'; '.join(found.unreadable)})" if found.unreadable else ""
+                results.unreadable.append(str(error))
+        if len(results.rows) == before:
+            broken = f" that can be read ({'; '.join(results.unreadable)})" if results.unreadable else ""
             raise BnrecalError(f"{folder} holds no {RESULT_FILE}{broken}: give a folder that runs or sweeps wrote to")
     # the same experiment may lie in several places, and a row of Table 1 shares its baselines with another
-    table = pd.DataFrame(found.rows).drop_duplicates(IDENTITY).sort_values(SORTED).reset_index(drop=True)
-    return Merged(_without_constants(table), found.unreadable)
+    table = pd.DataFrame(results.rows).drop_duplicates(IDENTITY).sort_values(SORTED).reset_index(drop=True)
+    return Merged(_without_constants(table), results.unreadable)
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
@@ -86,7 +86,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise BnrecalError(f"{path} is damaged or of an earlier version: measure it again, or move it away") from error
 
 
-def _results(path: Path) -> list[dict[str, Any]]:
+def _results(path: Path) -> Sequence[Mapping[str, Any]]:
     """The results in a file: one, those of a model of Table 1, or none.
 
     Raises:
@@ -94,16 +94,18 @@ def _results(path: Path) -> list[dict[str, Any]]:
     """
     if path.name == RESULT_FILE:
         return [read_result(path)]
-    results: list[dict[str, Any]] = read_json(path).get("results", [])
+    results: list[Mapping[str, Any]] = read_json(path).get("results", [])
     return results
 
 
 def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     source = result["provenance"]
-    own = {k: value for k, value in result.items() if not isinstance(value, dict | list) and not k.endswith("right")}
+    scalars = {key: value for key, value in result.items() if not isinstance(value, dict | list)}
+    for of_table1 in ("cell", "right", "fp32_right"):
+        scalars.pop(of_table1, None)
     settings = {key: value for key, value in _flat(source["config"]).items() if key not in SAID}
     return {
-        **own,
+        **scalars,
         "exceptions": "; ".join(f"{name}: {why}" for name, why in result["exceptions"].items()),
         **{key: source[key] for key in IDENTITY},
         **settings,

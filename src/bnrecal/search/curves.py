@@ -160,6 +160,6 @@ def record(point: Point, result: Result, fp32: Bools, usual: Bools, collisions: 
         "evaluated_images": point.evaluated_images,
         "seed": result.seed,
         "weights_hash": result.provenance["weights_hash"],
-        "content": result.provenance["cell"],
+        "content": result.provenance["content"],
         "collisions_4t": collisions,
     }

@@ -38,11 +38,11 @@ def at_four_threads(experiment: Experiment) -> FourThreads:
     """Measure errors and collisions with four threads everywhere."""
     four = Variant(FASTEST, False)
     prepared = prepare_variants(experiment, [four])[four]
-    gathered = gather_collisions(experiment, prepared)
-    seen = {layer.name: gathered[layer.name] for layer in threadable(experiment)}
-    errors = {name: scaled_errors(prepared.layers[name], statistics)[0] for name, statistics in seen.items()}
-    colliding = sum(sum(statistics.steps_by_active[2:]) for statistics in seen.values())
-    steps = sum(statistics.steps for statistics in seen.values())
+    everywhere = gather_collisions(experiment, prepared)
+    gathered = {layer.name: everywhere[layer.name] for layer in threadable(experiment)}
+    errors = {name: scaled_errors(prepared.layers[name], collisions)[0] for name, collisions in gathered.items()}
+    colliding = sum(sum(collisions.steps_by_active[2:]) for collisions in gathered.values())
+    steps = sum(collisions.steps for collisions in gathered.values())
     return FourThreads(sorted(errors, key=lambda name: -errors[name]), float(colliding / steps))
 
 

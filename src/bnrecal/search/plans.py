@@ -11,8 +11,8 @@ import pandas as pd
 
 from bnrecal.experiment import baselines
 from bnrecal.experiment.chance import refuse_chance
-from bnrecal.experiment.identity import identity_key
-from bnrecal.experiment.provenance import cell_key
+from bnrecal.experiment.identity import content_key
+from bnrecal.experiment.provenance import settings_key
 from bnrecal.experiment.run import result_provenance
 from bnrecal.experiment.setup import Experiment
 from bnrecal.experiment.store import Store
@@ -35,7 +35,7 @@ def prepare_search(experiment: Experiment, config: SearchConfig, folder: Path, *
     """
     refuse_chance(experiment, baselines.load(experiment).get(None))
     wanted = experiment.config
-    name = f"sensitivities-{experiment.model.name}-{experiment.source.name}-seed{wanted.seed}-{cell_key(wanted)}"
+    name = f"sensitivities-{experiment.model.name}-{experiment.source.name}-seed{wanted.seed}-{settings_key(wanted)}"
     probe = {"search": {"images": config.sensitivity_images}}
 
     def measure() -> dict[str, Any]:
@@ -103,7 +103,7 @@ def save_plan(
     """
     experiment, search_images, heldout = search.probe.experiment, search.probe.selection, search.heldout
     assert heldout is not None
-    key = identity_key({**experiment.identity, "search": asdict(search.config)})
+    key = content_key({**experiment.identity, "search": asdict(search.config)})
     names = f"{experiment.model.name}-{experiment.source.name}"
     stem = f"{names}-{target:g}x-{experiment.config.smt.policy}-seed{experiment.config.seed}-{key}"
     with atomic_path(out / f"{stem}-front.csv") as path:

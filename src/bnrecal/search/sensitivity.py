@@ -116,9 +116,9 @@ def sensitivities(probe: Probe) -> pd.DataFrame:
 
     Columns: name, macs, threads, loss (mean over images, nats), stderr (of that mean).
     """
-    jobs = [(layer, threads) for layer in threadable(probe.experiment) for threads in THREADS if threads > 1]
+    pairs = [(layer, threads) for layer in threadable(probe.experiment) for threads in THREADS if threads > 1]
     rows = []
-    for layer, threads in progress(jobs, "sensitivities", "layer"):
+    for layer, threads in progress(pairs, "sensitivities", "layer"):
         loss, stderr = mean_and_error(probe.losses({layer.name: threads}))
         rows.append({"name": layer.name, "macs": layer.macs, "threads": threads, "loss": loss, "stderr": stderr})
     return pd.DataFrame(rows)

@@ -40,8 +40,8 @@ def test_any_layer_equals_the_golden_model_under_a_rule_from_outside(
 ) -> None:
     x, w, geometry, groups = layer
     spec = SmtSpec(threads, named(policy), sparsity)
-    for backend in (None, "float64"):
-        conv = PreparedConv2d(w, spec, **geometry, groups=groups, backend=backend)  # type: ignore[arg-type]
+    for engine in (None, "float64"):
+        conv = PreparedConv2d(w, spec, **geometry, groups=groups, engine=engine)  # type: ignore[arg-type]
         assert torch.equal(conv.accumulate(x), expected(layer, spec))
 
 
@@ -53,9 +53,9 @@ def test_a_layer_of_float_activations_gives_the_scaled_sums_of_their_levels(chan
     w = torch.randint(-128, 128, (6, channels, 3, 3), generator=generator)
     w = (w * (torch.rand(w.shape, generator=generator) < 0.9)).to(torch.int8)
     conv = PreparedConv2d(w, SmtSpec(threads, named("DROP")), padding=1)
-    assert conv.backend == "float32"
+    assert conv.engine_name == "float32"
     sums = conv.accumulate(quantize_activation(x, 0.01))
-    plain = PreparedConv2d(w, SmtSpec(threads, named("DROP")), padding=1, backend="float64")  # without the kernel
+    plain = PreparedConv2d(w, SmtSpec(threads, named("DROP")), padding=1, engine="float64")  # without the kernel
     assert torch.equal(sums, plain.accumulate(quantize_activation(x, 0.01)))
     scale = torch.rand(6, generator=generator) + 0.5
     bias = torch.randn(6, generator=generator)

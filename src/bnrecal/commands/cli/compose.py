@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bnrecal.commands.cli.schemas import CommandConfig, register
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
-from bnrecal.experiment.provenance import cell_key, content_hash
+from bnrecal.experiment.provenance import content_hash, settings_key
 
 S = TypeVar("S", bound=CommandConfig)
 
@@ -54,7 +54,7 @@ def _cell_name(*, _root_: DictConfig) -> str:
     except (BnrecalError, OmegaConfBaseException):  # the cell itself reports what is wrong
         return f"invalid-{content_hash(OmegaConf.to_container(_without_hydra(_root_), resolve=False))[:10]}"
     recal = "recal" if config.recal else "plain"
-    return f"{config.model.name}-{config.data.name}-{config.smt.threads}T-{recal}-{cell_key(config)[:10]}"
+    return f"{config.model.name}-{config.data.name}-{config.smt.threads}T-{recal}-{settings_key(config)[:10]}"
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:

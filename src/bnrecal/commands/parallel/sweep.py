@@ -190,7 +190,7 @@ def run_serially(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome]]:
         try:
             outcome = run_cell(cell)
         except SystemExit as error:  # somebody's network or factory called sys.exit
-            outcome = Outcome(error=f"the job called sys.exit({error.code})")
+            outcome = Outcome(error=f"the task called sys.exit({error.code})")
         yield cell, outcome
 
 

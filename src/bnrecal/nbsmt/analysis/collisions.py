@@ -37,8 +37,8 @@ class CollisionStatistics:
 
     Attributes:
         steps_by_active: processing-element steps with 0, 1, ..., T active threads. Without sparsity all T are active.
-        reduced_activations: operands a that r(a) replaced and changed; None for a policy of the user's own, whose rule
-            does not say which operand it reduces.
+        reduced_activations: operands a that r(a) replaced and changed; None for a custom policy, whose rule does not
+            say which operand it reduces.
         reduced_weights: operands b that r(b) replaced and changed; None likewise.
         activations, zero_activations: elements of the layer's input, and those that are 0.
         weights, zero_weights: elements of its weight, and those that are 0, once for every input added.

@@ -39,7 +39,7 @@ def instruction_set() -> str:
     return f"{found} (oneDNN capped at {cap})" if cap else found
 
 
-def describe_backend(device: torch.device, spec: SmtSpec | None = None) -> str:
+def describe_engine(device: torch.device, spec: SmtSpec | None = None) -> str:
     """Return one line: what does the sums of a usual layer on this device, and if it is slow, why.
 
     Args:
@@ -51,7 +51,7 @@ def describe_backend(device: torch.device, spec: SmtSpec | None = None) -> str:
     if is_custom(spec.policy) or not spec.saturate:
         layer = PreparedConv2d(torch.arange(-128, 128).to(torch.int8).view(4, 4, 4, 4), spec, device=device)
         reason = "a policy given as tables" if is_custom(spec.policy) else "without saturation operands leave 8 bits"
-        return f"{layer.backend} (slow: {reason})"
+        return f"{layer.engine_name} (slow: {reason})"
     if device.type == "cuda":
         usual = ConvLayer(torch.ones(4, 4, 3, 3, dtype=torch.int8), spec, pointwise(1), device)
         engine = choose_engine(usual)

@@ -102,7 +102,7 @@ def _check_case(case: Case, spec: SmtSpec, device: torch.device) -> None:
         if not torch.equal(found.long(), expected):
             raise BnrecalError(
                 f"device={device} does not compute NB-SMT exactly: {case.name} with {spec.threads} threads differs, "
-                f"backend {prepared.backend}; {REMEDIES[device.type]}"
+                f"engine {prepared.engine_name}; {REMEDIES[device.type]}"
             )
 
 

@@ -17,29 +17,29 @@ ENGINES: tuple[type[Engine], ...] = (
 )
 
 
-def backends() -> tuple[str, ...]:
+def engine_names() -> tuple[str, ...]:
     """Names by which a caller may ask for an engine."""
     return tuple(dict.fromkeys(name for engine in ENGINES for name in engine.names))
 
 
 def choose_engine(layer: ConvLayer) -> type[Engine]:
-    """Return the first engine that can run a layer and, where `layer.backend` names one, answers to that name.
+    """Return the first engine that can run a layer and, where `layer.engine_name` names one, answers to that name.
 
     Raises:
         ValueError: for a name that no engine has, and with the reasons of all that have it and cannot run the layer.
     """
-    if layer.backend is not None and layer.backend not in backends():
-        raise ValueError(f"backend must be one of {backends()}, not {layer.backend!r}")
+    if layer.engine_name is not None and layer.engine_name not in engine_names():
+        raise ValueError(f"engine must be one of {engine_names()}, not {layer.engine_name!r}")
     reasons = []
     for engine in ENGINES:
-        if layer.backend is not None and layer.backend not in engine.names:
+        if layer.engine_name is not None and layer.engine_name not in engine.names:
             continue
         reason = engine.can_run(layer if engine.folds else layer.folded)
         if not reason:
             return engine
         reasons.append(reason)
     why = "; ".join(reasons)
-    raise ValueError(f"backend {layer.backend!r} cannot run {layer.spec} on this {layer.device.type}: {why}")
+    raise ValueError(f"engine {layer.engine_name!r} cannot run {layer.spec} on this {layer.device.type}: {why}")
 
 
 def make_engine(layer: ConvLayer) -> Engine | Folded:

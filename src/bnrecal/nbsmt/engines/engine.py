@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from bnrecal.nbsmt.policies.custom import is_custom
 from bnrecal.nbsmt.spec import SmtSpec
 
 # ruff: noqa: ARG002  (a default takes what engines take)
+
 NO_NUMBA = "numba is switched off or cannot compile here"
 
 
@@ -27,14 +28,14 @@ class ConvLayer:
         spec: the machine emulated.
         geometry: stride, padding, dilation, groups.
         device: where activations will be.
-        backend: what is to do the sums, one of an engine's names; None: whatever is exact and fastest.
+        engine_name: what is to do the sums, one of an engine's names; None: whatever is exact and fastest.
     """
 
     weight: Tensor
     spec: SmtSpec
     geometry: Geometry
     device: torch.device
-    backend: str | None = None
+    engine_name: str | None = None
 
     @property
     def kernel(self) -> Pair:
@@ -167,22 +168,12 @@ class Folded:
     ) -> Tensor:
         return self.inner.convolve(self._folded(x, x_scale, signed), x_scale, scale, bias, signed=signed)
 
-    def convolve_to_end(
-        self,
-        x: Tensor,
-        x_scale: float,
-        scale: Tensor,
-        bias: Tensor | None,
-        end: ConvEnd,
-        *,
-        signed: bool = False,
-    ) -> Tensor | None:
-        return self.inner.convolve_to_end(self._folded(x, x_scale, signed), x_scale, scale, bias, end, signed=signed)
+    def convolve_to_end(self, x: Tensor, x_scale: float, *others: Any, signed: bool = False) -> Tensor | None:
+        return self.inner.convolve_to_end(self._folded(x, x_scale, signed), x_scale, *others, signed=signed)
 
     def _folded(self, x: Tensor, x_scale: float, signed: bool) -> Tensor:
         # im2col copies every pixel for each tap: of bytes that is a quarter of what it is of floats
-        seen = levels_of(x, x_scale, signed) if self.layer.folds_taps else x
-        return self.layer.fold(seen)
+        return self.layer.fold(levels_of(x, x_scale, signed) if self.layer.folds_taps else x)
 
 
 def levels_of(x: Tensor, x_scale: float, signed: bool) -> Tensor:

@@ -51,7 +51,8 @@ class TorchEngine(Engine):
     def __init__(self, layer: ConvLayer) -> None:
         self.layer = layer
         self.channels, weight = _expand(layer)
-        self._name = layer.backend or ("float32" if _fits_float32(weight, self.channels, layer.device) else "float64")
+        fits = _fits_float32(weight, self.channels, layer.device)
+        self._name = layer.engine_name or ("float32" if fits else "float64")
         dtype = torch.float32 if self._name == "float32" else torch.float64
         self._conv = FloatConv(weight, layer.geometry, self.channels.largest, dtype, layer.device)
         self._width = weight.shape[1] * layer.geometry.groups
@@ -61,7 +62,7 @@ class TorchEngine(Engine):
     @classmethod
     def can_run(cls, layer: ConvLayer) -> str:
         """Return "", or why sums do not fit float32 where that is asked for."""
-        if layer.backend == "float32":
+        if layer.engine_name == "float32":
             channels, weight = _expand(layer)
             if not FloatConv.fits(weight, channels.largest):
                 return f"float32 cannot hold the sums of a kernel of {layer.kernel}"
@@ -138,8 +139,8 @@ class TableChannels:
 
     Every term of the policy is a function F of the activation and of how many threads are active, times a function G
     of the weight. For every pattern of non-zero partner weights (`operands`) and every term, one group of input
-    channels carries F, given how many of those partners' activations are non-zero; the weights of that pattern meet it
-    as G.
+    channels carries F, given how many of those partners' activations are non-zero; the weights of that pattern
+    multiply it as G.
     """
 
     bytes_each = 2

@@ -54,10 +54,10 @@ class Curve:
 
     def of(self, points: Sequence[FigurePoint]) -> list[FigurePoint]:
         """Its points, slowest first."""
-        own = [point for point in points if self.holds(point)]
+        own = [point for point in points if self.matches(point)]
         return sorted(own, key=lambda point: point["speedup"])
 
-    def holds(self, point: FigurePoint) -> bool:
+    def matches(self, point: FigurePoint) -> bool:
         """Return whether a point belongs to it."""
         kind = (point["pruned"] > 0, point["method"], point["recal"])
         return kind == (self.pruned, self.choice.method, self.recal)

@@ -250,7 +250,7 @@ def _difference(point: FigurePoint) -> str:
 
 
 def _text_row(point: FigurePoint) -> TextRow:
-    curve = next(curve for curve in CURVES if curve.holds(point))
+    curve = next(curve for curve in CURVES if curve.matches(point))
     cells = [
         number(point["speedup"]),
         curve.choice.cell,

@@ -120,7 +120,7 @@ def _record(cell: CellRecord) -> dict[str, object]:
         "one_thread": " ".join(name for name, one in exceptions if one["threads"] == 1),
         "spared": " ".join(spared(cell)),
         "weights_hash": cell["provenance"]["weights_hash"],
-        "content": cell["provenance"]["cell"],
+        "content": cell["provenance"]["content"],
     }
 
 

@@ -1,33 +1,8 @@
 """Records that Table 1 is made of, as they lie in the JSON files of `cells/`."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from bnrecal.experiment.results import ExceptionRecord
-
-
-class ImagesRecord(TypedDict):
-    """A choice of images."""
-
-    split: str
-    images: int
-    fingerprint: str
-
-
-class ProvenanceRecord(TypedDict):
-    """The part of `Result.provenance` that reports show.
-
-    Attributes:
-        cell: hash of all that the numbers depend on.
-        config: nested settings.
-        images: by role.
-    """
-
-    cell: str
-    weights_hash: str
-    config: dict[str, Any]
-    images: dict[str, ImagesRecord]
-    versions: dict[str, str]
-    device: str
+from bnrecal.experiment.records import ResultRecord
 
 
 class LayerRecord(TypedDict):
@@ -48,43 +23,6 @@ class LayerRecord(TypedDict):
     active_4: float | None
     relative_mse: float | None
     relative_mse_wo: float | None
-
-
-class ResultRecord(TypedDict):
-    """`Result.to_json`."""
-
-    model: str
-    data: str
-    threads: int
-    policy: str
-    recal: bool
-    images: int
-    top1: float
-    top5: float
-    stderr: float
-    fp32_top1: float
-    fp32_top5: float
-    a8w8_top1: float
-    a8w8_top5: float
-    drop: float
-    top1_wo_recal: float
-    gain: float
-    gain_p: float | None
-    control_gain: float | None
-    loss_p: float
-    recovered: float | None
-    recovered_low: float | None
-    recovered_high: float | None
-    restricted_top1: float | None
-    skipped: int
-    speedup: float
-    cycles: int
-    cycle_speedup: float
-    seed: int
-    exceptions: dict[str, str]
-    layer_exceptions: dict[str, ExceptionRecord]
-    provenance: ProvenanceRecord
-    seconds: float
 
 
 class _Measured(ResultRecord):

@@ -29,7 +29,7 @@ def golden(levels: Tensor, w: Tensor, g: Geometry) -> Tensor:
 
 def prepared(w: Tensor, g: Geometry) -> PreparedConv2d:
     found = PreparedConv2d(w, SmtSpec(1), stride=g.stride, padding=g.padding, dilation=g.dilation, groups=g.groups)
-    assert found.backend == "depthwise"
+    assert found.engine_name == "depthwise"
     return found
 
 
@@ -96,7 +96,7 @@ def test_any_division_into_units(workers: int, ring: int, monkeypatch: pytest.Mo
     x = torch.randint(0, 256, (2, 50, 40, 11), generator=generator).byte()
     w = torch.randint(-128, 128, (50, 1, 3, 3), generator=generator).to(torch.int8)
     g = Geometry((1, 2), (1, 1), (1, 1), 50)
-    wanted = PreparedConv2d(w, SmtSpec(1), stride=(1, 2), padding=1, groups=50, backend="float64").accumulate(x)
+    wanted = PreparedConv2d(w, SmtSpec(1), stride=(1, 2), padding=1, groups=50, engine="float64").accumulate(x)
     monkeypatch.setattr(depthwise, "RING_BYTES", ring)
     monkeypatch.setattr(torch, "get_num_threads", lambda: workers)
     assert torch.equal(prepared(w, g).accumulate(x), wanted)
@@ -122,4 +122,4 @@ def test_only_depthwise_layers_on_one_thread() -> None:
         layer = ConvLayer(weight, SmtSpec(threads), pointwise(8), torch.device("cpu"))
         assert DepthwiseEngine.can_run(layer)
     with pytest.raises(ValueError, match="'depthwise'"):
-        PreparedConv2d(w, SmtSpec(2), groups=8, backend="depthwise")
+        PreparedConv2d(w, SmtSpec(2), groups=8, engine="depthwise")

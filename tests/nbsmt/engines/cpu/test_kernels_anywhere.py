@@ -13,7 +13,7 @@ from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import POLICIES
 
-# Every thread count and policy with every backend there is, on layers that golden results came with.
+# Every thread count and policy with every engine there is, on layers that golden results came with.
 CHECK = """
 import json, sys, torch
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
@@ -21,13 +21,13 @@ from bnrecal.nbsmt.engines.cpu.dense_sparse import kernels_compile
 from bnrecal.nbsmt.engines.cpu.kernels.instructions import PRODUCTS
 from bnrecal.nbsmt.engines.cpu.onednn import Exactness, onednn_exactness
 from bnrecal.nbsmt.spec import SmtSpec
-backends = ["float32"] + ["onednn-int8"] * (onednn_exactness() is not Exactness.NONE)
+engines = ["float32"] + ["onednn-int8"] * (onednn_exactness() is not Exactness.NONE)
 for case in torch.load(sys.argv[1]):
-    for backend in [*backends, None]:
+    for engine in [*engines, None]:
         options = {name: case[name] for name in ("stride", "padding", "dilation", "groups")}
-        with torch.backends.mkldnn.flags(enabled=backend != "float32"):
-            prepared = PreparedConv2d(case["w"], SmtSpec(*case["spec"]), backend=backend, **options)
-            assert torch.equal(prepared.accumulate(case["x"]), case["sums"]), (backend, case["spec"])
+        with torch.backends.mkldnn.flags(enabled=engine != "float32"):
+            prepared = PreparedConv2d(case["w"], SmtSpec(*case["spec"]), engine=engine, **options)
+            assert torch.equal(prepared.accumulate(case["x"]), case["sums"]), (engine, case["spec"])
 print(json.dumps({"kernels": kernels_compile(), "exactness": onednn_exactness().value, "products": PRODUCTS.name}))
 """
 
@@ -46,7 +46,7 @@ def cases(path: Path) -> Path:
             w = torch.randint(-128, 128, kernel, generator=generator)
             w[0], w[1, ::2] = -128, 127
             w *= torch.rand(w.shape, generator=generator) < (0.5 if len(found) % 2 else 0.9)
-            prepared = PreparedConv2d(w.to(torch.int8), SmtSpec(*spec), backend="float64", **options)  # type: ignore[arg-type]
+            prepared = PreparedConv2d(w.to(torch.int8), SmtSpec(*spec), engine="float64", **options)  # type: ignore[arg-type]
             sums = prepared.accumulate(x.byte())
             found.append({"spec": spec, "x": x.byte(), "w": w.to(torch.int8), "sums": sums, **options})
     torch.save(found, path)
@@ -92,7 +92,7 @@ print(kernels_compile(), float(y.double().sum()))
 def true_sum() -> float:
     w = torch.arange(-64, 64).view(4, 8, 2, 2).to(torch.int8)
     x = torch.arange(200).float().view(1, 8, 5, 5)
-    return float(PreparedConv2d(w, SmtSpec(4), backend="float64")(x, 1.0, torch.ones(4)).double().sum())
+    return float(PreparedConv2d(w, SmtSpec(4), engine="float64")(x, 1.0, torch.ones(4)).double().sum())
 
 
 @pytest.mark.parametrize("trouble", ["no jit", "no cache folder"])

@@ -62,11 +62,11 @@ def test_a_layer_whose_trial_fails_takes_float32(monkeypatch: pytest.MonkeyPatch
     x = torch.randint(0, 256, (2, 16, 9, 9), generator=generator).byte()
     quick = PreparedConv2d(w, SmtSpec(4), padding=1)
     found = quick.accumulate(x)
-    assert quick.backend == "onednn-int8"
+    assert quick.engine_name == "onednn-int8"
     monkeypatch.setattr(dense_sparse, "sums_are_exact", lambda *_: False)
     careful = PreparedConv2d(w, SmtSpec(4), padding=1)
     assert torch.equal(careful.accumulate(x), found)
-    assert careful.backend == "float32"
+    assert careful.engine_name == "float32"
 
 
 @needs_onednn
@@ -85,7 +85,7 @@ def test_slow_eight_bit_convolutions_are_not_used(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(onednn, "_is_quick", lambda: False)
     onednn.onednn_trial.cache_clear()
     assert onednn_exactness() is Exactness.NONE
-    assert PreparedConv2d(torch.ones(2, 4, 3, 3, dtype=torch.int8), SmtSpec(2)).backend == "float32"
+    assert PreparedConv2d(torch.ones(2, 4, 3, 3, dtype=torch.int8), SmtSpec(2)).engine_name == "float32"
     onednn.onednn_trial.cache_clear()
 
 

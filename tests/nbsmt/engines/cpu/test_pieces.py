@@ -22,7 +22,7 @@ def test_no_sparse_kernel_without_sparse_weights(threads: int, biased: bool, mon
     scale = torch.rand(10, generator=generator) / 100
     bias = torch.randn(10, generator=generator) if biased else None
     x = torch.rand(6, 8, 9, 7, generator=generator) * 300
-    plain = PreparedConv2d(w, SmtSpec(threads), padding=1, backend="float64")
+    plain = PreparedConv2d(w, SmtSpec(threads), padding=1, engine="float64")
     sums = plain.accumulate(x.round().clamp(0, 255).byte()).float()
     expected = sums * scale.view(1, -1, 1, 1)
     if bias is not None:

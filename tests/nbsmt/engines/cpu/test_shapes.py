@@ -28,7 +28,7 @@ class Layer:
     weight: tuple[int, int, int, int]  # (O, C / groups, kh, kw)
     geometry: Geometry
     inputs: list[tuple[int, int, int]]
-    backend: str | None = None
+    engine: str | None = None
 
 
 LAYERS = [
@@ -62,14 +62,14 @@ CHECK = """
 import sys, torch
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
-for number, (threads, backend, w, options, steps) in enumerate(torch.load(sys.argv[1])):
-    layer = PreparedConv2d(w, SmtSpec(threads), backend=backend, **options)
+for number, (threads, engine, w, options, steps) in enumerate(torch.load(sys.argv[1])):
+    layer = PreparedConv2d(w, SmtSpec(threads), engine=engine, **options)
     for step, (x, sums) in enumerate(steps):
         for _ in range(2):
             torch.full((x.numel() + 4096,), 255, dtype=torch.uint8)  # left in memory behind what comes next
             wrong = int((layer.accumulate(x) != sums).sum())
             if wrong:
-                print(f"layer {number}, input {step} {tuple(x.shape)}: {wrong} wrong by {layer.backend}")
+                print(f"layer {number}, input {step} {tuple(x.shape)}: {wrong} wrong by {layer.engine_name}")
 """
 
 
@@ -83,13 +83,13 @@ def cases(path: Path) -> Path:
     for layer in LAYERS:
         w = integers(layer.weight, -128, 128, 0.05, 0.1, len(found)).to(torch.int8)
         g = layer.geometry
-        exact = PreparedConv2d(w, SmtSpec(layer.threads), backend="float64", **options(g))
+        exact = PreparedConv2d(w, SmtSpec(layer.threads), engine="float64", **options(g))
         steps: list[tuple[torch.Tensor, torch.Tensor]] = []
         for images, rows, columns in layer.inputs:
             x = integers((images, w.shape[1] * g.groups, rows, columns), 0, 256, 0.1, 0.1, len(steps)).to(torch.uint8)
             x = (x.to(torch.int16) - 128).to(torch.int8) if layer.signed else x
             steps.append((x, exact.accumulate(x)))
-        found.append((layer.threads, layer.backend, w, options(g), steps))
+        found.append((layer.threads, layer.engine, w, options(g), steps))
     torch.save(found, path)
     return path
 
@@ -106,9 +106,9 @@ def test_the_choice_belongs_to_the_shape(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(dense_sparse, "sums_are_exact", lambda _level, shape, *_: shape[2] > 4)
     w = integers((6, 4, 3, 3), -128, 128, 0.1, 0.1, 1).to(torch.int8)
     layer = PreparedConv2d(w, SmtSpec(1), padding=1)
-    exact = PreparedConv2d(w, SmtSpec(1), padding=1, backend="float64")
-    assert layer.backend == "onednn-int8"
-    for size, backend in ((8, "onednn-int8"), (4, "onednn-int8 and float32"), (8, "onednn-int8 and float32")):
+    exact = PreparedConv2d(w, SmtSpec(1), padding=1, engine="float64")
+    assert layer.engine_name == "onednn-int8"
+    for size, engine in ((8, "onednn-int8"), (4, "onednn-int8 and float32"), (8, "onednn-int8 and float32")):
         for low, dtype in ((0, torch.uint8), (-128, torch.int8)):
             x = integers((2, 4, size, size), low, low + 256, 0.1, 0.1, size).to(dtype)
             assert torch.equal(layer.accumulate(x), exact.accumulate(x))
@@ -117,7 +117,7 @@ def test_the_choice_belongs_to_the_shape(monkeypatch: pytest.MonkeyPatch) -> Non
             y = layer(x.float(), 1.0, scale, bias, signed=low < 0)
             z = exact(x.float(), 1.0, scale, bias, signed=low < 0)
             assert torch.allclose(y, z, rtol=1e-5, atol=1e-2)
-        assert layer.backend == backend
+        assert layer.engine_name == engine
 
 
 def test_one_channel_a_group_never_reaches_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,10 +128,10 @@ def test_one_channel_a_group_never_reaches_onednn(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(OneDnnConv, "convolve", forbidden)
     w = integers((8, 1, 3, 3), -128, 128, 0.1, 0.1, 1).to(torch.int8)
     for groups in (1, 4, 8):
-        for backend in (None, "onednn-int8") if onednn_exactness() is not Exactness.NONE else (None,):
+        for engine in (None, "onednn-int8") if onednn_exactness() is not Exactness.NONE else (None,):
             x = integers((2, groups, 6, 5), 0, 256, 0.1, 0.1, 2).to(torch.uint8)
-            exact = PreparedConv2d(w, SmtSpec(1), groups=groups, backend="float64").accumulate(x)
-            assert torch.equal(PreparedConv2d(w, SmtSpec(1), groups=groups, backend=backend).accumulate(x), exact)
+            exact = PreparedConv2d(w, SmtSpec(1), groups=groups, engine="float64").accumulate(x)
+            assert torch.equal(PreparedConv2d(w, SmtSpec(1), groups=groups, engine=engine).accumulate(x), exact)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import POLICIES
 
-BACKEND = "triton-int8"
+ENGINE = "triton-int8"
 ONE = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
 
 
@@ -31,7 +31,7 @@ def prepare(layer: Layer, spec: SmtSpec) -> PreparedConv2d:
     _, w, geometry, groups = layer
     return PreparedConv2d(
         w, spec, stride=geometry["stride"], padding=geometry["padding"], dilation=geometry["dilation"], groups=groups,
-        backend=BACKEND,
+        engine=ENGINE,
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_four_at_a_time_are_every_policys_operands(policy: str) -> None:
 def test_an_activation_of_half_a_step_is_no_active_partner(threads: int) -> None:
     x = torch.tensor([0.0, 0.5, 0.50001, 1.5, 2.5, 15.5, 255.5, 1e9, -1.0, float("nan")]).repeat(64).view(1, 64, 2, 5)
     w = integers((4, 64, 1, 1), -128, 128, 0.05, 0.3, 3).to(torch.int8)
-    prepared = PreparedConv2d(w, SmtSpec(threads), backend=BACKEND)
+    prepared = PreparedConv2d(w, SmtSpec(threads), engine=ENGINE)
     assert isinstance(prepared.engine, TritonEngine)
     assert threads == 2 or len(prepared.engine.conv.layout.codes)  # some are looked up one by one
     sums = prepared.accumulate(quantize_activation(x, 1.0, False))
@@ -113,7 +113,7 @@ def test_exact_at_4608_products_of_extremes(threads: int, safe_weight: int) -> N
     w[1] = 127
     w[2, ::2] = 127  # large sums that cancel
     with mock.patch.multiple(triton_engine, SAFE_WEIGHT=safe_weight, SAFE_STEPS=5):  # 1: by a second accumulator
-        found = PreparedConv2d(w, SmtSpec(threads), backend=BACKEND).accumulate(x).flatten().tolist()
+        found = PreparedConv2d(w, SmtSpec(threads), engine=ENGINE).accumulate(x).flatten().tolist()
     assert found == [reference.dot([255] * 4608, row, threads) for row in w.flatten(1).tolist()]
 
 
@@ -122,7 +122,7 @@ def test_signed_activations_run_on_one_thread(channels: int) -> None:
     generator = torch.Generator().manual_seed(3)
     x = torch.randint(-128, 128, (2, 2 * channels, 6, 5), generator=generator).to(torch.int8)
     w = torch.randint(-128, 128, (8, channels, 3, 3), generator=generator).to(torch.int8)
-    prepared = PreparedConv2d(w, SmtSpec(1), padding=(1, 2), stride=2, groups=2, backend=BACKEND)
+    prepared = PreparedConv2d(w, SmtSpec(1), padding=(1, 2), stride=2, groups=2, engine=ENGINE)
     found = prepared.accumulate(x)
     assert torch.equal(found.double(), F.conv2d(x.double(), w.double(), None, 2, (1, 2), groups=2))
 
@@ -139,7 +139,7 @@ def test_call_quantizes_and_scales(threads: int, signed: bool, channels: int, gr
     w = torch.randint(-128, 128, (10, channels, 3, 3), generator=generator).to(torch.int8)
     w_scale = torch.rand(10, generator=generator) / 100
     bias = torch.randn(10, generator=generator)
-    prepared = PreparedConv2d(w, SmtSpec(threads), padding=1, groups=groups, backend=BACKEND)
+    prepared = PreparedConv2d(w, SmtSpec(threads), padding=1, groups=groups, engine=ENGINE)
     for b in (None, bias) if threads == 1 else (bias,):
         found = prepared(x, 0.05, w_scale, b, signed)
         sums = prepared.accumulate(quantize_activation(x, 0.05, signed))
@@ -157,7 +157,7 @@ def test_every_activation_is_quantized_as_torch_does() -> None:
     for signed in (False, True):
         for kernel in (w, torch.cat([w, w * 0], 1)):  # depthwise, and the GEMM
             images = x.view(-1, 1, 1, 1).expand(-1, kernel.shape[1], 1, 1)
-            prepared = PreparedConv2d(kernel, SmtSpec(1), backend=BACKEND)
+            prepared = PreparedConv2d(kernel, SmtSpec(1), engine=ENGINE)
             for scale in (1.0, 0.37):
                 levels = quantize_activation(x, scale, signed)
                 found = prepared(images, scale, torch.full((1,), 1 / scale), signed=signed).flatten()
@@ -202,7 +202,7 @@ def test_a_layer_starts_few_kernels_for_a_whole_batch(
 ) -> None:
     generator = torch.Generator().manual_seed(7)
     w = torch.randint(-128, 128, (8, channels, 3, 3), generator=generator).to(torch.int8)
-    prepared = PreparedConv2d(w, SmtSpec(threads), padding=1, groups=groups, backend=BACKEND)
+    prepared = PreparedConv2d(w, SmtSpec(threads), padding=1, groups=groups, engine=ENGINE)
     x = torch.randn(5, groups * channels, 4, 4, generator=generator)
     scale = torch.ones(8)
     bias = torch.ones(8)
@@ -224,7 +224,7 @@ def test_short_memory_halves_the_batch_and_changes_nothing(
     generator = torch.Generator().manual_seed(8)
     w = torch.randint(-128, 128, (4, 8, 3, 3), generator=generator).to(torch.int8)
     x = torch.randn(7, 8, 5, 5, generator=generator)
-    prepared = PreparedConv2d(w, SmtSpec(4), padding=1, backend=BACKEND)
+    prepared = PreparedConv2d(w, SmtSpec(4), padding=1, engine=ENGINE)
     whole = prepared(x, 0.05, torch.ones(4))
     original = triton_engine._expanded
     asked = []

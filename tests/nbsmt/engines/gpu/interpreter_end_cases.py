@@ -60,7 +60,7 @@ def prepare(w: Tensor, spec: SmtSpec, groups: int, geometry: Geometry) -> tuple[
     """The layer by Triton, and by what the CPU takes."""
     stride, padding, dilation = geometry["stride"], geometry["padding"], geometry["dilation"]
     by_triton = PreparedConv2d(
-        w, spec, stride=stride, padding=padding, dilation=dilation, groups=groups, backend="triton-int8"
+        w, spec, stride=stride, padding=padding, dilation=dilation, groups=groups, engine="triton-int8"
     )
     return by_triton, PreparedConv2d(w, spec, stride=stride, padding=padding, dilation=dilation, groups=groups)
 
@@ -129,7 +129,7 @@ def test_a_layer_makes_the_same_of_activations_and_of_their_levels(channels: int
     x = torch.randn(2, channels, 5, 6, generator=generator) * 3
     w = torch.randint(-128, 128, (20, channels // groups, 3, 3), generator=generator).to(torch.int8)
     scale = torch.rand(20, generator=generator)
-    prepared = PreparedConv2d(w, SmtSpec(threads), padding=1, groups=groups, backend="triton-int8")
+    prepared = PreparedConv2d(w, SmtSpec(threads), padding=1, groups=groups, engine="triton-int8")
     for signed in (False, True) if threads == 1 else (False,):
         expected = prepared(x, 0.05, scale, signed=signed)
         assert torch.equal(prepared(quantize_activation(x, 0.05, signed), 0.05, scale, signed=signed), expected)

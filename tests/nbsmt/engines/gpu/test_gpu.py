@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.nbsmt_backends import check_on_backend, check_on_every_backend
+from helpers.nbsmt_engines import check_on_engine, check_on_every_engine
 from helpers.smt_cases import Layer, expected, layers, specs
 from hypothesis import given, settings
 
@@ -27,8 +27,8 @@ def test_the_check_at_the_start_passes() -> None:
 @settings(max_examples=200)
 @given(layers(), specs())
 def test_equals_golden_model(layer: Layer, spec: SmtSpec) -> None:
-    check_on_backend(layer, spec, "cuda", None)
-    check_on_every_backend(layer, spec)
+    check_on_engine(layer, spec, "cuda", None)
+    check_on_every_engine(layer, spec)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

@@ -31,7 +31,7 @@ def test_equals_golden_model(layer: Layer, spec: SmtSpec) -> None:
         stride=geometry["stride"],
         padding=geometry["padding"],
         dilation=geometry["dilation"],
-        backend="int-mm",
+        engine="int-mm",
     )
     assert torch.equal(prepared.accumulate(x), expected(layer, spec))
 
@@ -43,7 +43,7 @@ def test_call_quantizes_and_scales_in_pieces_too(monkeypatch: pytest.MonkeyPatch
     w_scale = torch.rand(10, generator=generator) / 100
     bias = torch.randn(10, generator=generator)
     for signed in (False, True):
-        prepared = PreparedConv2d(w, SmtSpec(1 if signed else 4), padding=1, backend="int-mm")
+        prepared = PreparedConv2d(w, SmtSpec(1 if signed else 4), padding=1, engine="int-mm")
         whole = prepared(x, 0.05, w_scale, bias, signed)
         sums = prepared.accumulate(quantize_activation(x, 0.05, signed))
         exact = sums.double() * (0.05 * w_scale.double()).view(1, -1, 1, 1) + bias.double().view(1, -1, 1, 1)
@@ -55,20 +55,20 @@ def test_call_quantizes_and_scales_in_pieces_too(monkeypatch: pytest.MonkeyPatch
 def test_filters_that_could_leave_int32_are_refused() -> None:
     w = torch.full((1, 4, 191, 191), -128, dtype=torch.int8)
     with pytest.raises(ValueError, match="int-mm"):
-        PreparedConv2d(w, SmtSpec(1), backend="int-mm")
+        PreparedConv2d(w, SmtSpec(1), engine="int-mm")
 
 
-def engine(w: torch.Tensor, spec: SmtSpec, groups: int, device: torch.device) -> type[Engine]:
+def engine_for(w: torch.Tensor, spec: SmtSpec, groups: int, device: torch.device) -> type[Engine]:
     return choose_engine(ConvLayer(w, spec, pointwise(groups), device))
 
 
 def test_layers_that_leave_bytes_or_have_groups_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     w = torch.ones(4, 2, 3, 3, dtype=torch.int8)
-    for backend in ("triton-int8", "int-mm"):
+    for engine in ("triton-int8", "int-mm"):
         with pytest.raises(ValueError, match="saturate=False"):
-            PreparedConv2d(w, SmtSpec(2, saturate=False), backend=backend)
+            PreparedConv2d(w, SmtSpec(2, saturate=False), engine=engine)
     with pytest.raises(ValueError, match="int-mm"):
-        PreparedConv2d(w, SmtSpec(2), groups=2, backend="int-mm")
+        PreparedConv2d(w, SmtSpec(2), groups=2, engine="int-mm")
     monkeypatch.setattr(int_mm, "int_mm_is_exact", lambda _: True)
     monkeypatch.setattr(choose, "triton_trouble", lambda _: "")
     for capability, groups, chosen in (
@@ -79,8 +79,8 @@ def test_layers_that_leave_bytes_or_have_groups_are_left_to_others(monkeypatch: 
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
         monkeypatch.setattr(choose, "find_spec", lambda _: object())
-        assert chosen in engine(w, SmtSpec(4), groups, CUDA).names
+        assert chosen in engine_for(w, SmtSpec(4), groups, CUDA).names
     monkeypatch.setattr(choose, "find_spec", lambda _: None)
-    assert engine(w, SmtSpec(4), 1, CUDA) is int_mm.IntMMEngine
-    assert engine(w, SmtSpec(4, saturate=False), 1, CUDA) is TorchEngine
-    assert "int-mm" not in engine(w, SmtSpec(4), 1, CPU).names
+    assert engine_for(w, SmtSpec(4), 1, CUDA) is int_mm.IntMMEngine
+    assert engine_for(w, SmtSpec(4, saturate=False), 1, CUDA) is TorchEngine
+    assert "int-mm" not in engine_for(w, SmtSpec(4), 1, CPU).names

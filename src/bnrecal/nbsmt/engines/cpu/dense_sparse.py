@@ -56,7 +56,7 @@ class DenseSparseEngine(Engine):
         self.layer = layer
         self.spec = layer.spec
         self.weight = layer.weight.cpu()
-        eight_bit = layer.backend != "float32" and can_trust(tuple(layer.weight.shape))
+        eight_bit = layer.engine_name != "float32" and can_trust(tuple(layer.weight.shape))
         self.exactness = onednn_exactness() if eight_bit else Exactness.NONE
         self.share = cheapest(layer.weight, layer.spec, layer.geometry, self.exactness)
         self._parts: DenseSparse | None = None
@@ -80,9 +80,9 @@ class DenseSparseEngine(Engine):
             return layer.beyond_bytes
         if not kernels_compile():
             return NO_NUMBA
-        if layer.backend == "onednn-int8" and onednn_exactness() is Exactness.NONE:
+        if layer.engine_name == "onednn-int8" and onednn_exactness() is Exactness.NONE:
             return onednn_trial()[1]
-        if layer.backend == "float32" and not FloatConv.fits(layer.weight, 255):
+        if layer.engine_name == "float32" and not FloatConv.fits(layer.weight, 255):
             return f"float32 cannot hold the sums of a kernel of {layer.kernel}"
         return ""
 

@@ -30,7 +30,7 @@ class TritonEngine(Engine):
     @classmethod
     def can_run(cls, layer: ConvLayer) -> str:
         """Return why Triton does not run this layer, or "" where it does."""
-        if layer.device.type != "cuda" and layer.backend is None:  # its interpreter is for tests
+        if layer.device.type != "cuda" and layer.engine_name is None:  # its interpreter is for tests
             return "made for GPUs"
         if layer.beyond_bytes:
             return layer.beyond_bytes

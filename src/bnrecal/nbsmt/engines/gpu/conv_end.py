@@ -43,7 +43,7 @@ class Output:
         return replace(self, end=replace(self.end, residual=self.end.residual[images]))
 
     def arguments(self, y: Tensor) -> dict[str, Any]:
-        """The arguments by which kernels are told; y stands for tensors that are not there."""
+        """The arguments of a kernel; y stands for tensors that are not there."""
         return {
             "scale": y if self.scale is None else self.scale,
             "bias": y if self.bias is None else self.bias,

@@ -38,7 +38,7 @@ class IntMMEngine(Engine):
     @classmethod
     def can_run(cls, layer: ConvLayer) -> str:
         """Return why `torch._int_mm` does not run this layer, or "" where it does."""
-        if layer.device.type != "cuda" and layer.backend is None:  # a processor has it too, for tests
+        if layer.device.type != "cuda" and layer.engine_name is None:  # a processor has it too, for tests
             return "made for GPUs"
         if layer.beyond_bytes:
             return layer.beyond_bytes

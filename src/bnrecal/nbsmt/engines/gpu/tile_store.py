@@ -1,13 +1,13 @@
 """Tile sizes that were found fastest, kept on disk for later processes; of several, one times and the others read."""
 
-import fcntl
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
+
+from filelock import FileLock
 
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path, cache_path, warn_once
@@ -15,7 +15,6 @@ from bnrecal.files import atomic_path, cache_path, warn_once
 # Seconds that a process waits for another one to time the tiles of one kind of layer: it takes a few. The lock of a
 # process that dies is free at once; waiting longer than this, each times for itself.
 PATIENCE = 60.0
-_POLL = 0.02  # seconds
 
 
 class Tile(NamedTuple):
@@ -79,26 +78,7 @@ class TileStore:
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """A block that one process at a time is in; after PATIENCE, or where files cannot be locked, several may be."""
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError:
-        yield  # nothing can be kept there either
-        return
-    with file:  # closing it frees the lock
-        _wait_for(file)
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError):  # a time-out too
+            stack.enter_context(FileLock(lock, timeout=PATIENCE))
         yield
-
-
-def _wait_for(file: IO[str]) -> None:
-    """Take the lock of this file."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_POLL)
-        except OSError:  # a file system without locks
-            return
-        else:
-            return

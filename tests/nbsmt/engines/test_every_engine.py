@@ -1,8 +1,8 @@
-"""Each backend by name: one that this machine lacks is reported as skipped, with the reason."""
+"""Each engine by name: one that this machine lacks is reported as skipped, with the reason."""
 
 import pytest
 import torch
-from helpers.nbsmt_backends import ALL_PLACES, PLACES, USUAL, check_on_backend, check_on_every_backend, why_not
+from helpers.nbsmt_engines import ALL_PLACES, PLACES, USUAL, check_on_engine, check_on_every_engine, why_not
 from helpers.smt_cases import integers
 
 from bnrecal.nbsmt import engines
@@ -18,8 +18,8 @@ GEOMETRY = {"stride": (2, 1), "padding": (1, 1), "dilation": (1, 2)}
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("device", "backend", "lacks"), ALL_PLACES, ids=lambda value: value if value else "here")
-def test_a_backend_equals_the_golden_model(device: str, backend: str, lacks: str) -> None:
+@pytest.mark.parametrize(("device", "engine", "lacks"), ALL_PLACES, ids=lambda value: value if value else "here")
+def test_an_engine_equals_the_golden_model(device: str, engine: str, lacks: str) -> None:
     if lacks:
         pytest.skip(lacks)
     x = integers((2, 8, 6, 7), 0, 256, 0.3, 0.3, 1).byte()
@@ -28,26 +28,26 @@ def test_a_backend_equals_the_golden_model(device: str, backend: str, lacks: str
         w = integers((8, 8 // groups, 3, 3), -128, 128, 0.1, 0.3, 2).char()
         for threads in (1, 2, 4):
             spec = SmtSpec(threads, "A", True, "half_even", True)
-            if not why_not(w, spec, device, backend, groups, GEOMETRY):
-                check_on_backend((x, w, GEOMETRY, groups), spec, device, backend)
+            if not why_not(w, spec, device, engine, groups, GEOMETRY):
+                check_on_engine((x, w, GEOMETRY, groups), spec, device, engine)
                 checked += 1
     assert checked
 
 
 def test_every_engine_of_this_processor_is_compared() -> None:
-    known = {backend for _, backend, _ in ALL_PLACES}
+    known = {engine for _, engine, _ in ALL_PLACES}
     assert known == {name for engine in ENGINES for name in engine.names}
-    here = {backend for device, backend in PLACES if device == "cpu"}
+    here = {engine for device, engine in PLACES if device == "cpu"}
     assert {"float32", "float64"} <= here
     assert not kernels_compile() or "depthwise" in here
 
 
-def test_backends_that_have_no_such_layer_are_left_out_of_the_count() -> None:
+def test_engines_that_have_no_such_layer_are_left_out_of_the_count() -> None:
     x = torch.full((1, 4, 3, 3), 200, dtype=torch.uint8)
     w = torch.full((4, 4, 3, 3), 100, dtype=torch.int8)
     geometry = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
-    most = check_on_every_backend((x, w, geometry, 1), SmtSpec(2))
-    assert most > check_on_every_backend((x, w, geometry, 1), SmtSpec(2, saturate=False))
+    most = check_on_every_engine((x, w, geometry, 1), SmtSpec(2))
+    assert most > check_on_every_engine((x, w, geometry, 1), SmtSpec(2, saturate=False))
 
 
 def test_the_first_engine_that_can_run_a_layer_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,9 +63,9 @@ def test_the_first_engine_that_can_run_a_layer_is_taken(monkeypatch: pytest.Monk
     assert isinstance(PreparedConv2d(w, SmtSpec(2)).engine, Picky)
     assert not isinstance(PreparedConv2d(w, SmtSpec(4)).engine, Picky)
     with pytest.raises(ValueError, match=r"'picky' cannot run .*: two threads alone"):
-        PreparedConv2d(w, SmtSpec(4), backend="picky")
+        PreparedConv2d(w, SmtSpec(4), engine="picky")
     with pytest.raises(ValueError, match=r"one of \('picky', 'triton-int8', 'int-mm', .*not 'pickier'"):
-        PreparedConv2d(w, SmtSpec(4), backend="pickier")
+        PreparedConv2d(w, SmtSpec(4), engine="pickier")
 
 
 def test_the_engines_for_gpus_run_on_a_processor_only_by_name() -> None:

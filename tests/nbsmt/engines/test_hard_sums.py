@@ -1,8 +1,8 @@
-"""What could go wrong in a backend: large sums, zeros of every share, rounding libraries."""
+"""What could go wrong in an engine: large sums, zeros of every share, rounding libraries."""
 
 import pytest
 import torch
-from helpers.nbsmt_backends import check_on_every_backend
+from helpers.nbsmt_engines import check_on_every_engine
 from helpers.smt_cases import integers
 
 from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine
@@ -17,14 +17,14 @@ def test_kernels_too_large_for_float32_sums(monkeypatch: pytest.MonkeyPatch) -> 
     x = torch.full((1, 1, 23, 23), 255, dtype=torch.uint8)
     assert PreparedConv2d(w, SmtSpec(1)).accumulate(x).item() == -255 * 128 * 529
     with pytest.raises(ValueError, match="float32 cannot hold"):
-        PreparedConv2d(w, SmtSpec(1), backend="float32")
+        PreparedConv2d(w, SmtSpec(1), engine="float32")
     monkeypatch.setattr("bnrecal.nbsmt.engines.cpu.dense_sparse.kernels_compile", lambda: False)
     monkeypatch.setattr("bnrecal.nbsmt.engines.ENGINES", (DenseSparseEngine, TorchEngine))
     plain = PreparedConv2d(w, SmtSpec(1))
-    assert plain.backend == "float64"
+    assert plain.engine_name == "float64"
     assert plain.accumulate(x).item() == -255 * 128 * 529
     with pytest.raises(ValueError, match="float32 cannot hold"):
-        PreparedConv2d(w, SmtSpec(1), backend="float32")
+        PreparedConv2d(w, SmtSpec(1), engine="float32")
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.02, 0.4, 0.95])
@@ -36,7 +36,7 @@ def test_any_share_of_zeros_equals_the_golden_model(policy: str, zeros: float) -
     w[1] = w[0].clamp(max=-1).neg().clamp(max=127)
     geometry = {"stride": (1, 1), "padding": (1, 0), "dilation": (1, 1)}
     for threads in (2, 4):
-        check_on_every_backend((x, w, geometry, 1), SmtSpec(threads, policy))
+        check_on_every_engine((x, w, geometry, 1), SmtSpec(threads, policy))
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # which flags() warns of
@@ -45,9 +45,9 @@ def test_float32_is_exact_where_nnpack_would_answer(threads: int) -> None:
     generator = torch.Generator().manual_seed(14)
     x = torch.randint(0, 256, (16, 16, 20, 20), generator=generator).to(torch.uint8)
     w = torch.randint(-128, 128, (16, 16, 3, 3), generator=generator).to(torch.int8)
-    wanted = PreparedConv2d(w, SmtSpec(threads), padding=1, backend="float64").accumulate(x)
+    wanted = PreparedConv2d(w, SmtSpec(threads), padding=1, engine="float64").accumulate(x)
     with torch.backends.mkldnn.flags(enabled=False):
-        found = PreparedConv2d(w, SmtSpec(threads), padding=1, backend="float32").accumulate(x)
+        found = PreparedConv2d(w, SmtSpec(threads), padding=1, engine="float32").accumulate(x)
     assert torch.equal(found, wanted)
 
 
