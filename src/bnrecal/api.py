@@ -11,6 +11,7 @@ without TF32, whatever torch is set to; the settings are as before when they ret
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -356,7 +357,7 @@ def _usable(model: nn.Module) -> nn.Module:
 
 
 def _device(model: nn.Module) -> torch.device:
-    tensor = next(iter([*model.parameters(), *model.buffers()]), None)
+    tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 

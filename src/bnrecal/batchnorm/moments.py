@@ -58,8 +58,7 @@ def batch_moments(x: Tensor) -> Moments:
         x: float32 (N, C, ...), at least one value per channel; fastest with the channels last in memory.
     """
     rows = x.detach().movedim(1, -1).reshape(-1, x.shape[1])  # (N * positions, C), the order of the sums
-    origin = rows[0].double().cpu().numpy()  # sums of squares lose no digits about a value of the channel's own
-    sums = shifted_sums(rows, origin)
+    origin, sums = shifted_sums(rows)
     count = rows.shape[0]
     with np.errstate(over="ignore", invalid="ignore"):  # of NaN and infinity, which `finite` finds
         shift = sums[0] / count
