@@ -21,7 +21,7 @@ def square_or_trouble(job: int | str) -> tuple[int, str | None]:
     return job * job, os.environ.get("OMP_WAIT_POLICY")
 
 
-def test_a_job_that_fails_or_whose_process_dies_is_reported_and_the_others_finish() -> None:
+def test_a_task_that_fails_or_whose_process_dies_is_reported_and_the_others_finish() -> None:
     jobs: list[int | str] = [1, "dies", 2, "refuses", "raises", 3]
     reported = dict(in_processes(square_or_trouble, jobs, 2))
     assert reported.keys() == set(jobs)

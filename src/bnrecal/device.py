@@ -51,9 +51,9 @@ def find_device(name: str, engine_trouble: Trouble | None = None) -> torch.devic
     kind, _, index = name.partition(":")
     if kind != "cuda":
         return torch.device(name)
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(index or 0) >= found:
-        there = f"cuda:0 to cuda:{found - 1} alone" if found else "no usable CUDA device"
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= devices:
+        there = f"cuda:0 to cuda:{devices - 1} alone" if devices else "no usable CUDA device"
         raise BnrecalError(f"device={name}: this machine has {there}; choose one that is there, cpu or auto")
     device = _indexed(index)
     trouble = cuda_trouble(device)

@@ -49,8 +49,8 @@ def cache_dir(*parts: str) -> Path:
 def check_writable(out: Path) -> None:
     """Raise BnrecalError if nothing can be written where `out` is, or will be made. Makes nothing itself."""
     try:
-        found = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-        folder = found.parent if found == out.absolute() and not found.is_dir() else found
+        existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+        folder = existing.parent if existing == out.absolute() and not existing.is_dir() else existing
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
     except OSError as error:

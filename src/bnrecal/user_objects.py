@@ -25,13 +25,13 @@ def find_object(key: str, text: str, what: str) -> object:
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
     try:
-        found: object = importlib.import_module(module_name)
+        value: object = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's code raises, reported with its place
         if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
             raise BnrecalError(f"{key}={text}: no module {error.name} here ({here}) or installed") from error
         raise BnrecalError(f"{key}={text}: importing {module_name} failed: {with_place(error)}") from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             raise BnrecalError(f"{key}={text}: {module_name} has no {what} {attribute}")
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value

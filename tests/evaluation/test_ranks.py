@@ -50,7 +50,7 @@ def test_the_first_failure_is_raised_and_ends_the_others(error: Exception, messa
     assert not multiprocessing.active_children()
 
 
-def test_what_cannot_be_sent_is_reported() -> None:
+def test_what_cannot_be_pickled_is_reported() -> None:
     with pytest.raises(BnrecalError, match="gpus=1"):
         run_on_ranks(_double, 2, lambda: 0)
 

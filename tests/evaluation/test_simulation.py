@@ -35,7 +35,7 @@ def test_the_table_of_flips_is_none_on_average_and_shared_flips_are_shared(simul
     assert (drawn[:, 0] * drawn[:, 1]).sum(axis=1).mean() == pytest.approx(20, rel=0.1)
 
 
-def test_networks_that_recover_nothing_are_told_no_share(simulate: ModuleType) -> None:
+def test_networks_that_recover_nothing_get_no_share(simulate: ModuleType) -> None:
     reported = simulate.shares(simulate.Loss(1, 2000, 0.06, 0.0), 100)  # a loss of some ten standard errors
     assert reported.shares == 0
     assert reported.intervals > 90

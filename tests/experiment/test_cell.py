@@ -128,7 +128,7 @@ def test_without_resume_nothing_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"identity": 3}'])
-def test_a_damaged_piece_is_made_again(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_cell_is_made_again(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(tmp_path)
     made = []
 

@@ -11,6 +11,7 @@ from helpers.small import SMALL, config
 import bnrecal.experiment.identity
 import bnrecal.experiment.setup
 import bnrecal.models
+import bnrecal.models.loading
 from bnrecal.commands.cli.compose import read_config
 from bnrecal.commands.cli.schemas import Figure1Config, Network, Table1Config
 from bnrecal.commands.figure1 import measure_network
@@ -18,16 +19,17 @@ from bnrecal.commands.table1 import measure_model
 from bnrecal.data.base import ImageSource, Split
 from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.experiment.cell import run_into
+from bnrecal.models.weights import state_dict_hash
 from bnrecal.reports.table1.columns import Row
 
 ROWS = "rows=[{source: PyTorch, label: Tiny, model: custom}]"
-ONCE = {"load_model": 1, "probe": 1, "validation": 1, "calibration": 1, "recalibration": 1}
+ONCE = {"load_model": 1, "hash": 1, "probe": 1, "validation": 1, "calibration": 1, "recalibration": 1}
 Calls = Counter[str]
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Number of times that a network was loaded or probed, and that a set of images was looked at."""
+    """Number of times that a network was loaded, hashed or probed, and that a set of images was looked at."""
     counted: Calls = Counter()
     roles = {("val", 60): "validation", ("train", 40): "calibration", ("train", 48): "recalibration"}
 
@@ -42,8 +44,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         counted[roles[split, len(indices)]] += 1
         return ImageSource.version(source, split, indices)
 
-    setup, identity = bnrecal.experiment.setup, bnrecal.experiment.identity
+    setup, identity, loading = bnrecal.experiment.setup, bnrecal.experiment.identity, bnrecal.models.loading
     monkeypatch.setattr(setup, "load_model", counting("load_model", bnrecal.models.load_model))
+    monkeypatch.setattr(loading, "state_dict_hash", counting("hash", state_dict_hash))
     monkeypatch.setattr(identity, "probe", counting("probe", identity.probe))
     monkeypatch.setattr(GlyphSource, "version", version)
     return counted

@@ -39,7 +39,7 @@ def recalibrated() -> Result:
     return run(config("recal=true", "save_checkpoint=true"))
 
 
-def test_a_result_tells_what_was_measured(recalibrated: Result, tmp_path: Path) -> None:
+def test_a_result_reports_what_was_measured(recalibrated: Result, tmp_path: Path) -> None:
     path = write_result(recalibrated, tmp_path, checkpoint=True)
     result = read_result(path)
     assert not {"outcome", "fp32_outcome", "layers", "batchnorm", "state_dict"} & result.keys()

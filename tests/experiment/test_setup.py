@@ -72,7 +72,7 @@ def test_equal_threads_by_layer_are_the_whole_network_setting() -> None:
     assert [p.threads for p in prepared[whole].plans] == [p.threads for p in prepared[by_layer].plans]
 
 
-def test_a_variant_with_an_order_of_its_own_is_the_network_that_the_setting_gives() -> None:
+def test_a_variant_with_a_permutation_of_its_own_is_the_network_that_the_setting_gives() -> None:
     experiment = prepare(load(config()))
     images = torch.cat(list(experiment.loader.images(experiment.validation, 30)))
     plain = Variant(4, False)

@@ -89,7 +89,7 @@ def test_an_export_holds_the_layers_of_the_experiment_folded(
     assert made.agreements["float32"].equal == 20
 
 
-def test_the_plan_tells_tiles_steps_and_cycles(tmp_path: Path) -> None:
+def test_the_plan_gives_tiles_steps_and_cycles(tmp_path: Path) -> None:
     exported(tmp_path / "out", "smt.array.rows=8", "smt.array.columns=4", "vectors.layers=[d*]")
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     layers = {layer["name"]: layer for layer in plan["layers"]}
@@ -263,7 +263,7 @@ def test_one_last_bit_of_noise_moves_every_batchnorm_by_just_that() -> None:
     assert set(steps.unique().tolist()) == {-1, 1}
 
 
-def test_layers_that_are_not_folded_for_one_reason_are_told_in_one_line(tmp_path: Path) -> None:
+def test_layers_that_are_not_folded_for_one_reason_are_reported_in_one_line(tmp_path: Path) -> None:
     reason = "torch.fx cannot trace the network (why)"
     folding = Folding({}, {f"bn{i}": reason for i in range(27)})
     plan = {"speedup": 1.0, "cycle_speedup": 1.0, "cycles": 1}

@@ -130,7 +130,7 @@ CUSTOM = CustomPolicy("mine:RULE", lambda a, b, _: a * b)
         (SmtSpec(4, CUSTOM), -1, 1, 0, 1),
     ],
 )
-def test_a_test_bench_is_told_the_machine(
+def test_a_test_bench_knows_the_machine(
     tmp_path: Path, spec: SmtSpec, policy: int, sparsity: int, floor: int, saturate: int
 ) -> None:
     write_hex(vectors_of(small_layer(), spec, outputs=3).vectors, tmp_path)

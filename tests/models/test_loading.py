@@ -104,7 +104,7 @@ def test_the_network_is_float32_and_in_eval_mode() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_what_changes_numbers_unseen_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_changes_numbers_unseen_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     log_once.cache_clear()
     with caplog.at_level("INFO"):
         load_model(_custom("my_nets:half", std=[0.25, 0.5, 1]), Blank())
@@ -143,7 +143,7 @@ def test_1001_classes_on_imagenet_have_the_background_first() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_preprocessing_is_as_told() -> None:
+def test_preprocessing_is_as_set() -> None:
     config = _custom("my_nets:Net", mean=[0.5] * 3, std=[0.25] * 3, crop=192, interpolation="bicubic")
     expected = Preprocessing(219, 192, (0.5,) * 3, (0.25,) * 3, "bicubic")
     assert load_model(config, Blank()).preprocessing == expected

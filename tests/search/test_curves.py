@@ -148,7 +148,7 @@ def as_measured(result: Result) -> dict[str, Any]:
     return {**taken, **own, "reorder": "none"}
 
 
-def test_a_row_of_the_figure_tells_the_point_and_its_result(results: list[Result]) -> None:
+def test_a_row_of_the_figure_reports_the_point_and_its_result(results: list[Result]) -> None:
     plain, four, slower = results
     choice = Choice({"conv2": 1, "dilated": 4}, 2.5, 0.25, 0.5, "swaps", 0.75, 1.5)
     fp32 = ~right(slower)  # as if float32 answered the opposite

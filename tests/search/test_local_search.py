@@ -110,7 +110,7 @@ def test_a_search_uses_the_thread_counts_that_it_may(experiment: Experiment) -> 
     assert [list(item.losses) for item in few.items] == [[2, 4], [2, 4]]
 
 
-def test_the_front_tells_which_of_its_choices_is_the_plan(experiment: Experiment) -> None:
+def test_the_front_marks_which_of_its_choices_is_the_plan(experiment: Experiment) -> None:
     cost = {("conv2", 2): 1.0, ("conv2", 4): 3.0, ("dilated", 2): 1.0, ("dilated", 4): 2.0}
     search = known_search(experiment, cost, cost)
     found = search.measure({"conv2": 2, "dilated": 4}, "swaps")

@@ -78,9 +78,9 @@ def run(device: str, models: Sequence[str], batch: int, repeats: int, size: int,
     print(f"memory that is freed {'stays with the process' if kept else 'may go back to the system'}")
     rows: list[Row] = []
     for name in models:
-        found = time_network(name, device, batch, repeats, size)
-        print(table(found), flush=True)
-        rows += found
+        timed = time_network(name, device, batch, repeats, size)
+        print(table(timed), flush=True)
+        rows += timed
     rows += time_layer(device, batch, repeats)
     print(table(rows[-3:]))
     engine, emulation = rows[-2:]
@@ -115,9 +115,9 @@ def time_network(name: str, device: str, batch: int, repeats: int, size: int) ->
 def _calls(built: Mapping[str, Built], images: Tensor) -> dict[str, Callable[[], object]]:
     """Return the threaded networks as they are timed: each as it is evaluated, and its floor."""
     float32 = built["float32"].network
-    threaded = {label: found for label, found in built.items() if found.layers}
-    calls = {label: _call(as_evaluated(found, images.device), images) for label, found in threaded.items()}
-    floors = {label: floor_network(float32, found) for label, found in threaded.items()}
+    threaded = {label: one for label, one in built.items() if one.layers}
+    calls = {label: _call(as_evaluated(one, images.device), images) for label, one in threaded.items()}
+    floors = {label: floor_network(float32, one) for label, one in threaded.items()}
     return calls | {FLOOR + label: _call(floor, images) for label, floor in floors.items() if floor is not None}
 
 
@@ -144,7 +144,7 @@ def _time_variants(
     faults = {label: page_faults(timed[label]) for label in built}
     base = seconds["float32"] / len(quickest)
     rows = []
-    for label, found in built.items():
+    for label, one in built.items():
         count = len(quickest) if label == "float32" else len(images)
         floor = seconds.get(FLOOR + label)
         rows.append(
@@ -153,13 +153,13 @@ def _time_variants(
                 label,
                 seconds[label] / count / base,
                 count / seconds[label],
-                found.engine,
+                one.engine,
                 torch.get_num_threads(),
                 count,
                 None if floor is None else floor / count / base,
                 memory.get(label),
                 faults[label],
-                found.zero_weights,
+                one.zero_weights,
                 instruction_set(),
             )
         )
@@ -184,12 +184,12 @@ def _quickest_batch(network: nn.Module, images: Tensor) -> Tensor:
 
 def _compiled_row(name: str, device: str, batch: int, repeats: int, size: int) -> list[Row]:
     """float32 by torch.compile, against float32 in the same process; none where it cannot compile, or not in time."""
-    found = time_compiled(name, device, batch, repeats, size)
-    if isinstance(found, str):
-        print(f"{name} {COMPILED}: left out, {found}")
+    times = time_compiled(name, device, batch, repeats, size)
+    if isinstance(times, str):
+        print(f"{name} {COMPILED}: left out, {times}")
         return []
-    ratio = found[COMPILED] / found["float32"]
-    speed = batch / found[COMPILED]
+    ratio = times[COMPILED] / times["float32"]
+    speed = batch / times[COMPILED]
     return [Row(name, COMPILED, ratio, speed, "torch.compile", torch.get_num_threads(), batch, isa=instruction_set())]
 
 

@@ -26,9 +26,9 @@ def time_compiled(name: str, device: str, batch: int, repeats: int, size: int) -
     try:
         if not ours.poll(LIMIT_S):
             return f"not within {LIMIT_S:.0f} s"
-        found: dict[str, float] | str = ours.recv()
+        answered: dict[str, float] | str = ours.recv()
         process.join(GRACE_S)  # killed, it would leave semaphores behind, and Python a warning about them
-        return found
+        return answered
     except EOFError:
         return "its process ended without an answer"
     finally:

@@ -50,13 +50,15 @@ def estimate(rows: Sequence[Row], images_decoded_per_s: float, *, beside: bool) 
         if row.workers == workers:
             speeds.setdefault(row.model, {})[row.variant] = row.images_per_s
     decoding = (VALIDATION + SAMPLES_DECODED * SAMPLE) / images_decoded_per_s
-    found = []
+    estimates = []
     for model, speed in speeds.items():
         if not speed.keys() >= PASSES.keys():
             continue  # a single layer
         computing = sum((v * VALIDATION + s * SAMPLE) / speed[name] for name, (v, s) in PASSES.items())
-        found.append(Estimate(model, computing, decoding, max(computing, decoding) if beside else computing + decoding))
-    return found
+        estimates.append(
+            Estimate(model, computing, decoding, max(computing, decoding) if beside else computing + decoding)
+        )
+    return estimates
 
 
 def decoding_rate(seconds: float = 2.0) -> float:

@@ -35,13 +35,13 @@ def make_plan(config: PlanConfig, overrides: Sequence[str]) -> Path:
     search = prepare_search(experiment, config.search, out / "cells", resume=config.resume)
     order = at_four_threads(experiment).order
     baseline = baseline_choice(search, order, config.slow, config.speedup)
-    found = search.best(config.speedup, baseline)
+    choice = search.best(config.speedup, baseline)
     tried = search.evaluations
-    found = search.judged(found)
+    choice = search.judged(choice)
     baseline = search.judged(baseline) if baseline else None
-    front = pareto_front(search, order, config.slow, found)
-    path = save_plan(search, config.speedup, found, baseline, front, tried, out)
-    print(describe_plan(search, tried, found, baseline, front))
+    front = pareto_front(search, order, config.slow, choice)
+    path = save_plan(search, config.speedup, choice, baseline, front, tried, out)
+    print(describe_plan(search, tried, choice, baseline, front))
     print(f"written to {path}; use it with: {use_of_plan(config, overrides, path)}")
     return path
 
@@ -55,12 +55,12 @@ def use_of_plan(config: PlanConfig, overrides: Sequence[str], path: Path) -> str
     return shlex.join(["bnrecal", *own, f"smt.plan={path}", "recal=true"])
 
 
-def describe_plan(search: Search, tried: int, found: Choice, baseline: Choice | None, front: pd.DataFrame) -> str:
+def describe_plan(search: Search, tried: int, choice: Choice, baseline: Choice | None, front: pd.DataFrame) -> str:
     """The plan, what it is compared with, and the Pareto front, for the terminal."""
-    less, stderr = search.less_by(found, baseline) if baseline else (0.0, 0.0)
+    less, stderr = search.less_by(choice, baseline) if baseline else (0.0, 0.0)
     lines = [f"{'threads':>7}  layer"]
-    lines += [f"{threads:7d}  {name}" for name, threads in found.threads.items()]
-    lines.append(f"speedup {found.speedup:.3f}, loss {_describe_losses(found)} (from: {found.origin})")
+    lines += [f"{threads:7d}  {name}" for name, threads in choice.threads.items()]
+    lines.append(f"speedup {choice.speedup:.3f}, loss {_describe_losses(choice)} (from: {choice.origin})")
     if baseline is not None:
         lines.append(f"highest-error order: speedup {baseline.speedup:.3f}, loss {_describe_losses(baseline)}")
         lines.append(f"the plan loses {1e3 * less:.2f} ± {1e3 * stderr:.2f} less (paired, held-out images)")

@@ -94,18 +94,18 @@ def measure_model(config: Table1Config, rows: Sequence[Row], folder: Path) -> li
         return name, {**experiment.identity, **own}
 
     entries = [entry(row) for row in rows]
-    found = [store.find(*one) if config.resume else None for one in entries]
-    missing = [place for place, content in enumerate(found) if content is None]
+    kept = [store.find(*one) if config.resume else None for one in entries]
+    missing = [place for place, content in enumerate(kept) if content is None]
     for place, results in zip(missing, _measure(experiment, [rows[place] for place in missing]), strict=True):
         measured_now = {"results": results, "device_kind": kind_here(config)}
-        found[place] = measured_now
+        kept[place] = measured_now
         store.keep(*entries[place], measured_now)
     cells: list[CellRecord] = []
-    for row, content in zip(rows, found, strict=True):
+    for row, content in zip(rows, kept, strict=True):
         assert content is not None
         warn_of_another_device(config, content.get("device_kind"))
-        kept = cast(list[MeasuredCell], content["results"])
-        cells += [{**cell, "source": row.source, "label": row.label} for cell in kept]
+        kept_cells = cast(list[MeasuredCell], content["results"])
+        cells += [{**cell, "source": row.source, "label": row.label} for cell in kept_cells]
     return cells
 
 
@@ -117,8 +117,8 @@ def _measure(experiment: Experiment, rows: Sequence[Row]) -> list[list[MeasuredC
     wanted = [row_variants(prepared, row) for row in rows]
     variants = [variant for of_row in wanted for variant in of_row.values()]
     described = {plain_variants()[fastest_pair().recalibrated]} & set(variants)
-    found = run_variants(prepared, variants, describe=described, layer_images=LAYER_IMAGES)
-    results = dict(zip(variants, found, strict=True))
+    measured_results = run_variants(prepared, variants, describe=described, layer_images=LAYER_IMAGES)
+    results = dict(zip(variants, measured_results, strict=True))
     cells = []
     for of_row in wanted:
         cells.append([_cell(column, results[variant]) for column, variant in of_row.items()])

@@ -19,8 +19,8 @@ Baseline = Variant | None  # None: float32
 
 def load(experiment: Experiment) -> dict[Baseline, Correctness]:
     """The outcomes that are known for just this experiment."""
-    found = {key: _store().find(content_key(identity), identity) for key, identity in _identities(experiment).items()}
-    return {key: _correctness(content) for key, content in found.items() if content is not None}
+    entries = {key: _store().find(content_key(identity), identity) for key, identity in _identities(experiment).items()}
+    return {key: _correctness(content) for key, content in entries.items() if content is not None}
 
 
 def save(experiment: Experiment, outcomes: dict[Baseline, Correctness]) -> None:

@@ -1,4 +1,4 @@
-"""One experiment in one folder: measured, completed, or found finished."""
+"""One experiment in one folder: measured, completed, or finished earlier."""
 
 import logging
 from collections.abc import Callable
@@ -39,9 +39,6 @@ def run_into(config: Config, folder: Path) -> CellResult:
 
     A finished experiment is left alone. One that ended after the accuracies were written is completed, and nothing is
     evaluated again.
-
-    Raises:
-        BnrecalError: for anything the user can mend.
     """
 
     @cache
@@ -61,8 +58,8 @@ def run_into(config: Config, folder: Path) -> CellResult:
 
 def finished(config: Config, folder: Path) -> ResultRecord | None:
     """The result that `folder` holds, if it is of just this experiment and everything asked for is beside it."""
-    found = earlier(config, folder, partial(identify, config))
-    return None if found is None or missing_details(folder, checkpoint=config.save_checkpoint) else found
+    result = earlier(config, folder, partial(identify, config))
+    return None if result is None or missing_details(folder, checkpoint=config.save_checkpoint) else result
 
 
 def earlier(config: Config, folder: Path, identity_now: Callable[[], Identity]) -> ResultRecord | None:

@@ -184,7 +184,7 @@ def write_details(result: Result | Details, folder: Path, *, checkpoint: bool = 
             with atomic_path(folder / name) as path:
                 table.to_csv(path, index=False)
     if checkpoint and result.state_dict is not None:
-        buffer = BytesIO()  # torch's own writer tells a full disk in words of its own
+        buffer = BytesIO()  # torch's own writer reports a full disk in words of its own
         torch.save(result.state_dict, buffer)
         with atomic_path(folder / CHECKPOINT_FILE) as path:
             path.write_bytes(buffer.getbuffer())

@@ -35,9 +35,6 @@ def run(config: Config, *, measured: Callable[[Result], object] | None = None) -
     Args:
         measured: called with the accuracies as soon as they are known, before the per-layer tables are made: nothing
             that fails after it can lose them.
-
-    Raises:
-        BnrecalError: for anything the user can mend.
     """
     return run_loaded(load(config), measured=measured)
 

@@ -103,11 +103,7 @@ class Experiment:
 
 
 def load(config: Config) -> Experiment:
-    """Load images and float32 network, on the CPU, and identify by their content everything that the numbers depend on.
-
-    Raises:
-        BnrecalError: for anything the user can mend.
-    """
+    """Load images and float32 network, on the CPU, and identify by content all that the numbers depend on."""
     check_policy(machine(config.smt).policy)
     source = build_source(config.data)
     model = load_model(config.model, source)
@@ -124,11 +120,7 @@ def load(config: Config) -> Experiment:
 
 
 def identify(config: Config) -> Identity:
-    """Identity of the experiment that a configuration asks for, on whatever device.
-
-    Raises:
-        BnrecalError: for anything the user can mend.
-    """
+    """Identity of the experiment that a configuration asks for, on whatever device."""
     return load(config).identity
 
 

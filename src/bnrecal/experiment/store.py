@@ -66,8 +66,8 @@ class Store:
         self, name: str, identity: Identity, make: Callable[[], dict[str, Any]], *, resume: bool = True
     ) -> dict[str, Any]:
         """Return what `find` does; without an entry, or without `resume`, what `make` returns, and keep it."""
-        found = self.find(name, identity) if resume else None
-        if found is None:
-            found = make()
-            self.keep(name, identity, found)
-        return found
+        entry = self.find(name, identity) if resume else None
+        if entry is None:
+            entry = make()
+            self.keep(name, identity, entry)
+        return entry

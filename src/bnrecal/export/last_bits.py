@@ -60,7 +60,7 @@ def layer_differences(
     own = handlers(network)
     names = [name for name in into if name in folded]
     answers: dict[str, Tensor] = {}
-    found: dict[str, float] = {}
+    largest: dict[str, float] = {}
 
     def watched(name: str) -> Handler:
         def answer(call: ConvCall) -> Tensor:
@@ -73,7 +73,7 @@ def layer_differences(
         def hook(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
             difference = (answers.pop(name).double() - output.double()).abs()
             bits = difference / (_EPSILON * _summands(layer, inputs[0], folded[name].bias))
-            found[name] = max(found.get(name, 0.0), float(bits.max()))
+            largest[name] = max(largest.get(name, 0.0), float(bits.max()))
 
         return hook
 
@@ -86,7 +86,7 @@ def layer_differences(
         attach(network, own)
         for one in hooks:
             one.remove()
-    return found
+    return largest
 
 
 def _summands(layer: Any, x: Tensor, bias: Tensor) -> Tensor:

@@ -115,10 +115,10 @@ def check_against_golden_model(vectors: Vectors, what: str) -> None:
         expected = int(vectors.accumulators[output])
         if total != expected:
             raise BnrecalError(f"{what}: output {output} is {expected}, the golden model says {total}")
-        for step, (pairs, found) in enumerate(zip(steps, vectors.active[output].tolist(), strict=True)):
+        for step, (pairs, active) in enumerate(zip(steps, vectors.active[output].tolist(), strict=True)):
             count = sum(a != 0 and b != 0 for a, b in pairs) if vectors.spec.sparsity else len(pairs)
-            if found != count:
-                raise BnrecalError(f"{what}: output {output}, step {step} has {count} active threads, not {found}")
+            if active != count:
+                raise BnrecalError(f"{what}: output {output}, step {step} has {count} active threads, not {active}")
 
 
 def corner_vectors(spec: SmtSpec) -> Vectors:

@@ -62,8 +62,8 @@ class FusedNetwork:
         if fused is None or not isinstance(logits, Tensor):
             return None
         with torch.random.fork_rng(devices=[]):
-            found = fused(images)
-        if torch.equal(found, logits):
+            fused_logits = fused(images)
+        if torch.equal(fused_logits, logits):
             return fused
         log.warning("evaluation goes on unfused: a graph of the network gives other logits than its own forward")
         return None

@@ -97,11 +97,11 @@ def chosen_points(experiment: Experiment, usual: Sequence[Point], config: Search
 
 def _planned(search: Search, usual: Sequence[Point]) -> list[Choice]:
     """Search from the highest speedup down: a choice that was good at a higher one starts the search at the next."""
-    found: list[Choice] = []
+    choices: list[Choice] = []
     for point in usual:
         baseline = search.measure(point.threads, HIGHEST_ERROR)
-        found.append(search.best(point.target, baseline, found))
-    return found
+        choices.append(search.best(point.target, baseline, choices))
+    return choices
 
 
 def _points(

@@ -66,10 +66,10 @@ class Search:
             BnrecalError: if the thread counts cannot be that fast.
         """
         given = [choice for choice in (baseline, *others) if choice and choice.speedup >= speedup * SLACK]
-        found = self._refine(min([*given, self.program(speedup)], key=lambda choice: choice.loss), speedup)
-        if baseline in given and baseline is not None and not self._better(found, baseline, SURE):
+        best = self._refine(min([*given, self.program(speedup)], key=lambda choice: choice.loss), speedup)
+        if baseline in given and baseline is not None and not self._better(best, baseline, SURE):
             return baseline
-        return found
+        return best
 
     def program(self, speedup: float) -> Choice:
         """The choice of least predicted loss that is at least this fast, measured."""

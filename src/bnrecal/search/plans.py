@@ -58,7 +58,7 @@ def baseline_choice(search: Search, order: Sequence[str], slow: int, speedup: fl
     return None if threads is None else search.measure(threads, HIGHEST_ERROR)
 
 
-def pareto_front(search: Search, order: Sequence[str], slow: int, found: Choice) -> pd.DataFrame:
+def pareto_front(search: Search, order: Sequence[str], slow: int, choice: Choice) -> pd.DataFrame:
     """The cost of a speedup: the integer program's choice, unrefined, at several speedups, next to the
     highest-error order.
 
@@ -66,11 +66,11 @@ def pareto_front(search: Search, order: Sequence[str], slow: int, found: Choice)
     highest_error_speedup, highest_error_loss, plan (whether this is the plan that was searched for).
     """
     lowest, highest = reachable(search.items, search.fixed)
-    records = [_front_record(search, found, None, is_plan=True)]
+    records = [_front_record(search, choice, None, is_plan=True)]
     for speedup in np.linspace(max(lowest, 1.2), highest, FRONT_POINTS):
         usual = baseline_choice(search, order, slow, float(speedup))
-        choice = search.program(float(speedup))
-        records.append(_front_record(search, choice, usual, is_plan=False))
+        cheapest = search.program(float(speedup))
+        records.append(_front_record(search, cheapest, usual, is_plan=False))
     return pd.DataFrame(records).sort_values("speedup").reset_index(drop=True)
 
 
@@ -89,7 +89,7 @@ def _front_record(search: Search, choice: Choice, usual: Choice | None, *, is_pl
 def save_plan(
     search: Search,
     target: float,
-    found: Choice,
+    choice: Choice,
     baseline: Choice | None,
     front: pd.DataFrame,
     evaluations: int,
@@ -98,7 +98,7 @@ def save_plan(
     """The plan as JSON, as `smt.plan` reads it, and the Pareto front beside it as CSV.
 
     Args:
-        found, baseline: as `Search.judged` gives them.
+        choice, baseline: as `Search.judged` gives them.
         evaluations: how many choices had been measured when this one was chosen.
     """
     experiment, search_images, heldout = search.probe.experiment, search.probe.selection, search.heldout
@@ -109,15 +109,15 @@ def save_plan(
     with atomic_path(out / f"{stem}-front.csv") as path:
         front.to_csv(path, index=False)
     content = {
-        "layers": found.threads,
-        **{key: value for key, value in asdict(found).items() if key != "threads"},
+        "layers": choice.threads,
+        **{key: value for key, value in asdict(choice).items() if key != "threads"},
         "target": target,
         "baseline": asdict(baseline) if baseline else None,
         "evaluations": evaluations,
         "search": asdict(search.config),
         "search_images": search_images.provenance(experiment.source),
         "heldout_images": heldout.selection.provenance(experiment.source),
-        "provenance": result_provenance(experiment, Variant(FASTEST, True, tuple(found.threads.items()))),
+        "provenance": result_provenance(experiment, Variant(FASTEST, True, tuple(choice.threads.items()))),
     }
     written = out / f"{stem}.json"
     with atomic_path(written) as path:

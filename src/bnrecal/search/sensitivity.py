@@ -51,10 +51,10 @@ def threadable(experiment: Experiment) -> list[Threadable]:
         BnrecalError: if there is none.
     """
     plans = plan_threads(experiment.convs, FASTEST, {}, experiment.config.quant.skip)
-    found = [Threadable(plan.name, plan.conv.macs) for plan in plans if plan.threads > 1]
-    if not found:
+    layers = [Threadable(plan.name, plan.conv.macs) for plan in plans if plan.threads > 1]
+    if not layers:
         raise BnrecalError(f"{experiment.model.name} has no convolution that can run several threads")
-    return found
+    return layers
 
 
 def fixed_macs(experiment: Experiment) -> int:
@@ -96,7 +96,7 @@ class Probe:
     def losses(self, threads: Mapping[str, int]) -> Losses:
         """Divergence from A8W8 of each image, in nats; layers that are not named run one thread."""
         logits = self._logits(Variant(1, False, tuple(sorted(threads.items()))))
-        parts = [_divergence(wanted, found) for wanted, found in zip(self.reference, logits, strict=True)]
+        parts = [_divergence(wanted, given) for wanted, given in zip(self.reference, logits, strict=True)]
         return torch.cat(parts).cpu().numpy()
 
     @torch.no_grad()
@@ -107,8 +107,8 @@ class Probe:
 
 
 def _divergence(wanted: Tensor, logits: Tensor) -> Tensor:
-    found = F.log_softmax(logits, 1)
-    return F.kl_div(found, wanted, reduction="none", log_target=True).sum(1)
+    given = F.log_softmax(logits, 1)
+    return F.kl_div(given, wanted, reduction="none", log_target=True).sum(1)
 
 
 def sensitivities(probe: Probe) -> pd.DataFrame:

@@ -1,1 +1,1 @@
-"""Pruning with retraining, and training of the networks that come with the package."""
+"""Pruning with retraining."""

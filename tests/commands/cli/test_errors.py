@@ -55,7 +55,7 @@ def test_ctrl_c_that_a_destructor_swallowed_ends_the_next_cell_and_the_command()
     assert cells == ["first"]
 
 
-def test_a_job_that_fails_because_of_ctrl_c_ends_the_others() -> None:
+def test_a_cell_that_fails_because_of_ctrl_c_ends_the_others() -> None:
     done = []
 
     def work(job: int) -> None:

@@ -77,10 +77,10 @@ def quoted_paths(arguments: Sequence[str]) -> list[str]:
     sweep = any(argument in ("-m", "--multirun") for argument in arguments)
 
     def quoted(argument: str) -> str:
-        found = _PATH.fullmatch(argument)
-        if found is None:
+        match = _PATH.fullmatch(argument)
+        if match is None:
             return argument
-        key, path = found.groups()
+        key, path = match.groups()
         if _PLAIN.fullmatch(path) or path[0] in "\"'" or "${" in path or (sweep and "," in path):
             return argument
         return key + QuotedString(path, Quote.single).with_quotes()

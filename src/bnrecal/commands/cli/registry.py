@@ -71,8 +71,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _load(work: str) -> Callable[..., Any]:
     module, function = work.split(":")
-    found: Callable[..., Any] = getattr(import_module(f"bnrecal.commands.{module}"), function)
-    return found
+    work_function: Callable[..., Any] = getattr(import_module(f"bnrecal.commands.{module}"), function)
+    return work_function
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:

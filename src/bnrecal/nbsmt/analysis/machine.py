@@ -34,9 +34,9 @@ def processor_name() -> str:
 def instruction_set() -> str:
     """Return the processor's instructions for 8-bit products, and what the environment caps oneDNN at."""
     present = llvm.get_host_cpu_features()
-    found = "+".join(name for name in INSTRUCTIONS if present.get(name)) or platform.machine()
+    names = "+".join(name for name in INSTRUCTIONS if present.get(name)) or platform.machine()
     cap = os.environ.get("ONEDNN_MAX_CPU_ISA")
-    return f"{found} (oneDNN capped at {cap})" if cap else found
+    return f"{names} (oneDNN capped at {cap})" if cap else names
 
 
 def describe_engine(device: torch.device, spec: SmtSpec | None = None) -> str:

@@ -89,7 +89,7 @@ def _check_case(case: Case, spec: SmtSpec, device: torch.device) -> None:
     prepared = PreparedConv2d(w, spec, stride=case.stride, padding=case.padding, groups=case.groups, device=device)
     for shape in (case.x, *case.then):
         x = _activations(case, shape, generator)
-        found = prepared.accumulate(x.to(device)).cpu()
+        sums = prepared.accumulate(x.to(device)).cpu()
         expected = reference.conv2d(
             x,
             w,
@@ -99,7 +99,7 @@ def _check_case(case: Case, spec: SmtSpec, device: torch.device) -> None:
             padding=case.padding,
             groups=case.groups,
         )
-        if not torch.equal(found.long(), expected):
+        if not torch.equal(sums.long(), expected):
             raise BnrecalError(
                 f"device={device} does not compute NB-SMT exactly: {case.name} with {spec.threads} threads differs, "
                 f"engine {prepared.engine_name}; {REMEDIES[device.type]}"

@@ -60,7 +60,7 @@ def _draw_panel(axis: Axes, points: Sequence[FigurePoint]) -> None:
 
 
 def _collisions(points: Sequence[FigurePoint]) -> str:
-    """A sentence on how often two or more threads meet when all layers run four."""
+    """A sentence on how often two or more threads are active when all layers run four."""
     firsts = [own[0] for own in by_network(points).values()]
     if len(firsts) == 1:
         return f"collisions at 4T: {100 * firsts[0]['collisions_4t']:.0f} % of steps"

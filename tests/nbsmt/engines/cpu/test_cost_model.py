@@ -69,7 +69,7 @@ def test_every_class_has_figures_for_all_sums() -> None:
         assert figures.dense[FULL] < figures.dense[PAIRED] < figures.dense[NONE] < 1
 
 
-def test_many_inputs_for_few_outputs_make_a_list_dear() -> None:
+def test_many_inputs_for_few_outputs_make_sparse_weights_dear() -> None:
     w = weights(256, 1, 0.02)
     many = w.repeat(20, 1, 1, 1)
     strided = Geometry((2, 2), (0, 0), (1, 1), 10)
