@@ -80,10 +80,10 @@ def test_a_command_with_a_full_cache_or_a_read_only_home_says_a_line_about_each_
     small_disk: Path, tmp_path: Path
 ) -> None:
     fill(small_disk, but=0)
-    full = run(*CUSTOM, folder=tmp_path, env={"BNRECAL_CACHE": str(small_disk)})
+    full = run(*CUSTOM, folder=tmp_path, env={"BNRECAL_CACHE": str(small_disk)}, module="helpers.few_glyphs")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     home = {"HOME": str(small_disk), "BNRECAL_CACHE": "", "XDG_CACHE_HOME": ""}
-    read_only = run(*CUSTOM, "smt.threads=2", folder=tmp_path, env=home)
+    read_only = run(*CUSTOM, "smt.threads=2", folder=tmp_path, env=home, module="helpers.few_glyphs")
     for done, why in ((full, "No space left on device"), (read_only, "Read-only file system")):
         assert done.returncode == 0
         warnings = [line for line in done.stderr.splitlines() + done.stdout.splitlines() if "WARNING" in line]

@@ -1,10 +1,15 @@
+import pickle
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import pytest
 from helpers.small import TINY
+from joblib.externals.loky.backend.reduction import dumps
 
 import bnrecal.commands.figure1
+import bnrecal.commands.parallel.local
 import bnrecal.experiment.setup
 from bnrecal.commands.cli.compose import read_config
 from bnrecal.commands.cli.schemas import Figure1Config, Network
@@ -14,6 +19,7 @@ from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
 from bnrecal.reports.figure1.points import FigurePoint
 
+T = TypeVar("T")
 SMALL = [
     *TINY,
     "data.val_images=20",
@@ -31,7 +37,7 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(out: Path, *overrides: str) -> pd.DataFrame:
-    own = [*SMALL, f"out={out}", *overrides]
+    own = [*SMALL, "jobs=1", f"out={out}", *overrides]
     make_figure1(read_config(Figure1Config, own), own)
     return pd.read_csv(out / "figure1.csv")
 
@@ -74,6 +80,14 @@ def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeyp
     pd.testing.assert_frame_equal(made(tmp_path, TWO), table)
 
 
+def pickled(work: Callable[[int], T], tasks: Sequence[int], processes: int) -> Iterator[tuple[int, T]]:
+    """Stands for processes: does the work here, as they would get it."""
+    assert processes == 2
+    received = pickle.loads(dumps(work))  # type: ignore[no-untyped-call]
+    for task in tasks:
+        yield task, received(task)
+
+
 def test_a_network_that_fails_leaves_the_others_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = bnrecal.commands.figure1.measure_network
 
@@ -83,8 +97,9 @@ def test_a_network_that_fails_leaves_the_others_drawn(tmp_path: Path, monkeypatc
         return measure(config, network, folder)
 
     monkeypatch.setattr(bnrecal.commands.figure1, "measure_network", fails_for_other)
+    monkeypatch.setattr(bnrecal.commands.parallel.local, "in_processes", pickled)
     with pytest.raises(BnrecalError, match="1 of 2 networks failed: Other: no such weights"):
-        made(tmp_path, TWO.replace("model: custom}", "model: custom, plan: false}"))
+        made(tmp_path, TWO.replace("model: custom}", "model: custom, plan: false}"), "jobs=2")
     assert set(pd.read_csv(tmp_path / "figure1.csv")["label"]) == {"Net"}
 
 

@@ -82,7 +82,7 @@ def test_a_failing_row_does_not_lose_the_others(tmp_path: Path) -> None:
     broken = tmp_path / "broken.pth"
     broken.write_bytes(b"PK\x03\x04 no checkpoint")
     arguments = ["model.factory=helpers.nets:glyph_net", rows, *SMALL, f"model.checkpoint={broken}"]
-    done = run("table1", *arguments, folder=tmp_path, fork=False)
+    done = run("table1", *arguments, "jobs=1", folder=tmp_path)
     assert done.returncode != 0
     assert "2 of 2 models failed" in done.stderr.splitlines()[-1]
 

@@ -27,23 +27,24 @@ def bnrecal(*arguments: str, folder: Path, env: dict[str, str] | None = None, fo
 
 
 def run(
-    *arguments: str, folder: Path, env: dict[str, str] | None = None, fork: bool = True
+    *arguments: str, folder: Path, env: dict[str, str] | None = None, fork: bool = True, module: str = "bnrecal"
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in `folder`.
 
     Args:
         fork: spare its imports where that is possible; not for commands that start processes of their own.
+        module: what is run in place of `bnrecal`.
     """
     changes = env or {}
     if not fork or not FORKS or set(changes) & set(READ_AT_IMPORT):
-        command = [sys.executable, "-m", "bnrecal", *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(
             command, cwd=folder, env=environment(**changes), capture_output=True, text=True, check=False, timeout=300
         )
     with TemporaryFile("w+") as out, TemporaryFile("w+") as errors, open(os.devnull) as nothing:
         files = (nothing.fileno(), out.fileno(), errors.fileno())
         everything = environment(**changes, **{SOCKET: server()})
-        status = run_in_fork(["bnrecal", *arguments], folder, everything, files, 300)
+        status = run_in_fork([module, *arguments], folder, everything, files, 300)
         out.seek(0)
         errors.seek(0)
         return subprocess.CompletedProcess(arguments, status, out.read(), errors.read())

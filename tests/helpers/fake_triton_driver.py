@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import triton.compiler
 import triton.testing
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
@@ -135,6 +136,27 @@ def counting(folder: Path, capability: tuple[int, int] = (9, 0)) -> Iterator[See
             _forget_kernels()
             gc.collect()  # compiled kernels ask the driver to unload them when they go
             setattr(driver, kept, before)
+
+
+class _Uncompiled:
+    """Stands for a `CompiledKernel`: what Triton's JIT asks of one."""
+
+    def __init__(self, source: Any, *_: Any, **__: Any) -> None:
+        fake: Any = driver.active
+        fake.utils.load_binary(source.fn.__name__)
+        self.run = fake.launcher_cls(source, None)
+        self.function = None
+        self.packed_metadata = None
+
+    def launch_metadata(self, *_: Any) -> None: ...
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Inside `counting`, for counts alone: a variant is what Triton's JIT would compile, and is not compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton.compiler, "compile", _Uncompiled)
+        yield
 
 
 def _forget_kernels() -> None:
