@@ -5,6 +5,7 @@ kernel need follow; there BatchNorm in evaluation is x * alpha + beta, rounded o
 all cells of a table compute it alike.
 """
 
+from collections.abc import MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class _Kept:
 class _OwnNorm(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
-        self._kept = WeakIdKeyDictionary()  # by running mean, which no two layers share in earnest
+        self._kept: MutableMapping[Tensor, _Kept] = WeakIdKeyDictionary()  # by running mean, which layers do not share
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -83,7 +84,7 @@ class _OwnNorm(TorchFunctionMode):
         if any(tensor.is_inference() for tensor in tensors):  # changes of those are not counted
             return alpha_beta(mean, variance, weight, bias, eps)
         states = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-        kept: _Kept | None = self._kept.get(mean)
+        kept = self._kept.get(mean)
         if kept is not None and kept.states == states and kept.eps == eps and _same(kept.parameters, parameters):
             return kept.values
         made = alpha_beta(mean, variance, weight, bias, eps)
