@@ -1,15 +1,17 @@
 """Try the tests of `bnrecal.evaluation` on made-up networks whose true differences are known.
 
-    python scripts/simulate_significance.py [TRIALS]
+    python scripts/simulate_significance.py [TRIALS [SEEDS...]]
 
-prints two Markdown tables. The first: of networks that are equally good, how many `over_seeds` calls different at 5 %.
-The second: of networks that recover a known share of a loss, for how many `recovered_share` reports an interval, how
-many of these hold the true share, for how many a share is reported as one number, and how far those lie off in the
-mean.
+prints two Markdown tables, with SEEDS only of the cases of so many seeds. The first: of networks that are equally good,
+how many `over_seeds` calls different at 5 %. The second: of networks that recover a known share of a loss, for how many
+`recovered_share` reports an interval, how many of these hold the true share, for how many a share is reported as one
+number, and how far those lie off in the mean. Its last case is a loss that is hardly ever significant: an interval is
+reported only where chance made the loss larger, and fewer hold the true share.
 """
 
 import sys
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -60,21 +62,33 @@ LOSSES = [Loss(1, 5000, loss, share) for loss in (0.01, 0.03, 0.1) for share in 
 LOSSES += [Loss(1, 500, loss, share) for loss in (0.05, 0.2) for share in (0.0, 0.5, 0.8)]
 LOSSES += [Loss(1, 2000, 0.01, share) for share in (0.0, 0.5)]  # a loss that is significant in half of the trials
 LOSSES += [Loss(3, 2000, loss, share, 0.01) for loss in (0.04, 0.15) for share in (0.0, 0.5, 0.8)]
+LOSSES += [Loss(3, 2000, 0.1, 0.5, spread) for spread in (0.0, 0.003, 0.03)]
+LOSSES += [Loss(seeds, 2000, 0.1, share, 0.01) for seeds in (2, 5) for share in (0.0, 0.5)]
+SELDOM = Loss(1, 5000, 0.0027, 0.0)  # a loss that is significant in one of eight trials
+
+Case = TypeVar("Case", Flips, Loss)
 
 
 def main() -> None:
     """Print both tables."""
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else TRIALS
+    chosen = set(map(int, sys.argv[2:]))  # numbers of seeds
     print(line("seeds", "own flips a seed", "shared flips", "lean", "called different"), line(*["---"] * 5), sep="\n")
-    for flips in NONE:
+    for flips in _of(chosen, NONE):
         share = called_different(flips, trials)
         print(line(flips.seeds, flips.own, flips.shared, flips.lean, f"{100 * share:.1f} %"), flush=True)
-    header = ("seeds", "images", "loss", "share", "intervals reported", "that hold it", "shares reported", "mean error")
+    header = ["seeds", "images", "loss", "share", "spread"]
+    header += ["intervals reported", "that hold it", "shares reported", "mean error"]
     print("", line(*header), line(*["---"] * len(header)), sep="\n")
-    for loss in LOSSES:
+    for loss in _of(chosen, [*LOSSES, SELDOM]):
         reported = shares(loss, trials // 2)
-        own = (loss.seeds, loss.images, f"{100 * loss.loss:.0f} %", f"{100 * loss.share:.0f} %")
-        print(line(*own, *described(reported)), flush=True)
+        shown = [f"{100 * part:g} %" for part in (loss.loss, loss.share, loss.spread)]
+        print(line(loss.seeds, loss.images, *shown, *described(reported)), flush=True)
+
+
+def _of(seeds: set[int], cases: list[Case]) -> list[Case]:
+    """The cases of one of these numbers of seeds; all where none is given."""
+    return [case for case in cases if not seeds or case.seeds in seeds]
 
 
 def line(*cells: object) -> str:

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 from scipy.stats import binom
 
 from bnrecal.evaluation.accuracy import Bools
-from bnrecal.evaluation.recovered import Recovered, recovered_share, share_interval
+from bnrecal.evaluation.recovered import Recovered, recovered_share, share_interval, squared_width
 from bnrecal.evaluation.significance import Differences, mean_squares
 
 IMAGES = 1000
@@ -112,25 +113,79 @@ def test_a_part_of_nothing_has_no_interval() -> None:
     assert share_interval(np.ones((1, 1)), np.ones((1, 1))) is None
 
 
-def test_seeds_that_differ_widen_the_interval_to_where_the_test_over_seeds_turns() -> None:
+T3 = 4.302653  # Student's t at 95 % for three seeds
+T2 = 12.706205
+Z = 1.961151  # for 2,000 images
+
+
+def seeds_that_differ() -> tuple[Differences, Differences]:
+    """A part of a whole, three seeds on the same 2,000 images; seeds and images both count."""
     generator = np.random.default_rng(0)
     chance = np.array([[0.4], [0.6], [0.5]])
-    easy, hard = generator.random((2, 2000))  # the same images for all seeds
+    easy, hard = generator.random((2, 2000))
     whole = (easy < 0.4 + 0.1 * generator.random((3, 2000))).astype(float)
-    part = whole * (hard < chance + 0.1 * generator.random((3, 2000)))
+    return whole * (hard < chance + 0.1 * generator.random((3, 2000))), whole
+
+
+def test_three_seeds_that_differ_widen_the_interval_by_a_mean_of_both_quantiles() -> None:
+    part, whole = seeds_that_differ()
     ends = share_interval(part, whole)
     assert ends is not None
     for end in ends:
         parts = mean_squares(part - end * whole)
-        assert parts.rest < min(parts.seed, 0.5 * parts.image)  # so that seeds and images both count
-        image = parts.image + 3 * 2 / 1999  # two images that changed for all three seeds
-        quantiles = 4.302653**2 * parts.seed + 1.961151**2 * (image - parts.rest)
-        assert (part - end * whole).mean() ** 2 * 6000 == pytest.approx(quantiles, rel=1e-4)
-    two = share_interval(part[:2], whole[:2])
-    assert two is None or two[1] - two[0] > 3 * (ends[1] - ends[0])  # t of one degree of freedom
+        assert parts.rest < min(parts.seed, 0.5 * parts.image)
+        shared = parts.image + 3 * 2 / 1999 - parts.rest  # two images that changed for all three seeds
+        variance = parts.seed + shared
+        known = parts.rest * shared / (parts.rest + shared)
+        quantile = ((T3 ** (1 / 3) * (parts.seed - known) + Z ** (1 / 3) * (shared + known)) / variance) ** 3
+        assert (part - end * whole).mean() ** 2 * 6000 == pytest.approx(quantile**2 * variance, rel=1e-4)
     alone = share_interval(part.reshape(1, -1), whole.reshape(1, -1))
     assert alone is not None
     assert ends[0] < alone[0] < alone[1] < ends[1]
+
+
+def test_two_seeds_that_differ_widen_the_interval_to_where_the_test_over_seeds_turns() -> None:
+    part, whole = (table[[0, 2]] for table in seeds_that_differ())
+    ends = share_interval(part, whole)
+    assert ends is not None
+    for end in ends:
+        parts = mean_squares(part - end * whole)
+        shared = parts.image + 2 * 2 / 1999 - parts.rest
+        quantiles = T2**2 * parts.seed + Z**2 * shared
+        assert (part - end * whole).mean() ** 2 * 4000 == pytest.approx(quantiles, rel=1e-4)
+
+
+def test_seeds_that_agree_by_chance_do_not_make_the_interval_narrower_than_over_the_images() -> None:
+    part, whole = seeds_that_differ()
+    part = np.stack([part[0], np.roll(part[0], 1), np.roll(part[0], 2)])  # other images, the same mean
+    whole = np.stack([whole[0], np.roll(whole[0], 1), np.roll(whole[0], 2)])
+    ends = share_interval(part, whole)
+    assert ends is not None
+    for end in ends:
+        parts = mean_squares(part - end * whole)
+        assert parts.seed < 1e-9 < parts.rest < parts.image
+        image = parts.image + 3 * 2 / 1999
+        assert (part - end * whole).mean() ** 2 * 6000 == pytest.approx(Z**2 * image, rel=1e-4)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_a_width_lies_between_that_of_the_images_and_that_of_the_seeds(seeds: int) -> None:
+    seed = np.geomspace(1e-3, 1e3, 50)
+    width = squared_width(seed, 1.0, 0.25, seeds, 2000)
+    assert np.all(np.diff(width) >= 0)
+    assert width[0] == pytest.approx(Z**2, rel=1e-4)  # seeds that agree
+    assert np.all(width >= Z**2 * (np.maximum(seed, 0.25) + 0.75) * 0.9999)
+    t = float(stdtrit(seeds - 1, 0.975))
+    assert np.all(width <= t**2 * (np.maximum(seed, 0.25) + 0.75))
+    assert width[-1] == pytest.approx(t**2 * 1000, rel=0.01)  # images that hardly count
+    assert squared_width(0, 0, 0, seeds, 2000) == 0  # all changed alike
+
+
+def test_a_loss_that_differs_from_seed_to_seed_as_much_as_from_none_has_no_interval() -> None:
+    part, whole = seeds_that_differ()
+    whole = whole * np.array([[1.0], [0.02], [0.02]])
+    assert share_interval(part, whole) is None
+    assert share_interval(part[:1], whole[:1]) is not None
 
 
 def test_images_that_vary_less_than_the_rest_do_not_narrow_the_interval() -> None:

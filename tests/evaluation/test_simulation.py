@@ -1,4 +1,4 @@
-"""A few cells of scripts/simulate_significance.py: tests and intervals keep what they promise."""
+"""Tests and intervals keep what they promise: scripts/bound_coverage.py, a few cells of simulate_significance.py."""
 
 import importlib.util
 import sys
@@ -8,18 +8,43 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate_significance.py"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-@pytest.fixture(scope="module")
-def simulate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("simulate_significance", SCRIPT)
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def simulate() -> ModuleType:
+    return loaded("simulate_significance")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "own", "least", "most"),
+    [
+        (2, 0.3, 0.949, 1.0),
+        (2, 1.0, 0.949, 1.0),
+        (3, 0.01, 0.94, 0.97),
+        (3, 0.3, 0.93, 0.97),
+        (3, 0.6, 0.93, 0.97),
+        (3, 1.0, 0.93, 0.973),
+        (5, 0.3, 0.94, 0.97),
+        (5, 1.0, 0.94, 0.973),
+        (20, 0.5, 0.945, 0.96),
+    ],
+)
+def test_intervals_hold_the_mean_about_95_times_in_100_however_much_seeds_differ(
+    seeds: int, own: float, least: float, most: float
+) -> None:
+    held = loaded("bound_coverage").coverage(seeds, own)
+    assert least < held.min() < held.max() < most
 
 
 @pytest.mark.parametrize(("seeds", "own", "shared"), [(2, 2, 0), (2, 6, 0), (2, 10, 1), (3, 4, 0), (5, 2, 2)])

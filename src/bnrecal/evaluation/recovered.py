@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import brentq
 from scipy.special import stdtrit
 
 from bnrecal.evaluation.accuracy import Bools
@@ -12,7 +13,10 @@ from bnrecal.evaluation.significance import LEVEL, Differences, change, mean_squ
 
 KNOWN_TO = 0.5  # a share is reported where it is known to within this part of itself
 MORE_CHANGED = 2  # images that count as changed, besides those that did
+POWER = 1 / 3  # of the quantiles whose mean sets the width over three seeds and more
+TWO_SEEDS_POWER = 2
 
+MeanSquare = float | npt.NDArray[np.float64]
 Parabola = npt.NDArray[np.float64]  # a, b, c of a * share^2 + b * share + c
 
 
@@ -71,15 +75,15 @@ def recovered_share(
 def share_interval(part: Differences, whole: Differences) -> tuple[float, float] | None:
     """The 95 % confidence interval of mean(part) / mean(whole).
 
-    It holds the shares for which the mean of part - share * whole is not significantly different from zero (Fieller,
-    Journal of the Royal Statistical Society B 16, 1954, 175-185): over the images, and with several seeds also by the
-    test of `significance.over_seeds`. All are drawn on the same images, so what the two means have in common counts.
+    It holds the shares for which part - share * whole has a mean that zero is not too far from (Fieller, Journal of the
+    Royal Statistical Society B 16, 1954, 175-185): over the images, and with several seeds within `squared_width`. All
+    are drawn on the same images, so what the two means have in common counts.
 
     Args:
         part, whole: float64 (seeds, images).
 
     Returns:
-        Its two ends; None where it has no end, because mean(whole) is not significantly different from zero.
+        Its two ends; None where it has no end, because mean(whole) may be zero.
     """
     seeds, images = whole.shape
     if images == 1:
@@ -94,23 +98,76 @@ def share_interval(part: Differences, whole: Differences) -> tuple[float, float]
 
     mean = parabola(lambda differences: float(differences.size * differences.mean() ** 2))
     more = MORE_CHANGED * seeds / (images - 1)
-    image = _quantile(images) ** 2 * parabola(lambda differences: mean_squares(differences).image + more)
-    inside = [mean - image]  # a share belongs to the interval where one of these is not above zero
-    if seeds > 1:
-        seed = _quantile(seeds) ** 2 * parabola(lambda differences: mean_squares(differences).seed)
-        rest = _quantile(images) ** 2 * parabola(lambda differences: mean_squares(differences).rest)
-        inside += [mean - seed, mean - seed - image + rest]
-    if any(a <= 0 for a, _, _ in inside):
+    image = parabola(lambda differences: mean_squares(differences).image + more)
+    over_images = mean - _quantile(images) ** 2 * image
+    if over_images[0] <= 0:
         return None
-    ends = [end for one in inside for end in _roots(one)]
-    return min(ends), max(ends)
+    low, high = _roots(over_images)
+    if seeds == 1:
+        return low, high
+    seed = parabola(lambda differences: mean_squares(differences).seed)
+    rest = parabola(lambda differences: mean_squares(differences).rest)
+
+    def beyond(share: float) -> float:
+        """Return by how much the squared mean of part - share * whole lies outside; negative inside."""
+        by_seed, by_image, left = (float(np.polyval(one, share)) for one in (seed, image, rest))
+        return float(np.polyval(mean, share) - squared_width(by_seed, by_image, left, seeds, images))
+
+    if mean[0] <= squared_width(seed[0], image[0], rest[0], seeds, images):  # the largest shares belong to it
+        return None
+    return _crossing(beyond, low, low - high), _crossing(beyond, high, high - low)
 
 
-def _roots(parabola: Parabola) -> list[float]:
-    """Where a parabola that opens upwards crosses zero; none where it stays above."""
+def squared_width(
+    seed: MeanSquare, image: MeanSquare, rest: MeanSquare, seeds: int, images: int
+) -> npt.NDArray[np.float64]:
+    """The square of the half width of a 95 % confidence interval over two seeds or more, times seeds * images.
+
+    The variance of the mean is max(A, R) + B: A from MS(seed) and B as `significance.over_seeds` says, R from MS(rest),
+    of which A is made where seeds do not differ. A is known from seeds - 1 degrees of freedom, B and R from the images.
+    With two seeds the squared half width is that of Zou and Donner, which `over_seeds` tests by:
+
+        max(t^2 A, z^2 R) + z^2 B,  t = t(seeds - 1), z = t(images - 1)
+
+    It never errs on the narrow side, but on the wide one. From three seeds on, a part K = R B / (R + B) of A counts as
+    known from the images, and a mean of both quantiles takes the place of t, in the manner of Cochran and Cox
+    (Experimental Designs, 1950), but of their cube roots:
+
+        half width = sqrt(max(A, R) + B) quantile
+        quantile = ((max(t^m (A - K), z^m (max(A, R) - K)) + z^m (B + K)) / (max(A, R) + B))^(1 / m),  m = 1/3
+
+    That holds the mean 93.4 to 97.2 times in 100, however much seeds differ (scripts/bound_coverage.py). No rule does
+    much better that is never narrower than over the images alone, as these are; with two seeds none comes near.
+
+    Args:
+        seed, image, rest: mean squares of one shape.
+    """
+    power = TWO_SEEDS_POWER if seeds == 2 else POWER
+    t = _quantile(seeds) ** power
+    z = _quantile(images) ** power
+    shared = np.maximum(image - rest, 0.0)
+    variance = np.maximum(seed, rest) + shared
+    some = np.maximum(rest + shared, np.finfo(np.float64).tiny)
+    known = 0.0 if seeds == 2 else rest * (shared / some)
+    weighted = np.maximum(t * (seed - known), z * (np.maximum(seed, rest) - known)) + z * (shared + known)
+    quantile = np.divide(weighted, variance, out=np.zeros_like(variance), where=variance > 0)
+    return np.asarray(variance * quantile ** (2 / power))
+
+
+def _crossing(beyond: Callable[[float], float], inside: float, step: float) -> float:
+    """The first place from `inside` on, in the direction of `step`, where `beyond` rises above zero."""
+    if beyond(inside) >= 0:
+        return inside
+    while beyond(inside + step) <= 0:
+        step *= 2
+    return float(brentq(beyond, inside, inside + step))
+
+
+def _roots(parabola: Parabola) -> tuple[float, float]:
+    """Where a parabola that opens upwards and dips below zero crosses it."""
     a, b, c = (float(value) for value in parabola)
-    square = b * b - 4 * a * c
-    return [] if square < 0 else [(-b + sign * float(np.sqrt(square))) / (2 * a) for sign in (-1, 1)]
+    root = float(np.sqrt(b * b - 4 * a * c))
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
 
 
 def _quantile(drawn: int) -> float:
