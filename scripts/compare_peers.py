@@ -327,7 +327,7 @@ def main() -> None:
     add = parser.add_argument
     add("--networks", nargs="*", default=NETWORKS, help="whose statistics are compared (default: all)")
     add("--quantized", default="mobilenet_v1", help="network in 8 bits; '' for none (default: %(default)s)")
-    add("--statistics", type=int, default=512, help="training images of the first table (default: %(default)s)")
+    add("--statistics", type=int, default=1024, help="training images of the first table (default: %(default)s)")
     add("--images", type=int, default=2048, help="training images of the second table (default: %(default)s)")
     add("--calibration", type=int, default=512, help="of them, for ranges (default: %(default)s)")
     add("--val", type=int, default=2000, help="validation images (default: %(default)s)")
