@@ -8,23 +8,24 @@
 2. One network in 8 bits by each tool: top-1 and time. Weights have a scale per filter where a tool lets one choose.
 3. The same networks after their BatchNorm statistics were re-estimated, by the tool's own way and by bnrecal's.
 
-A tool that is not installed is left out, by name. Times are the best of several rounds, tools taking turns.
+A tool that is not installed is left out, by name. Tools take turns, round after round: seconds are the median of the
+rounds, and a ratio is the median of the ratios within each round. The tables go to the standard output, what is under
+way and how long it will take to the standard error.
 """
 
 import argparse
 import copy
 import os
+import statistics as numbers
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from unittest.mock import patch
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -35,6 +36,7 @@ import bnrecal
 from bnrecal.batchnorm.recalibrate import load_statistics, statistics
 from bnrecal.commands.cli.errors import one_line_errors
 from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING, GlyphSource
+from bnrecal.display import progress
 from bnrecal.memory import keep_freed_memory
 from bnrecal.models import load_model
 from bnrecal.nbsmt.analysis.machine import instruction_set, processor_name
@@ -42,10 +44,10 @@ from bnrecal.nbsmt.analysis.machine import instruction_set, processor_name
 NETWORKS = ("resnet18", "resnet50", "googlenet", "densenet121", "resnet50_mlperf", "mobilenet_v1")
 PACKAGES = {"fvcore": "fvcore", "torchao": "torchao", "nncf": "nncf", "brevitas": "brevitas"}  # import -> distribution
 BATCH = 128
+VAL_BATCH = 100
 
 Batches = Sequence[Tensor]
 Labelled = Sequence[tuple[Tensor, Tensor]]
-Bools = npt.NDArray[np.bool_]
 Recalibrate = Callable[[nn.Module, Batches], None]
 
 
@@ -93,29 +95,39 @@ def by_norm_correction(network: nn.Module, batches: Batches) -> None:
     network.eval()
 
 
+PAIRS = (("pooled", "fvcore"), ("cumulative", "update_bn"))  # bnrecal's way, and the other tool's
+
+
 def compare_statistics(names: Sequence[str], batches: Batches, repeats: int, fvcore: bool) -> Iterator[str]:
-    """Yield a row per network: seconds of each tool, and the largest differences of what it estimates."""
-    ways: dict[str, Recalibrate] = {"pooled": by_pooled, "cumulative": by_cumulative, "update_bn": by_update_bn}
+    """Yield a row per network: seconds of each tool, their ratio, and the largest differences of what they estimate."""
+    ways: dict[str, Recalibrate] = {"pooled": by_pooled}
     if fvcore:
         ways["fvcore"] = by_fvcore
-    for name in names:
+    ways |= {"cumulative": by_cumulative, "update_bn": by_update_bn}
+    for name in progress(names, "BatchNorm statistics", "network"):
         trained = shipped(name)
-        by_pooled(copy.deepcopy(trained), batches[:1])  # kernels are read or compiled at their first use
-        seconds: dict[str, float] = {}
+        for recalibrate in ways.values():  # kernels are read or compiled, and memory is taken, at their first use
+            recalibrate(copy.deepcopy(trained), batches[:1])
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
         networks: dict[str, nn.Module] = {}
         for _ in range(repeats):
             for way, recalibrate in ways.items():
                 networks[way] = copy.deepcopy(trained)
-                taken = timed(partial(recalibrate, networks[way], batches))
-                seconds[way] = min(taken, seconds.get(way, taken))
+                seconds[way].append(timed(partial(recalibrate, networks[way], batches)))
         cells = [name]
-        for own, other in (("pooled", "fvcore"), ("cumulative", "update_bn")):
+        for own, other in PAIRS:
             if other in networks:
                 mean, variance = largest_differences(networks[own], networks[other])
-                cells += [f"{seconds[own]:.2f}", f"{seconds[other]:.2f}", f"{mean:.1e}", f"{variance:.1e}"]
+                cells += [*in_turns(seconds[own], seconds[other]), f"{mean:.1e}", f"{variance:.1e}"]
             else:
-                cells += [f"{seconds[own]:.2f}", "", "", ""]
+                cells += [f"{numbers.median(seconds[own]):.2f}", "", "", "", ""]
         yield line(cells)
+
+
+def in_turns(own: Sequence[float], other: Sequence[float]) -> list[str]:
+    """Return the medians of the times of two tools that took turns, and of the ratios within a turn."""
+    ratio = numbers.median([one / two for one, two in zip(own, other, strict=True)])
+    return [f"{numbers.median(own):.2f}", f"{numbers.median(other):.2f}", f"{ratio:.2f}"]
 
 
 def largest_differences(one: nn.Module, other: nn.Module) -> tuple[float, float]:
@@ -233,12 +245,12 @@ def compare_tools(
     trained = shipped(name)
     tools = [tool for tool in TOOLS if not tool.module or tool.module in there]
     networks = {"float32": trained}
-    for tool in tools:
+    for tool in progress(tools, "quantizing", "tool"):
         networks[tool.name] = tool.quantize(copy.deepcopy(trained), calibration)
-    accuracies = {own: top1(network, val) for own, network in networks.items()}
+    accuracies = {own: top1(network, val) for own, network in progress(networks.items(), "accuracy", "network")}
     times = milliseconds(networks, timed_on, repeats)
-    yield line(["float32", accuracies["float32"], f"{times['float32']:.2f}", ""])
-    for tool in tools:
+    yield line(["float32", accuracies["float32"], *times["float32"], ""])
+    for tool in progress(tools, "re-estimating", "tool"):
         network = networks[tool.name]
         before = statistics(network)
         answers = []
@@ -249,7 +261,7 @@ def compare_tools(
             recalibrate(network, batches)
             answers.append(f"{way} {top1(network, val)}")
         after = "; ".join(answers) or "none: BatchNorm is folded"
-        yield line([tool.name, accuracies[tool.name], f"{times[tool.name]:.2f}", after])
+        yield line([tool.name, accuracies[tool.name], *times[tool.name], after])
 
 
 @torch.no_grad()
@@ -263,14 +275,18 @@ def top1(network: nn.Module, val: Labelled) -> str:
 
 
 @torch.no_grad()
-def milliseconds(networks: Mapping[str, nn.Module], val: Labelled, repeats: int) -> dict[str, float]:
-    """Return the time of an image in each network, the best of some rounds over all of them."""
+def milliseconds(networks: Mapping[str, nn.Module], val: Labelled, repeats: int) -> dict[str, list[str]]:
+    """Return milliseconds an image in each network, and their ratio to those in `networks["float32"]`."""
     images = sum(len(batch) for batch, _ in val)
-    best = dict.fromkeys(networks, float("inf"))
-    for _ in range(repeats):
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in progress(range(repeats), "time of an image", "round"):
         for name, network in networks.items():
-            best[name] = min(best[name], timed(partial(top1, network, val)))
-    return {name: 1000 * seconds / images for name, seconds in best.items()}
+            times[name].append(1000 * timed(partial(top1, network, val)) / images)
+    cells = {}
+    for name, own in times.items():
+        median, _, ratio = in_turns(own, times["float32"])
+        cells[name] = [median, ratio]
+    return cells
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -305,56 +321,63 @@ def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-@contextmanager
-def telemetry_off() -> Iterator[None]:
-    """Keep NNCF from reporting its use to its makers."""
-    before = os.environ.get("NNCF_CI")
-    os.environ["NNCF_CI"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["NNCF_CI"]
-
-
 def main() -> None:
     """Print what was compared with what, on which machine, and the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="*", default=NETWORKS, help="whose statistics are compared (default: all)")
-    parser.add_argument(
-        "--network", default="mobilenet_v1", help="which is quantized; '' for none (default: %(default)s)"
-    )
-    parser.add_argument("--images", type=int, default=2048, help="training images (default: %(default)s)")
-    parser.add_argument("--calibration", type=int, default=512, help="of them, for ranges (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=2000, help="validation images (default: %(default)s)")
-    parser.add_argument("--timed", type=int, default=500, help="of them, whose time is taken (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="of which the quickest counts (default: %(default)s)")
+    add = parser.add_argument
+    add("--networks", nargs="*", default=NETWORKS, help="whose statistics are compared (default: all)")
+    add("--quantized", default="mobilenet_v1", help="network in 8 bits; '' for none (default: %(default)s)")
+    add("--statistics", type=int, default=1024, help="training images of the first table (default: %(default)s)")
+    add("--images", type=int, default=2048, help="training images of the second table (default: %(default)s)")
+    add("--calibration", type=int, default=512, help="of them, for ranges (default: %(default)s)")
+    add("--val", type=int, default=2000, help="validation images (default: %(default)s)")
+    add("--timed", type=int, default=300, help="of them, whose time is taken (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="of which the median counts (default: %(default)s)")
     own = parser.parse_args()
     keep_freed_memory()  # as every command of bnrecal does: fresh pages would cost all tools, at random
-    with telemetry_off():
+    started = time.monotonic()
+    with patch.dict(os.environ, NNCF_CI="1"):  # NNCF would report its use to its makers
         there = installed()
-        glyphs = GlyphSource(train_images=own.images, val_images=own.val)
-        train = glyphs.dataset("train", range(own.images), GLYPH_PREPROCESSING)
-        held_out = glyphs.dataset("val", range(own.val), GLYPH_PREPROCESSING)
+        print(heading(there), flush=True)
+        training = max(own.statistics, own.images)
+        glyphs = GlyphSource(train_images=training, val_images=own.val)
+        train = glyphs.dataset("train", range(training), GLYPH_PREPROCESSING)
         batches = [images for images, _ in DataLoader(train, BATCH)]
-        val = [(images, labels) for images, labels in DataLoader(held_out, 100)]
-        print(f"{heading(there)}; {own.images} training images\n", flush=True)
-        print(
-            "Seconds of re-estimation, and the largest difference of a mean (deviations) and a variance (its parts):\n"
-        )
-        heads = ["network", "pooled (s)", "fvcore (s)", "mean", "variance"]
-        heads += ["cumulative (s)", "update_bn (s)", "mean", "variance"]
-        print(line(heads), line(["---"] * len(heads)), sep="\n")
-        for row in compare_statistics(own.models, batches, own.repeats, "fvcore" in there):
-            print(row, flush=True)
-        if not own.network:
-            return
-        print(f"\n{own.network} in 8 bits, {own.calibration} images for ranges, {own.val} validation images:\n")
-        print(line(["tool", "top-1 (%)", "ms an image", "top-1 after re-estimation (%)"]), line(["---"] * 4), sep="\n")
-        calibration = batches[: -(-own.calibration // BATCH)]
-        timed_on = val[: -(-own.timed // len(val[0][0]))]
-        for row in compare_tools(own.network, batches, calibration, val, timed_on, own.repeats, there):
-            print(row, flush=True)
+        if own.networks:
+            print_statistics(own, batches[: in_batches(own.statistics)], "fvcore" in there)
+        if own.quantized:
+            held_out = glyphs.dataset("val", range(own.val), GLYPH_PREPROCESSING)
+            val = [(images, labels) for images, labels in DataLoader(held_out, VAL_BATCH)]
+            print_tools(own, batches[: in_batches(own.images)], val, there)
+    print(f"\nIt took {(time.monotonic() - started) / 60:.1f} minutes.")
+
+
+def print_statistics(own: argparse.Namespace, batches: Batches, fvcore: bool) -> None:
+    """Print the first table."""
+    print(f"\nSeconds of re-estimation on {own.statistics} images and their ratio,")
+    print("and the largest difference of a mean (in deviations) and of a variance (as part of it):\n")
+    heads = ["network", "pooled (s)", "fvcore (s)", "ratio", "mean", "variance"]
+    heads += ["cumulative (s)", "update_bn (s)", "ratio", "mean", "variance"]
+    print(line(heads), line(["---"] * len(heads)), sep="\n", flush=True)
+    for row in compare_statistics(own.networks, batches, own.rounds, fvcore):
+        print(row, flush=True)
+
+
+def print_tools(own: argparse.Namespace, batches: Batches, val: Labelled, there: Sequence[str]) -> None:
+    """Print the second table."""
+    print(f"\n{own.quantized} in 8 bits, {own.calibration} images for ranges, {own.val} validation images,")
+    print(f"{own.images} training images for re-estimation, time of an image on {own.timed}:\n")
+    heads = ["tool", "top-1 (%)", "ms an image", "ratio to float32", "top-1 after re-estimation (%)"]
+    print(line(heads), line(["---"] * len(heads)), sep="\n", flush=True)
+    calibration = batches[: in_batches(own.calibration)]
+    timed_on = val[: in_batches(own.timed, VAL_BATCH)]
+    for row in compare_tools(own.quantized, batches, calibration, val, timed_on, own.rounds, there):
+        print(row, flush=True)
+
+
+def in_batches(images: int, batch: int = BATCH) -> int:
+    """Return how many batches hold so many images."""
+    return -(-images // batch)
 
 
 def heading(there: Sequence[str]) -> str:

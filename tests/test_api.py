@@ -268,6 +268,8 @@ def test_what_cannot_be_is_named(model: nn.Module) -> None:
         bnrecal.layer_table(model, [images(8)])
     with pytest.raises(bnrecal.BnrecalError, match="no models"):
         bnrecal.evaluate({}, [])
+    with pytest.raises(bnrecal.BnrecalError, match=r"evaluate got Tiny: give a mapping, as in \{'float32': model\}"):
+        bnrecal.evaluate(model, [])  # type: ignore[arg-type]
     one, two = (bnrecal.evaluate({"a": model}, labelled(model, count)) for count in (8, 16))
     with pytest.raises(bnrecal.BnrecalError, match="16 and 8 images"):
         two["a"].gain_over(one["a"])

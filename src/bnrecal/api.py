@@ -239,7 +239,7 @@ def evaluate(
         A score for each name.
 
     Raises:
-        BnrecalError: without models or images, for images or logits of another shape or not finite,
+        BnrecalError: without models by name or images, for images or logits of another shape or not finite,
             for too few classes, labels that are no class numbers, or weights that changed since they were quantized.
 
     Examples:
@@ -251,6 +251,8 @@ def evaluate(
         >>> bnrecal.evaluate({"float32": model, "2T": q}, [(images, labels)])
         {'float32': Score(top1=..., stderr=..., images=64), '2T': Score(top1=..., stderr=..., images=64)}
     """
+    if not isinstance(models, Mapping):
+        raise BnrecalError(f"evaluate got {type(models).__name__}: give a mapping, as in {{'float32': model}}")
     if not models:
         raise BnrecalError("evaluate got no models: give a mapping, as in {'float32': model}")
     networks = {name: _usable(model) for name, model in models.items()}

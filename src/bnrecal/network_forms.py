@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnrecal.errors import BnrecalError
+
 
 def logits_of(output: object) -> object:
     """Return the logits in what a network returns: itself, under `logits`, or the first of a tuple.
@@ -33,15 +35,22 @@ def _logits_alone(_: nn.Module, __: Any, output: object) -> object:
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network inside torch.compile, DataParallel and the like; any other is its own."""
+    """Return the network inside torch.compile, DataParallel and the like; any other is its own.
+
+    Raises:
+        BnrecalError: for a program of TorchScript, whose convolutions are no modules.
+    """
     while True:
         if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inside = network.module
         else:
             inside = getattr(network, "_orig_mod", None)  # of torch.compile, whose class takes seconds to import
         if not isinstance(inside, nn.Module):
-            return network
+            break
         network = inside
+    if isinstance(network, torch.jit.ScriptModule | torch.jit.ScriptFunction):
+        raise BnrecalError("the network is a program of TorchScript: give the nn.Module that it was made from")
+    return network
 
 
 def other_precisions(network: nn.Module) -> list[str]:

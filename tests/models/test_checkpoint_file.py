@@ -170,14 +170,19 @@ def test_weights_under_a_key_of_ones_own_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_becomes_float32_with_a_line(
+def test_half_precision_is_the_same_numbers_in_float32_with_a_line(
     dtype: torch.dtype, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log_once.cache_clear()
-    torch.save(nn.Conv2d(3, 4, 1).to(dtype).state_dict(), tmp_path / "w.pth")
+    narrow = {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights().items()}
+    torch.save(narrow, tmp_path / "w.pth")
+    torch.save({name: t.float() if t.is_floating_point() else t for name, t in narrow.items()}, tmp_path / "wide.pth")
+    config = complete(Config(ModelConfig(NETWORK, checkpoint=str(tmp_path / "w.pth")), DataConfig("glyphs")))
     with caplog.at_level(logging.INFO):
-        state = read_state(tmp_path / "w.pth")
-    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+        experiment = load(config)
+    wide = load(complete(Config(ModelConfig(NETWORK, checkpoint=str(tmp_path / "wide.pth")), DataConfig("glyphs"))))
+    assert experiment.model.weights_hash == wide.model.weights_hash
+    assert identity_key(experiment.identity) == identity_key(wide.identity)
     assert f"{str(dtype).removeprefix('torch.')} weights are taken as float32" in caplog.text
 
 

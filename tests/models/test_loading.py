@@ -20,6 +20,7 @@ from bnrecal.files import log_once
 from bnrecal.models import load_model
 
 FACTORIES = """
+import warnings
 from types import SimpleNamespace
 
 import torch
@@ -59,6 +60,11 @@ def poisoned():
 
 def half():
     return Net().half().train()
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is going
+        return torch.jit.trace(Net(), torch.zeros(1, 3, 8, 8))
 
 def wrapped():
     return nn.DataParallel(torch.compile(Net(), backend="eager"))
@@ -176,6 +182,7 @@ def test_checkpoints_of_every_wrapping(prefix: str, wrapped: bool, here: Path) -
         (_custom("my_nets:Net", kwargs={"depth": 3}), "unexpected keyword argument 'depth'"),
         (_custom("my_nets:Net", kwargs=[1]), "model.kwargs=[1]: write a mapping"),
         (_custom("builtins:dict"), "returned dict, not an nn.Module"),
+        (_custom("my_nets:scripted"), "is a program of TorchScript: give the nn.Module that it was made from"),
         (_custom("my_nets:poisoned"), "NaN or infinity in features.1.running_var"),
         (_custom("my_nets:greedy"), "mine cannot classify an image of (1, 3, 224, 224): "),
         (
