@@ -130,7 +130,10 @@ def fuse(network: nn.Module) -> fx.GraphModule | None:
     if not chains:
         return None
     ended = {f"ended_{number}": chain for number, chain in enumerate(chains)}
+    chained = {node for chain in chains for node in chain.nodes}
     read_once = {chain.source for chain in chains if len(chain.source.users) == 1}
+    # Chains begin with what they read or add it, and never write to it.
+    read_by_chains = {chain.source for chain in chains if chained.issuperset(chain.source.users)}
     for name, chain in reversed(ended.items()):  # so that no chain reads a node that is gone already
         _replace(graph, chain, name)
     targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
@@ -138,9 +141,11 @@ def fuse(network: nn.Module) -> fx.GraphModule | None:
     endings: dict[fx.Node, Ended] = {}
     for name, chain in ended.items():
         source = endings.get(chain.source)
-        if source is not None and chain.source in read_once:
-            source.end.levels = _levels_taken(chain.conv)
         endings[chain.nodes[-1]] = parts[name] = Ended(chain, source)
+        if chain.source in read_once:
+            parts[name].take_levels(alone=True)
+        elif chain.source in read_by_chains:
+            parts[name].take_levels(alone=False)
     return fx.GraphModule(parts, graph)
 
 
@@ -163,11 +168,16 @@ class Ended(nn.Module):
 
     Attributes:
         finite: whether the last result is known to hold no NaN and no infinity, as levels never do.
+        made: levels of the last result beside it, until all chains that take them have done so.
     """
 
     def __init__(self, chain: Chain, source: "Ended | None") -> None:
         super().__init__()
         self.finite = False
+        self.made: Tensor | None = None
+        self._takers = 0
+        self._taken = 0
+        self._takes_made = False
         self._sources = () if source is None else (source,)  # in a tuple it is no module of this one
         self.conv = chain.conv
         self.norm = chain.norm
@@ -177,6 +187,29 @@ class Ended(nn.Module):
         values = alpha_beta(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
         self.end = ConvEnd(*values, chain.lowest, chain.highest)
 
+    def take_levels(self, *, alone: bool) -> None:
+        """Let the source chain, if there is one, make the levels that the convolution takes.
+
+        Args:
+            alone: whether nobody else reads the source's result: it is then nothing but levels.
+        """
+        levels = _levels_taken(self.conv)
+        for source in self._sources:
+            if alone:
+                source.end.levels = levels
+            elif levels is not None and source.end.beside in (None, levels):
+                source.end.beside = levels
+                source._takers += 1
+                self._takes_made = True
+
+    def _hand_over(self) -> Tensor | None:
+        """Return the levels beside the last result, and keep them no longer than they are needed."""
+        made = self.made
+        self._taken += 1
+        if self._taken == self._takers:
+            self.made = None
+        return made
+
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return what the chain's last layer returns, or what the next convolution's quantizer makes of it.
 
@@ -184,8 +217,13 @@ class Ended(nn.Module):
             x: float32, or the levels that the chain before has made of it.
         """
         end = self.end.adding(residual)
+        if self._takes_made:
+            made = self._sources[0]._hand_over()
+            x = x if made is None else made
         y = self._run(x, end)
         self.finite = bool(end.finite) or not y.is_floating_point()
+        self.made = end.made
+        self._taken = 0
         return y
 
     def _run(self, x: Tensor, end: ConvEnd) -> Tensor:

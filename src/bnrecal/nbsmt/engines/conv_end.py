@@ -30,6 +30,9 @@ class ConvEnd:
         residual: float32, of the output's shape, or None: added between BatchNorm and the clamp.
         levels: of the next convolution, if it alone reads the result. An engine may then give uint8 or int8 levels of a
             finite result instead of float32, or ignore it.
+        beside: of the next convolution, if others read the result too. An engine may make levels of a finite result beside
+            the float32 that it returns, or ignore it.
+        made: those levels, written by what applies the end; None: none were made.
         finite: written by what applies it: True if the result holds no NaN and no infinity, None if nobody looked.
         kept: what a device's pass makes of alpha, beta and the clamp, by the levels that it writes, for all calls.
     """
@@ -40,9 +43,13 @@ class ConvEnd:
     highest: float = math.inf
     residual: Tensor | None = None
     levels: Levels | None = None
+    beside: Levels | None = None
+    made: Tensor | None = None
     finite: bool | None = None
     kept: dict[Levels | None, Any] = field(default_factory=dict, repr=False)
 
     def adding(self, residual: Tensor | None) -> "ConvEnd":
         """Return the same end with this residual, to be applied once."""
-        return ConvEnd(self.alpha, self.beta, self.lowest, self.highest, residual, self.levels, None, self.kept)
+        return ConvEnd(
+            self.alpha, self.beta, self.lowest, self.highest, residual, self.levels, self.beside, kept=self.kept
+        )
