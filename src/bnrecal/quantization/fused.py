@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnrecal.nbsmt.engines.apply_end import Ending, alpha_beta, apply_end_, can_end, ending, ending_trouble
-from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
+from bnrecal.nbsmt.engines.apply_end import Ending, alpha_beta, apply_end_, apply_pooled_end, can_end, ending, ending_trouble
+from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels, MaxPool
 from bnrecal.nbsmt.geometry import Geometry, as_pair
 from bnrecal.quantization.chains import Chain, Untraceable, find_chains, trace
 from bnrecal.quantization.eval_norm import evaluation_norm
@@ -186,6 +186,7 @@ class Ended(nn.Module):
         assert norm.running_var is not None
         values = alpha_beta(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
         self.end = ConvEnd(*values, chain.lowest, chain.highest)
+        self.pool = chain.pool
 
     def take_levels(self, *, alone: bool) -> None:
         """Let the source chain, if there is one, make the levels that the convolution takes.
@@ -228,6 +229,8 @@ class Ended(nn.Module):
 
     def _run(self, x: Tensor, end: ConvEnd) -> Tensor:
         residual = end.residual
+        if self.pool is not None:
+            return self._run_pooled(x, end, self.pool)
         if self.conv is None:
             return apply_end_(x, end, torch.empty_like(x)) if _fits(x, residual) else self._unfused(x, residual)
         threaded = _threaded(self.conv)
@@ -239,6 +242,17 @@ class Ended(nn.Module):
                 return threaded.run_to_end(x, end, checked=checked)
             x = threaded.run_to_end(x, None, checked=checked)
         return apply_end_(x, end) if _fits(x, residual) else self._unfused(x, residual)
+
+    def _run_pooled(self, x: Tensor, end: ConvEnd, pool: nn.MaxPool2d) -> Tensor:
+        if self.conv is not None:
+            x = self.conv(x)
+        if not _fits(x, None):
+            return pool(self._unfused(x, None))
+        pooled = apply_pooled_end(x, end, _windows(pool))
+        if pooled is not None:
+            return pooled
+        plain = ConvEnd(end.alpha, end.beta, end.lowest, end.highest, kept=end.kept)
+        return pool(apply_end_(x, plain, torch.empty_like(x) if self.conv is None else None))
 
     def _unfused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         x = self.norm(x)
@@ -254,6 +268,11 @@ def _fits(x: Tensor, residual: object) -> bool:
     if not can_end(x):
         return False
     return residual is None or (isinstance(residual, Tensor) and can_end(residual) and residual.shape == x.shape)
+
+
+def _windows(pool: nn.MaxPool2d) -> MaxPool:
+    stride = as_pair("stride", pool.stride, 1)
+    return MaxPool(as_pair("kernel", pool.kernel_size, 1), stride, as_pair("padding", pool.padding, 0))
 
 
 def _levels_taken(conv: nn.Conv2d | None) -> Levels | None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from bnrecal.nbsmt.geometry import Geometry, Pair
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -13,6 +15,19 @@ class Levels:
 
     step: float
     signed: bool
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Max-pooling that follows a convolution's end: windows without gaps in them, the border never the largest."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+    def output_size(self, size: Pair) -> Pair:
+        """Return (H', W') from (H, W), < 1 where the window does not fit."""
+        return Geometry(self.stride, self.padding, (1, 1), 1).output_size(size, self.kernel)
 
 
 @dataclass(eq=False)

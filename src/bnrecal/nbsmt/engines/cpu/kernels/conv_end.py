@@ -75,10 +75,10 @@ def _end(vectors: int, residual: bool, to_floats: bool, to_levels: bool) -> Any:
                 if residual:
                     y = builder.fadd(y, load_at(builder, added, _FLOATS, at, 4))
                 if to_floats:
-                    y = _clamped(builder, y, lowest, highest)
+                    y = clamped(builder, y, lowest, highest)
                     store_at(builder, target, y, at, 4)
                 if to_levels:
-                    level = _clamped(builder, builder.fmul(y, inverse), least, most)
+                    level = clamped(builder, builder.fmul(y, inverse), least, most)
                     store_at(builder, made, round_to_bytes(builder, level), LANES * i)
                 # 0 times infinity or NaN is NaN, and NaN stays in the sum.
                 total = builder.extract_value(trouble, i)
@@ -91,7 +91,7 @@ def _end(vectors: int, residual: bool, to_floats: bool, to_levels: bool) -> Any:
     return end
 
 
-def _clamped(builder: Any, x: Any, lowest: Any, highest: Any) -> Any:
+def clamped(builder: Any, x: Any, lowest: Any, highest: Any) -> Any:
     """Return x within bounds; both comparisons are false for NaN, which stays."""
     x = builder.select(builder.fcmp_ordered("olt", x, lowest), lowest, x)
     return builder.select(builder.fcmp_ordered("ogt", x, highest), highest, x)
@@ -101,13 +101,15 @@ def _end_rest(end_one: Any, residual: bool, to_floats: bool, to_levels: bool) ->
     """Make the function that ends the last values, fewer than 16, in scratch."""
 
     @compiled
-    def end_rest(trouble: Any, args: Any, source: u64, at: u64, lane: u64, count: u64, spare: u64) -> Any:
+    def end_rest(
+        trouble: Any, args: Any, source: u64, target: u64, to: u64, added: u64, lane: u64, count: u64, spare: u64
+    ) -> Any:
         more = spare + u64(VECTOR_BYTES)
         made = more + u64(VECTOR_BYTES)
         v.clear(spare, u64(SPARE_BYTES))  # what lies behind them must be finite
         v.copy(spare, source, u64(4) * count)
         if residual:
-            v.copy(more, args.residual + u64(4) * at, u64(4) * count)
+            v.copy(more, added, u64(4) * count)
         a = args.alpha + u64(4) * lane
         b = args.beta + u64(4) * lane
         lowest = args.lowest
@@ -116,27 +118,26 @@ def _end_rest(end_one: Any, residual: bool, to_floats: bool, to_levels: bool) ->
             trouble, spare, made, spare, more, a, b, lowest, highest, args.inverse, args.least, args.most
         )
         if to_floats:
-            v.copy(args.target + u64(4) * at, spare, u64(4) * count)
+            v.copy(target, spare, u64(4) * count)
         if to_levels:
-            v.copy(args.levels + at, made, count)
+            v.copy(to, made, count)
         return trouble
 
     return end_rest
 
 
-def _end_run(residual: bool, to_floats: bool, to_levels: bool) -> Any:
+def end_of_run(residual: bool, to_floats: bool, to_levels: bool) -> Any:
     """Make the function that ends a run of values."""
     end_many = _end(POSITIONS, residual, to_floats, to_levels)
     end_one = _end(1, residual, to_floats, to_levels)
     end_rest = _end_rest(end_one, residual, to_floats, to_levels)
 
     @compiled
-    def end_run(trouble: Any, args: Any, source: u64, first: u64, lane: u64, count: u64, spare: u64) -> Any:
-        """End `count` values: in the target, the levels and the residual from `first` on, in alpha from `lane` on."""
+    def end_run(
+        trouble: Any, args: Any, source: u64, target: u64, made: u64, added: u64, lane: u64, count: u64, spare: u64
+    ) -> Any:
+        """End `count` values between these addresses; alpha and beta from `lane` on, and bounds are the record's."""
         # Read once: the compiler cannot know that no target lies in the record.
-        target = args.target + u64(4) * first
-        made = args.levels + first
-        added = args.residual + u64(4) * first
         alpha = args.alpha + u64(4) * lane
         beta = args.beta + u64(4) * lane
         lowest = args.lowest
@@ -164,7 +165,9 @@ def _end_run(residual: bool, to_floats: bool, to_levels: bool) -> Any:
             trouble = end_one(trouble, out, to, x, added + at, a, b, lowest, highest, inverse, least, most)
             i += u64(LANES)
         if i < count:
-            trouble = end_rest(trouble, args, source + u64(4) * i, first + i, lane + i, count - i, spare)
+            at = u64(4) * i
+            x = source + at
+            trouble = end_rest(trouble, args, x, target + at, made + i, added + at, lane + i, count - i, spare)
         return trouble
 
     return end_run
@@ -179,7 +182,11 @@ def _end_rows(end_run: Any) -> Any:
         lanes = args.lanes
         i = first
         while i < last:
-            trouble = end_run(trouble, args, args.source + u64(4) * i, i, u64(0), min(lanes, last - i), spare)
+            at = u64(4) * i
+            made = args.levels + i
+            added = args.residual + at
+            count = min(lanes, last - i)
+            trouble = end_run(trouble, args, args.source + at, args.target + at, made, added, u64(0), count, spare)
             i += lanes
         return any_nan(trouble)
 
@@ -190,11 +197,12 @@ def by_form(make: Callable[[Any], Any]) -> Any:
     """Make the function that does what a record of ARGS asks for, with or without residual, in one of FORMS.
 
     Args:
-        make: from the function that ends a run (trouble, args, source, first, lane, count, spare), makes one of a
+        make: from the function that ends a run (trouble, args, source, target, levels, residual, lane,
+            count, spare), makes one of a
             record and other numbers, which returns whether a value was not finite.
     """
-    alone, alone_levels, alone_both = [make(_end_run(False, *form)) for form in FORMS]
-    added, added_levels, added_both = [make(_end_run(True, *form)) for form in FORMS]
+    alone, alone_levels, alone_both = [make(end_of_run(False, *form)) for form in FORMS]
+    added, added_levels, added_both = [make(end_of_run(True, *form)) for form in FORMS]
 
     @compiled
     def end(args: Any, *rest: Any) -> Any:

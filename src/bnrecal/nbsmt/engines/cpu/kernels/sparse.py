@@ -209,16 +209,20 @@ def _end_positions(end_run: Any) -> Any:
 
     @compiled
     def end_positions(
-        end: Any, pixels: u64, count: u64, filters: u64, first_filter: u64, end_filter: u64, tile: u64, spare: u64
+        end: Any, pixels: u64, positions: u64, filters: u64, first_filter: u64, end_filter: u64, tile: u64, spare: u64
     ) -> Any:
         pixel_of = carray(v.pointer(pixels), MANY, np.int32)
         trouble = zero_f32x16x4()
-        for i in range(count):
+        for i in range(positions):
             pixel = pixel_of[i]
             if pixel >= 0:
                 first = u64(pixel) * filters + first_filter
                 source = tile + u64(TILE_ROW) * i
-                trouble = end_run(trouble, end, source, first, first_filter, end_filter - first_filter, spare)
+                target = end.target + u64(4) * first
+                added = end.residual + u64(4) * first
+                made = end.levels + first
+                count = end_filter - first_filter
+                trouble = end_run(trouble, end, source, target, made, added, first_filter, count, spare)
         return any_nan(trouble)
 
     return end_positions
