@@ -234,13 +234,25 @@ def kernel(address: Any) -> None:
         args.not_finite = u64(1)
 
 
-def conv_end_ref(x: Any, alpha: Any, beta: Any, residual: Any, lowest: float, highest: float) -> Any:
-    """Return float32 (pixels, channels): each x * alpha + beta rounded once, the residual (or None) added, clamped.
+def conv_end_ref(
+    x: Any,
+    alpha: Any,
+    beta: Any,
+    residual: Any,
+    clamp: tuple[float, float],
+    inverse: float = 1.0,
+    limits: tuple[int, int] = (0, 255),
+) -> Any:
+    """Return what the kernel writes, float32 (pixels, channels) and its levels, int16: by plain loops.
 
-    The product is exact in float64, and so is the sum, or its rounding is of the kind that float32 does not notice:
-    give values with few bits.
+    Each x * alpha + beta is rounded once, the residual (or None) added, clamped; a level is that times `inverse`,
+    rounded half to even, within limits. The product is exact in float64, and so is the sum, or its rounding is of the
+    kind that float32 does not notice: give values with few bits.
     """
+    lowest, highest = clamp
+    least, most = limits
     y = np.zeros(x.shape, np.float32)
+    levels = np.zeros(x.shape, np.int16)
     for place, value in np.ndenumerate(x):
         channel = place[1]
         ended = np.float32(np.float64(value) * np.float64(alpha[channel]) + np.float64(beta[channel]))
@@ -251,4 +263,5 @@ def conv_end_ref(x: Any, alpha: Any, beta: Any, residual: Any, lowest: float, hi
         if ended > highest:
             ended = np.float32(highest)
         y[place] = ended
-    return y
+        levels[place] = int(min(max(np.rint(ended * np.float32(inverse)), least), most))
+    return y, levels
