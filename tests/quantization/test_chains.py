@@ -27,6 +27,9 @@ class Net(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.relu6 = nn.ReLU6()
         self.leaky = nn.LeakyReLU()
+        self.pool = nn.MaxPool2d(2)
+        self.gaps = nn.MaxPool2d(2, dilation=2)
+        self.ceil = nn.MaxPool2d(2, ceil_mode=True)
         self.run = run
         self.eval()
 
@@ -74,6 +77,11 @@ def downsampled(n: Net, x: Tensor) -> Tensor:
         (lambda n, x: torch.add(n.norm(n.conv(x)), x), ["x: conv norm add + x"]),
         (in_place, ["x: conv norm add relu + x 0..inf"]),
         (lambda n, x: n.norm(n.conv(x)).add_(x), ["x: conv norm add_ + x"]),
+        (lambda n, x: n.pool(n.relu(n.norm(n.conv(x)))), ["x: conv norm relu pool 0..inf"]),
+        (lambda n, x: n.pool(n.norm(x)), ["x: norm pool"]),
+        (lambda n, x: n.gaps(n.norm(n.conv(x))), ["x: conv norm"]),
+        (lambda n, x: n.ceil(n.norm(n.conv(x))), ["x: conv norm"]),
+        (lambda n, x: n.pool(n.norm(n.conv(x)) + x), ["x: conv norm add + x"]),
         (downsampled, ["x: conv norm", "x: conv2 norm2 add relu + norm 0..inf"]),
         # what is not the same thing
         (lambda n, x: torch.add(n.norm(n.conv(x)), x, alpha=2), ["x: conv norm"]),

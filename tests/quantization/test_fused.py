@@ -216,7 +216,7 @@ def seen_types() -> Iterator[dict[str, torch.dtype]]:
 
 
 class Readers(nn.Module):
-    """Four convolutions: one alone reads what is before it, one shares it, one gets either sign, one reads a pool."""
+    """Four convolutions: one alone reads what is before it, one with an addition, one with others, one reads a pool."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,11 +249,72 @@ def test_the_only_reader_gets_levels() -> None:
         found = short(batch)
     assert seen == {
         "alone": torch.uint8,
-        "shared": torch.float32,
+        "shared": torch.uint8,  # and its float32 is added
         "signed": torch.float32,
         "pooled": torch.float32,
     }
     assert torch.equal(found, copy(batch))
+
+
+def test_levels_beside_float32_are_kept_no_longer_than_needed() -> None:
+    batch = images(3).contiguous(memory_format=torch.channels_last)
+    copy = threaded(with_statistics(full_network("resnet18"), batch), 2, batch)
+    short = fuse(copy)
+    assert short is not None
+    handed: list[bool] = []
+    own = Ended._hand_over
+
+    def hand_over(self: Ended) -> Tensor | None:
+        made = own(self)
+        handed.append(made is not None)
+        return made
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(Ended, "_hand_over", hand_over)
+        assert torch.equal(short(batch), copy(batch))
+    # Of eight blocks the last one's result is pooled; each other has a convolution behind it, three have two.
+    assert handed == [True] * (8 + 3)
+    assert all(module.made is None for module in short.modules() if isinstance(module, Ended))
+
+
+class Pooled(nn.Module):
+    """A stem with max-pooling, the result of which a convolution reads and an addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(64)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.conv = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(64)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.norm(self.stem(x)).relu())
+        y: Tensor = (self.norm2(self.conv(x)) + x).relu()
+        return y.mean((2, 3))
+
+
+def test_a_stem_with_its_pooling() -> None:
+    batch = images(3).contiguous(memory_format=torch.channels_last)
+    network = with_statistics(Pooled(), batch)
+    for threads in (0, 1, 4):
+        copy = threaded(network, threads, batch)
+        short = fuse(copy)
+        assert short is not None
+        assert [name for name, _ in short.named_children() if "pool" in name] == []
+        bad = batch.clone(memory_format=torch.channels_last)
+        bad[1, 0, 3, 3] = math.nan
+        with torch.no_grad():
+            with seen_types() as seen:
+                found = short(batch)
+            assert torch.equal(found, copy(batch))
+            if threads == 0:  # a quantized convolution refuses NaN
+                assert torch.equal(short(bad).isnan(), copy(bad).isnan())
+            else:
+                assert seen == {"conv": torch.uint8}
+                with pytest.raises(BnrecalError, match="NaN or infinity"):
+                    short(bad)
 
 
 def test_levels_of_either_sign_and_for_a_permuted_convolution() -> None:

@@ -33,12 +33,13 @@ class Chain:
     """Nodes of a graph that stand next to each other, of which each but the last is read by the next alone.
 
     Attributes:
-        nodes: a convolution or not, BatchNorm, an addition or not, a clamp or not.
+        nodes: a convolution or not, BatchNorm, an addition or not, a clamp or not, max-pooling or not.
         conv: the convolution, None where another layer or other readers stand between.
         norm: the BatchNorm.
         source: what the first node reads.
         residual: what is added.
         lowest, highest: of the clamp; infinite without.
+        pool: the max-pooling, None where there is none, or where a quantized convolution or an addition begins.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -48,6 +49,7 @@ class Chain:
     residual: fx.Node | None
     lowest: float
     highest: float
+    pool: nn.MaxPool2d | None = None
 
 
 def find_chains(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> list[Chain]:
@@ -87,7 +89,13 @@ def _chain_at(nodes: list[fx.Node], place: int, modules: Mapping[str, nn.Module]
     if clamp is not None:
         last += 1
     lowest, highest = clamp or (-math.inf, math.inf)
-    return Chain(tuple(nodes[first : last + 1]), conv, norm, source, residual, lowest, highest)
+    pool = None
+    if residual is None and (conv is None or "forward" not in vars(conv)):
+        after = _only_reader(nodes, last)
+        pool = None if after is None else _pool(after, modules)
+    if pool is not None:
+        last += 1
+    return Chain(tuple(nodes[first : last + 1]), conv, norm, source, residual, lowest, highest, pool)
 
 
 def is_usual_norm(norm: nn.BatchNorm2d) -> bool:
@@ -142,6 +150,14 @@ def _clamp(node: fx.Node, before: fx.Node, modules: Mapping[str, nn.Module]) -> 
     if not node.args or node.args[0] is not before or not all(isinstance(option, bool) for option in options):
         return None
     return _CLAMPS.get(what)
+
+
+def _pool(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.MaxPool2d | None:
+    """Return the max-pooling that a node is, without gaps in its windows or windows cut off; None for others."""
+    pool = _module_called(node, modules)
+    if type(pool) is not nn.MaxPool2d or "forward" in vars(pool):
+        return None
+    return pool if pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices else None
 
 
 class _Tracer(fx.Tracer):

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnrecal.nbsmt.engines.apply_end import Ending, alpha_beta, apply_end_, can_end, ending, ending_trouble
-from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
+from bnrecal.nbsmt.engines.apply_end import Ending, alpha_beta, apply_end_, apply_pooled_end, can_end, ending, ending_trouble
+from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels, MaxPool
 from bnrecal.nbsmt.geometry import Geometry, as_pair
 from bnrecal.quantization.chains import Chain, Untraceable, find_chains, trace
 from bnrecal.quantization.eval_norm import evaluation_norm
@@ -133,7 +133,10 @@ def fuse(network: nn.Module) -> fx.GraphModule | None:
     if not chains:
         return None
     ended = {f"ended_{number}": chain for number, chain in enumerate(chains)}
+    chained = {node for chain in chains for node in chain.nodes}
     read_once = {chain.source for chain in chains if len(chain.source.users) == 1}
+    # Chains begin with what they read or add it, and never write to it.
+    read_by_chains = {chain.source for chain in chains if chained.issuperset(chain.source.users)}
     for name, chain in reversed(ended.items()):  # so that no chain reads a node that is gone already
         _replace(graph, chain, name)
     targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
@@ -141,9 +144,11 @@ def fuse(network: nn.Module) -> fx.GraphModule | None:
     endings: dict[fx.Node, Ended] = {}
     for name, chain in ended.items():
         source = endings.get(chain.source)
-        if source is not None and chain.source in read_once:
-            source.end.levels = _levels_taken(chain.conv)
         endings[chain.nodes[-1]] = parts[name] = Ended(chain, source)
+        if chain.source in read_once:
+            parts[name].take_levels(alone=True)
+        elif chain.source in read_by_chains:
+            parts[name].take_levels(alone=False)
     return fx.GraphModule(parts, graph)
 
 
@@ -166,11 +171,16 @@ class Ended(nn.Module):
 
     Attributes:
         finite: whether the last result is known to hold no NaN and no infinity, as levels never do.
+        made: levels of the last result beside it, until all chains that take them have done so.
     """
 
     def __init__(self, chain: Chain, source: "Ended | None") -> None:
         super().__init__()
         self.finite = False
+        self.made: Tensor | None = None
+        self._takers = 0
+        self._taken = 0
+        self._takes_made = False
         self._sources = () if source is None else (source,)  # in a tuple it is no module of this one
         self.conv = chain.conv
         self.norm = chain.norm
@@ -179,6 +189,30 @@ class Ended(nn.Module):
         assert norm.running_var is not None
         values = alpha_beta(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
         self.end = ConvEnd(*values, chain.lowest, chain.highest)
+        self.pool = chain.pool
+
+    def take_levels(self, *, alone: bool) -> None:
+        """Let the source chain, if there is one, make the levels that the convolution takes.
+
+        Args:
+            alone: whether nobody else reads the source's result: it is then nothing but levels.
+        """
+        levels = _levels_taken(self.conv)
+        for source in self._sources:
+            if alone:
+                source.end.levels = levels
+            elif levels is not None and source.end.beside in (None, levels):
+                source.end.beside = levels
+                source._takers += 1
+                self._takes_made = True
+
+    def _hand_over(self) -> Tensor | None:
+        """Return the levels beside the last result, and keep them no longer than they are needed."""
+        made = self.made
+        self._taken += 1
+        if self._taken == self._takers:
+            self.made = None
+        return made
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return what the chain's last layer returns, or what the next convolution's quantizer makes of it.
@@ -187,12 +221,19 @@ class Ended(nn.Module):
             x: float32, or the levels that the chain before has made of it.
         """
         end = self.end.adding(residual)
+        if self._takes_made:
+            made = self._sources[0]._hand_over()
+            x = x if made is None else made
         y = self._run(x, end)
         self.finite = bool(end.finite) or not y.is_floating_point()
+        self.made = end.made
+        self._taken = 0
         return y
 
     def _run(self, x: Tensor, end: ConvEnd) -> Tensor:
         residual = end.residual
+        if self.pool is not None:
+            return self._run_pooled(x, end, self.pool)
         if self.conv is None:
             return apply_end_(x, end, torch.empty_like(x)) if _fits(x, residual) else self._unfused(x, residual)
         threaded = _threaded(self.conv)
@@ -204,6 +245,17 @@ class Ended(nn.Module):
                 return threaded.run_to_end(x, end, checked=checked)
             x = threaded.run_to_end(x, None, checked=checked)
         return apply_end_(x, end) if _fits(x, residual) else self._unfused(x, residual)
+
+    def _run_pooled(self, x: Tensor, end: ConvEnd, pool: nn.MaxPool2d) -> Tensor:
+        if self.conv is not None:
+            x = self.conv(x)
+        if not _fits(x, None):
+            return pool(self._unfused(x, None))
+        pooled = apply_pooled_end(x, end, _windows(pool))
+        if pooled is not None:
+            return pooled
+        plain = ConvEnd(end.alpha, end.beta, end.lowest, end.highest, kept=end.kept)
+        return pool(apply_end_(x, plain, torch.empty_like(x) if self.conv is None else None))
 
     def _unfused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         x = self.norm(x)
@@ -219,6 +271,11 @@ def _fits(x: Tensor, residual: object) -> bool:
     if not can_end(x):
         return False
     return residual is None or (isinstance(residual, Tensor) and can_end(residual) and residual.shape == x.shape)
+
+
+def _windows(pool: nn.MaxPool2d) -> MaxPool:
+    stride = as_pair("stride", pool.stride, 1)
+    return MaxPool(as_pair("kernel", pool.kernel_size, 1), stride, as_pair("padding", pool.padding, 0))
 
 
 def _levels_taken(conv: nn.Conv2d | None) -> Levels | None:

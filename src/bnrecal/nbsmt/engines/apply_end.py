@@ -5,8 +5,9 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from bnrecal.nbsmt.engines.conv_end import ConvEnd
+from bnrecal.nbsmt.engines.conv_end import ConvEnd, MaxPool
 from bnrecal.nbsmt.engines.cpu import conv_end as on_cpu
+from bnrecal.nbsmt.engines.cpu.pooled_end import end_pooled
 from bnrecal.nbsmt.engines.gpu.choose import triton_runs, triton_trouble
 
 
@@ -51,6 +52,16 @@ def apply_end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
     from bnrecal.nbsmt.engines.gpu import conv_end as on_gpu  # (imports Triton)
 
     return on_gpu.end_(y, end, target)
+
+
+def apply_pooled_end(y: Tensor, end: ConvEnd, pool: MaxPool) -> Tensor | None:
+    """Return a convolution's end, pooled, or its levels, if `end` asks for them; None where no one pass does it.
+
+    Args:
+        y: as of `apply_end_`; it stays as it is.
+        end: without a residual; its levels are those of the pooled result.
+    """
+    return end_pooled(y, end, pool) if y.device.type == "cpu" else None
 
 
 def alpha_beta(

@@ -50,9 +50,35 @@ def test_kernel_against_its_twin(added: bool, channels: int, block: int, monkeyp
     residual = eighths(2, channels, 5, 7, seed=2).contiguous(memory_format=torch.channels_last) if added else None
     end = ConvEnd(eighths(channels, seed=3), eighths(channels, seed=4), -0.5, 1.25, residual)
     rows = None if residual is None else pixels(residual).numpy()
-    expected = conv_end_ref(pixels(x).numpy(), end.alpha.numpy(), end.beta.numpy(), rows, -0.5, 1.25)
+    expected, _ = conv_end_ref(pixels(x).numpy(), end.alpha.numpy(), end.beta.numpy(), rows, (-0.5, 1.25))
     assert (pixels(end_(x, end)).numpy() == expected).all()
     assert end.finite
+
+
+@compiled_here
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("channels", [1, 5, 16, 24])
+@pytest.mark.parametrize("added", [False, True])
+def test_levels_of_the_kernel_against_its_twin(added: bool, channels: int, signed: bool) -> None:
+    step = 2**-7  # of levels, some of which are beyond the limits, and others half-way between two
+    x = eighths(2, channels, 5, 7, seed=1)
+    residual = (eighths(2, channels, 5, 7, seed=2) / 32).contiguous(memory_format=torch.channels_last)
+    rows = pixels(residual).numpy() if added else None
+    alpha = eighths(channels, seed=3)
+    beta = eighths(channels, seed=4)
+    levels = Levels(step, signed)
+    limits = (-128, 127) if signed else (0, 255)
+    expected = conv_end_ref(pixels(x).numpy(), alpha.numpy(), beta.numpy(), rows, (-0.5, 3.0), 1 / step, limits)
+    end = ConvEnd(alpha, beta, -0.5, 3.0, residual if added else None, levels=levels)
+    alone = end_(x.clone(memory_format=torch.channels_last), end)
+    assert (pixels(alone).numpy() == expected[1]).all()
+    end = ConvEnd(alpha, beta, -0.5, 3.0, residual if added else None, beside=levels)
+    found = end_(x.clone(memory_format=torch.channels_last), end)
+    assert end.made is not None
+    assert end.made.dtype == (torch.int8 if signed else torch.uint8)
+    assert has_slack(end.made)
+    assert (pixels(end.made).numpy() == expected[1]).all()
+    assert (pixels(found).numpy() == expected[0]).all()
 
 
 @equal_here
@@ -138,6 +164,9 @@ def test_no_levels_of_infinity() -> None:
     found = end_(x.clone(memory_format=torch.channels_last), end)
     assert torch.equal(found, x)
     assert end.finite is False
+    beside = ConvEnd(torch.ones(8), torch.zeros(8), beside=Levels(0.1, False))
+    assert torch.equal(end_(x.clone(memory_format=torch.channels_last), beside), x)
+    assert beside.made is None
 
 
 @compiled_here

@@ -11,7 +11,7 @@ from torch import Tensor
 from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
 from bnrecal.nbsmt.engines.cpu.kernels.conv_end import ARGS, SPARE_BYTES, kernel
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import copy_args, new_args, run_kernel, scratch, set_args
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, new_args, run_kernel, scratch, set_args
 from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import LANES
 from bnrecal.nbsmt.engines.cpu.quantizer import empty_levels
 from bnrecal.nbsmt.engines.engine import NO_NUMBA
@@ -37,46 +37,74 @@ def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
         return y if target is None else target
     if end.levels is not None:
         levels = empty_levels(y.shape, end.levels.signed)
-        EndPass(end, levels).take(y, 0)
+        EndPass(end, None, levels).take(y, 0)
         if end.finite:
             return levels
     target = y if target is None else target
-    EndPass(end, target).take(y, 0)
+    end_pass = EndPass(end, target, levels_beside(end, y.shape))
+    end_pass.take(y, 0)
+    end_pass.close()
     return target
+
+
+def levels_beside(end: ConvEnd, shape: torch.Size) -> Tensor | None:
+    """Return memory for the levels that an end wants beside its float32 result; None where it wants none."""
+    return None if end.beside is None else empty_levels(shape, end.beside.signed)
 
 
 class EndPass:
     """The end of a convolution's output, image by image or of many at once; `end.finite` becomes what they hold."""
 
-    def __init__(self, end: ConvEnd, target: Tensor) -> None:
-        """Prepare to write into `target` (N, O, H, W), float32 or levels, channels-last and without gaps."""
+    def __init__(self, end: ConvEnd, target: Tensor | None, levels: Tensor | None) -> None:
+        """Prepare to write float32 and levels, or one of them, (N, O, H, W), channels-last and without gaps."""
+        some = levels if target is None else target
+        assert some is not None
         end.finite = True
         self.end = end
         self.target = target
+        self.levels = levels
         residual = end.residual
         self.residual = None if residual is None else residual.contiguous(memory_format=torch.channels_last)
-        self.values = target.numel() // target.shape[0]  # of an image
-        written = end.levels if target.element_size() == 1 else None
+        self.values = some.numel() // some.shape[0]  # of an image
+        written = None
+        if levels is not None:
+            written = end.levels if target is None else end.beside
         if written not in end.kept:
             end.kept[written] = _EndArgs(end, written)
         self.kept: _EndArgs = end.kept[written]
 
     def take(self, y: Tensor, first: int) -> None:
         """Write the end of images first, first + 1, ... of which y is the convolution's output, as of `end_`."""
-        at = first * self.values
-        residual = self.residual
         values = y.shape[0] * self.values
         args = set_args(
-            copy_args(self.kept.args),
+            self.args_from(first),
             source=y.data_ptr(),
-            target=self.target.data_ptr() + self.target.element_size() * at,
-            residual=0 if residual is None else residual.data_ptr() + 4 * at,
             values=values,
             scratch=scratch("conv_end", SPARE_BYTES),
         )
         run_kernel(kernel(), args, -(-values // self.kept.block))
+        self.note(args)
+
+    def args_from(self, first: int) -> Args:
+        """Return the record by which a kernel writes the end of image `first` and the next; `note` it afterwards."""
+        at = first * self.values
+        args = copy_args(self.kept.args)
+        if self.target is not None:
+            args["target"] = self.target.data_ptr() + 4 * at
+        if self.levels is not None:
+            args["levels"] = self.levels.data_ptr() + at
+        if self.residual is not None:
+            args["residual"] = self.residual.data_ptr() + 4 * at
+        return args
+
+    def note(self, args: Args) -> None:
+        """Take up what a kernel found out."""
         if args["not_finite"]:
             self.end.finite = False
+
+    def close(self) -> None:
+        """Hand on the levels that stand beside float32."""
+        self.end.made = self.levels if self.target is not None and self.end.finite else None
 
 
 class _EndArgs:
@@ -89,27 +117,23 @@ class _EndArgs:
         self.block = lanes * max(1, BLOCK // lanes)
         self.alpha = end.alpha.repeat(lanes // channels)
         self.beta = end.beta.repeat(lanes // channels)
-        lowest = end.lowest
-        highest = end.highest
-        inverse = 1.0
+        self.args = new_args(
+            ARGS,
+            alpha=self.alpha.data_ptr(),
+            beta=self.beta.data_ptr(),
+            lanes=lanes,
+            block=self.block,
+            lowest=end.lowest,
+            highest=end.highest,
+        )
         if levels is not None:
             inverse = inverse_scale(levels.step)
             # A product with a positive number, rounded, keeps the order, so that both clamps are one. Their bounds are
             # whole numbers, so that it does not matter whether levels are rounded before them or after.
             bounds = (-128.0, 127.0) if levels.signed else (0.0, 255.0)
-            lowest = _clamp(_product(lowest, inverse), *bounds)
-            highest = _clamp(_product(highest, inverse), *bounds)
-        self.args = new_args(
-            ARGS,
-            target_bytes=4 if levels is None else 1,
-            alpha=self.alpha.data_ptr(),
-            beta=self.beta.data_ptr(),
-            lanes=lanes,
-            block=self.block,
-            lowest=lowest,
-            highest=highest,
-            inverse=inverse,
-        )
+            least = _clamp(_product(end.lowest, inverse), *bounds)
+            most = _clamp(_product(end.highest, inverse), *bounds)
+            set_args(self.args, inverse=inverse, least=least, most=most)
 
 
 def _product(a: float, b: float) -> float:

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from bnrecal.nbsmt.decompose.dense_sparse import DenseSparse, decompose_weights
 from bnrecal.nbsmt.engines.conv_end import ConvEnd
-from bnrecal.nbsmt.engines.cpu.conv_end import EndPass
+from bnrecal.nbsmt.engines.cpu.conv_end import EndPass, levels_beside
 from bnrecal.nbsmt.engines.cpu.cost_model import cheapest
 from bnrecal.nbsmt.engines.cpu.kernels import channel_planes, depthwise, quantize
 from bnrecal.nbsmt.engines.cpu.kernels import sparse as sparse_kernel
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import MANY
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import MANY, Args
 from bnrecal.nbsmt.engines.cpu.onednn import (
     PACKED_SHAPES,
     SIGNED_OFFSET,
@@ -26,6 +26,7 @@ from bnrecal.nbsmt.engines.cpu.onednn import (
 from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer, empty_levels, floats
 from bnrecal.nbsmt.engines.cpu.sparse import Inexact, SparseSums
 from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer as SparseLayer
+from bnrecal.nbsmt.engines.cpu.sparse_layout import LEAST_FILTERS
 from bnrecal.nbsmt.engines.engine import NO_NUMBA, ConvLayer, Engine
 from bnrecal.nbsmt.engines.integer_conv import FloatConv, IntegerConv
 
@@ -143,19 +144,26 @@ class DenseSparseEngine(Engine):
         shape = torch.Size(self.layer.output_shape(x))
         if end.levels is None:
             ended = torch.empty(shape, memory_format=torch.channels_last)
+            end_pass = EndPass(end, ended, levels_beside(end, shape))
         else:
             ended = empty_levels(shape, end.levels.signed)
-        end_pass = EndPass(end, ended)
+            end_pass = EndPass(end, None, ended)
         try:
             for part in self._slices(x, ENDED_BYTES):
                 if self._only_dense:
                     y = _channels_last(self._convolve_dense(x[part], x_scale, signed, scale, bias))
-                else:
+                    end_pass.take(y, part.start)
+                elif shape[1] < LEAST_FILTERS:
                     y = floats("unended", torch.Size((part.stop - part.start, *shape[1:])))
                     self._finish(x[part], x_scale, signed, y, scale, bias)
-                end_pass.take(y, part.start)
+                    end_pass.take(y, part.start)
+                else:
+                    args = end_pass.args_from(part.start)
+                    self._finish(x[part], x_scale, signed, args, scale, bias)
+                    end_pass.note(args)
         finally:
             self._release_parts()
+        end_pass.close()
         return ended if end.finite or end.levels is None else None
 
     @property
@@ -188,8 +196,9 @@ class DenseSparseEngine(Engine):
         return conv.convolve(operands, scale, bias)
 
     def _finish(
-        self, x: Tensor, x_scale: float, signed: bool, target: Tensor, scale: Tensor | None, bias: Tensor | None
+        self, x: Tensor, x_scale: float, signed: bool, target: Tensor | Args, scale: Tensor | None, bias: Tensor | None
     ) -> None:
+        """Write into `target` as `SparseSums` does."""
         levels, operands = self.quantizer(x, x_scale, signed)
         sparse_sums = self._sparse_sums_for(levels)
         if not self.operands:
@@ -199,6 +208,8 @@ class DenseSparseEngine(Engine):
         try:
             sparse_sums(levels, signed, _channels_last(conv.sums(operands)), target, scale, bias)
         except Inexact:
+            if not isinstance(target, Tensor):
+                target["not_finite"] = 0  # of sums that were wrong
             sparse_sums(levels, signed, _channels_last(conv.accumulate(operands)), target, scale, bias)
 
     def _slices(self, x: Tensor, output_bytes: int = MANY) -> list[slice]:

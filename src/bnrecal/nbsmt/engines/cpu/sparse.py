@@ -83,7 +83,7 @@ class SparseSums:
         levels: Tensor,
         signed: bool,
         dense: Tensor | None,
-        target: Tensor,
+        target: Tensor | Args,
         scale: Tensor | None,
         bias: Tensor | None,
     ) -> None:
@@ -92,13 +92,14 @@ class SparseSums:
         Args:
             levels: uint8 (N, C, H, W), channels-last with slack behind; signed ones as + 128.
             dense: int32, or float32 that holds integers, (N, O, H', W'), channels-last; None: nothing to add.
-            target: int32 for the sums, float32 for the scaled ones, channels-last.
+            target: int32 for the sums, float32 for the scaled ones, channels-last; or the record of an end that they
+                go through, of at least LEAST_FILTERS filters.
             scale, bias: float32 (O,).
 
         Raises:
             Inexact: where the dense sums may have been rounded; then `target` is wrong.
         """
-        if target.shape[1] < self.filters:
+        if isinstance(target, Tensor) and target.shape[1] < self.filters:
             wider = _wider(target, self.filters)
             self(levels, signed, None if dense is None else _wider(dense, self.filters), wider, scale, bias)
             target.copy_(wider[:, : target.shape[1]])
@@ -109,14 +110,16 @@ class SparseSums:
         args = set_args(
             copy_args(self.args),
             planes=self.planes(levels, signed),
-            target=target.data_ptr(),
-            target_integers=target.dtype == torch.int32,
             base=(self.signed_base if signed else self.zeros).ctypes.data,
             scale=padded_scale.data_ptr(),
             bias=padded_bias.data_ptr(),
             inexact=inexact.ctypes.data,
             scratch=scratch("sparse", int(self.args["scratch_bytes"])),
         )
+        if isinstance(target, Tensor):
+            set_args(args, target=target.data_ptr(), target_integers=target.dtype == torch.int32)
+        else:
+            args["end"] = target.ctypes.data
         if dense is not None:
             set_args(args, dense=dense.data_ptr(), dense_floats=dense.dtype == torch.float32)
         run_kernel(kernel(), args, int(args["units"]))

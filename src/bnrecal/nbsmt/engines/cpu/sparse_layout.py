@@ -20,7 +20,7 @@ from bnrecal.nbsmt.engines.cpu.channel_planes import Ints, PlaneLayout
 from bnrecal.nbsmt.engines.cpu.kernels import operand_select
 from bnrecal.nbsmt.engines.cpu.kernels.instructions import LANES, PRODUCTS, Products
 from bnrecal.nbsmt.engines.cpu.kernels.simd_i32 import POSITIONS, POSITIONS_BYTES
-from bnrecal.nbsmt.engines.cpu.kernels.sparse import BLOCK, ENTRY, PLACES_BYTES
+from bnrecal.nbsmt.engines.cpu.kernels.sparse import BLOCK, ENTRY, PLACES_BYTES, TILE_BYTES
 from bnrecal.nbsmt.engines.cpu.sparse_entries import Entries, Layer, number_entries
 
 WIDE = PRODUCTS is Products.VNNI_512
@@ -88,6 +88,7 @@ class SparseLayout:
         sizes = (
             operand_select.SCRATCH_BYTES,
             PLACES_BYTES,
+            TILE_BYTES,
             2 * self.spare_bytes,
             self.sums_bytes,
             self.planes_bytes,

@@ -4,6 +4,7 @@ Values come channels-last, as one run. A *row* is so many of them that it holds 
 vectors alone (`lanes`): alpha and beta are given for a row. A unit is a block of rows.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,21 +30,22 @@ TOGETHER = LANES * POSITIONS  # values of a row that are ended together
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 ARGS = args_dtype(
     "source",  # float32 (values,)
-    "target",  # float32 (values,), may be the source; or levels, a byte each
-    "target_bytes",  # of a value: 4, or 1 for levels
+    "target",  # float32 (values,), may be the source; 0: the levels alone are written
+    "levels",  # bytes (values,); 0: none
     "residual",  # float32 (values,), or 0
     "alpha",  # float32 (lanes,)
     "beta",
     "values",
     "lanes",  # a multiple of the channels and of LANES
     "block",  # values of a unit, a multiple of the lanes
-    "not_finite",  # made 1 where a result is NaN or infinite; for levels, where it was before the clamp
+    "not_finite",  # made 1 where a result is NaN or infinite; of levels alone, where it was before the clamp
     "scratch",  # SPARE_BYTES for each worker
-    floats=("lowest", "highest", "inverse"),  # of levels, lowest and highest are the clamp's times the inverse
+    floats=("lowest", "highest", "inverse", "least", "most"),  # the clamp's bounds; of levels, they times the inverse
 )
+FORMS = ((True, False), (False, True), (True, True))  # what is written: float32, levels, or both
 
 
-def _end(vectors: int, residual: bool, to_levels: bool) -> Any:
+def _end(vectors: int, residual: bool, to_floats: bool, to_levels: bool) -> Any:
     """Make the intrinsic that ends so many vectors of 16 values, and returns what is NaN once one was not finite."""
 
     @intrinsic
@@ -51,6 +53,7 @@ def _end(vectors: int, residual: bool, to_levels: bool) -> Any:
         _context: Any,
         trouble: Any,
         target: Any,
+        made: Any,
         source: Any,
         added: Any,
         alpha: Any,
@@ -58,10 +61,12 @@ def _end(vectors: int, residual: bool, to_levels: bool) -> Any:
         lowest: Any,
         highest: Any,
         inverse: Any,
+        least: Any,
+        most: Any,
     ) -> Any:
         def code(_: Any, builder: Any, __: Any, args: Any) -> Any:
-            trouble, target, source, added, alpha, beta = args[:6]
-            lowest, highest, inverse = [broadcast(builder, value, _FLOATS) for value in args[6:]]
+            trouble, target, made, source, added, alpha, beta = args[:7]
+            lowest, highest, inverse, least, most = [broadcast(builder, value, _FLOATS) for value in args[7:]]
             signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
             fma = builder.module.declare_intrinsic(f"llvm.fma.v{LANES}f32", (), signature)
             for i in range(vectors):
@@ -69,108 +74,148 @@ def _end(vectors: int, residual: bool, to_levels: bool) -> Any:
                 y = builder.call(fma, [load_at(builder, a, _FLOATS, at, 4) for a in (source, alpha, beta)])
                 if residual:
                     y = builder.fadd(y, load_at(builder, added, _FLOATS, at, 4))
-                ended = builder.fmul(y, inverse) if to_levels else y
-                # Both comparisons are false for NaN, which stays.
-                ended = builder.select(builder.fcmp_ordered("olt", ended, lowest), lowest, ended)
-                ended = builder.select(builder.fcmp_ordered("ogt", ended, highest), highest, ended)
+                if to_floats:
+                    y = clamped(builder, y, lowest, highest)
+                    store_at(builder, target, y, at, 4)
                 if to_levels:
-                    store_at(builder, target, round_to_bytes(builder, ended), LANES * i)
-                else:
-                    store_at(builder, target, ended, at, 4)
+                    level = clamped(builder, builder.fmul(y, inverse), least, most)
+                    store_at(builder, made, round_to_bytes(builder, level), LANES * i)
                 # 0 times infinity or NaN is NaN, and NaN stays in the sum.
-                checked = y if to_levels else ended
                 total = builder.extract_value(trouble, i)
-                total = builder.call(fma, [checked, splat(0.0, _FLOATS), total])
+                total = builder.call(fma, [y, splat(0.0, _FLOATS), total])
                 trouble = builder.insert_value(trouble, total, i)
             return trouble
 
-        return f32x16x4(f32x16x4, *(types.uint64,) * 5, *(types.float32,) * 3), code
+        return f32x16x4(f32x16x4, *(types.uint64,) * 6, *(types.float32,) * 5), code
 
     return end
 
 
-def _end_rest(end_one: Any, residual: bool, to_levels: bool) -> Any:
-    """Make the function that ends the last values, fewer than 16, the i-th and after it, in scratch."""
-    size = u64(1 if to_levels else 4)
+def clamped(builder: Any, x: Any, lowest: Any, highest: Any) -> Any:
+    """Return x within bounds; both comparisons are false for NaN, which stays."""
+    x = builder.select(builder.fcmp_ordered("olt", x, lowest), lowest, x)
+    return builder.select(builder.fcmp_ordered("ogt", x, highest), highest, x)
+
+
+def _end_rest(end_one: Any, residual: bool, to_floats: bool, to_levels: bool) -> Any:
+    """Make the function that ends the last values, fewer than 16, in scratch."""
 
     @compiled
-    def end_rest(trouble: Any, i: u64, count: u64, lane: u64, args: Any, spare: u64) -> Any:
+    def end_rest(
+        trouble: Any, args: Any, source: u64, target: u64, to: u64, added: u64, lane: u64, count: u64, spare: u64
+    ) -> Any:
         more = spare + u64(VECTOR_BYTES)
+        made = more + u64(VECTOR_BYTES)
         v.clear(spare, u64(SPARE_BYTES))  # what lies behind them must be finite
-        v.copy(spare, args.source + u64(4) * i, u64(4) * count)
+        v.copy(spare, source, u64(4) * count)
         if residual:
-            v.copy(more, args.residual + u64(4) * i, u64(4) * count)
+            v.copy(more, added, u64(4) * count)
         a = args.alpha + u64(4) * lane
         b = args.beta + u64(4) * lane
-        trouble = end_one(trouble, spare, spare, more, a, b, args.lowest, args.highest, args.inverse)
-        v.copy(args.target + size * i, spare, size * count)
+        lowest = args.lowest
+        highest = args.highest
+        trouble = end_one(
+            trouble, spare, made, spare, more, a, b, lowest, highest, args.inverse, args.least, args.most
+        )
+        if to_floats:
+            v.copy(target, spare, u64(4) * count)
+        if to_levels:
+            v.copy(to, made, count)
         return trouble
 
     return end_rest
 
 
-def _end_rows(residual: bool, to_levels: bool) -> Any:
-    """Make the function that ends values first..last-1, the first of which begins a row."""
-    end_many = _end(POSITIONS, residual, to_levels)
-    end_one = _end(1, residual, to_levels)
-    end_rest = _end_rest(end_one, residual, to_levels)
-    size = u64(1 if to_levels else 4)
+def end_of_run(residual: bool, to_floats: bool, to_levels: bool) -> Any:
+    """Make the function that ends a run of values."""
+    end_many = _end(POSITIONS, residual, to_floats, to_levels)
+    end_one = _end(1, residual, to_floats, to_levels)
+    end_rest = _end_rest(end_one, residual, to_floats, to_levels)
 
     @compiled
-    def end_rows(first: u64, last: u64, args: Any, spare: u64) -> Any:
+    def end_run(
+        trouble: Any, args: Any, source: u64, target: u64, made: u64, added: u64, lane: u64, count: u64, spare: u64
+    ) -> Any:
+        """End `count` values between these addresses; alpha and beta from `lane` on, and bounds are the record's."""
         # Read once: the compiler cannot know that no target lies in the record.
-        source = args.source
-        target = args.target
-        added = args.residual
-        alpha = args.alpha
-        beta = args.beta
-        lanes = args.lanes
+        alpha = args.alpha + u64(4) * lane
+        beta = args.beta + u64(4) * lane
         lowest = args.lowest
         highest = args.highest
         inverse = args.inverse
+        least = args.least
+        most = args.most
+        i = u64(0)
+        while i + u64(TOGETHER) <= count:
+            at = u64(4) * i
+            x = source + at
+            out = target + at
+            to = made + i
+            a = alpha + at
+            b = beta + at
+            trouble = end_many(trouble, out, to, x, added + at, a, b, lowest, highest, inverse, least, most)
+            i += u64(TOGETHER)
+        while i + u64(LANES) <= count:
+            at = u64(4) * i
+            x = source + at
+            out = target + at
+            to = made + i
+            a = alpha + at
+            b = beta + at
+            trouble = end_one(trouble, out, to, x, added + at, a, b, lowest, highest, inverse, least, most)
+            i += u64(LANES)
+        if i < count:
+            at = u64(4) * i
+            x = source + at
+            trouble = end_rest(trouble, args, x, target + at, made + i, added + at, lane + i, count - i, spare)
+        return trouble
+
+    return end_run
+
+
+def _end_rows(end_run: Any) -> Any:
+    """Make the function that ends values first..last-1, the first of which begins a row."""
+
+    @compiled
+    def end_rows(args: Any, first: u64, last: u64, spare: u64) -> Any:
         trouble = zero_f32x16x4()
+        lanes = args.lanes
         i = first
         while i < last:
-            row = min(lanes, last - i)
-            lane = u64(0)
-            while lane + u64(TOGETHER) <= row:
-                at = u64(4) * (i + lane)
-                a = alpha + u64(4) * lane
-                b = beta + u64(4) * lane
-                out = target + size * (i + lane)
-                trouble = end_many(trouble, out, source + at, added + at, a, b, lowest, highest, inverse)
-                lane += u64(TOGETHER)
-            while lane + u64(LANES) <= row:
-                at = u64(4) * (i + lane)
-                a = alpha + u64(4) * lane
-                b = beta + u64(4) * lane
-                out = target + size * (i + lane)
-                trouble = end_one(trouble, out, source + at, added + at, a, b, lowest, highest, inverse)
-                lane += u64(LANES)
-            if lane < row:
-                trouble = end_rest(trouble, i + lane, row - lane, lane, args, spare)
+            at = u64(4) * i
+            made = args.levels + i
+            added = args.residual + at
+            count = min(lanes, last - i)
+            trouble = end_run(trouble, args, args.source + at, args.target + at, made, added, u64(0), count, spare)
             i += lanes
         return any_nan(trouble)
 
     return end_rows
 
 
-_end_alone = _end_rows(residual=False, to_levels=False)
-_end_added = _end_rows(residual=True, to_levels=False)
-_end_alone_levels = _end_rows(residual=False, to_levels=True)
-_end_added_levels = _end_rows(residual=True, to_levels=True)
+def by_form(make: Callable[[Any], Any]) -> Any:
+    """Make the function that does what a record of ARGS asks for, with or without residual, in one of FORMS.
+
+    Args:
+        make: from the function that ends a run (trouble, args, source, target, levels, residual, lane,
+            count, spare), makes one of a
+            record and other numbers, which returns whether a value was not finite.
+    """
+    alone, alone_levels, alone_both = [make(end_of_run(False, *form)) for form in FORMS]
+    added, added_levels, added_both = [make(end_of_run(True, *form)) for form in FORMS]
+
+    @compiled
+    def end(args: Any, *rest: Any) -> Any:
+        if not args.levels:
+            return added(args, *rest) if args.residual else alone(args, *rest)
+        if not args.target:
+            return added_levels(args, *rest) if args.residual else alone_levels(args, *rest)
+        return added_both(args, *rest) if args.residual else alone_both(args, *rest)
+
+    return end
 
 
-@compiled
-def _end_block(first: u64, last: u64, args: Any, spare: u64) -> Any:
-    """End a block of values; return whether one was not finite."""
-    if args.target_bytes == u64(4):
-        if args.residual:
-            return _end_added(first, last, args, spare)
-        return _end_alone(first, last, args, spare)
-    if args.residual:
-        return _end_added_levels(first, last, args, spare)
-    return _end_alone_levels(first, last, args, spare)
+_end_block = by_form(_end_rows)
 
 
 @kernel_entry
@@ -183,19 +228,31 @@ def kernel(address: Any) -> None:
         i = v.claim(args.address + u64(8)) * args.block
         if i >= args.values:
             break
-        if _end_block(i, min(i + args.block, args.values), args, spare):
+        if _end_block(args, i, min(i + args.block, args.values), spare):
             trouble = True
     if trouble:
         args.not_finite = u64(1)
 
 
-def conv_end_ref(x: Any, alpha: Any, beta: Any, residual: Any, lowest: float, highest: float) -> Any:
-    """Return float32 (pixels, channels): each x * alpha + beta rounded once, the residual (or None) added, clamped.
+def conv_end_ref(
+    x: Any,
+    alpha: Any,
+    beta: Any,
+    residual: Any,
+    clamp: tuple[float, float],
+    inverse: float = 1.0,
+    limits: tuple[int, int] = (0, 255),
+) -> Any:
+    """Return what the kernel writes, float32 (pixels, channels) and its levels, int16: by plain loops.
 
-    The product is exact in float64, and so is the sum, or its rounding is of the kind that float32 does not notice:
-    give values with few bits.
+    Each x * alpha + beta is rounded once, the residual (or None) added, clamped; a level is that times `inverse`,
+    rounded half to even, within limits. The product is exact in float64, and so is the sum, or its rounding is of the
+    kind that float32 does not notice: give values with few bits.
     """
+    lowest, highest = clamp
+    least, most = limits
     y = np.zeros(x.shape, np.float32)
+    levels = np.zeros(x.shape, np.int16)
     for place, value in np.ndenumerate(x):
         channel = place[1]
         ended = np.float32(np.float64(value) * np.float64(alpha[channel]) + np.float64(beta[channel]))
@@ -206,4 +263,5 @@ def conv_end_ref(x: Any, alpha: Any, beta: Any, residual: Any, lowest: float, hi
         if ended > highest:
             ended = np.float32(highest)
         y[place] = ended
-    return y
+        levels[place] = int(min(max(np.rint(ended * np.float32(inverse)), least), most))
+    return y, levels

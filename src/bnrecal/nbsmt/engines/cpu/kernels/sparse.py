@@ -14,12 +14,13 @@ import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
 from bnrecal.nbsmt.decompose.operands import Operand
-from bnrecal.nbsmt.engines.cpu.kernels import operand_select, slice_operands
+from bnrecal.nbsmt.engines.cpu.kernels import conv_end, operand_select, slice_operands
 from bnrecal.nbsmt.engines.cpu.kernels import simd_i32 as s
 from bnrecal.nbsmt.engines.cpu.kernels import simd_u8 as v
 from bnrecal.nbsmt.engines.cpu.kernels.instructions import LANES
 from bnrecal.nbsmt.engines.cpu.kernels.operand_select import TABLE_BYTES, operand_select_ref
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import MANY, args_dtype, compiled, kernel_entry, u64
+from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import any_nan, zero_f32x16x4
 
 ARGS = args_dtype(
     "units",  # strips, for one chunk of filters after the other
@@ -48,12 +49,13 @@ ARGS = args_dtype(
     "chunk",  # filters of a unit
     "dense",  # (pixels, filters), or 0: nothing to add
     "dense_floats",  # whether as float32, else int32
-    "target",  # (pixels, filters)
+    "target",  # (pixels, filters), where there is no end
     "target_integers",  # whether as int32, else float32
     "base",  # int32 (filters,) to add
     "scale",  # float32 (filters,)
     "bias",  # float32 (filters,)
     "inexact",  # uint64, set to 1 where a dense float32 reaches 2^24: it may have been rounded
+    "end",  # a record of `conv_end.ARGS`: what the scaled sums go through, and where the results go; 0: none
     "scratch",
     "scratch_bytes",  # of it for each worker
     "spare_bytes",
@@ -90,8 +92,12 @@ SET = np.dtype([("own", "u4"), ("phase", "u4"), ("which", "u4"), ("first_plane",
 # Two weights (or one and a zero): where in the block's planes their first position lies, in bytes, and four int8.
 ENTRY = np.dtype([("first", "u4"), ("second", "u4"), ("weights", "u4")])
 TOGETHER = 2 * LANES  # positions that are finished together
-# Scratch: `operand_select`'s, then pairs of addresses, then twice the spare bytes, then sums, then planes of operands.
+TILE_FILTERS = 128  # whose scaled sums are ended together, while the first-level cache holds them
+TILE_ROW = 4 * TILE_FILTERS
+# Scratch: `operand_select`'s, then pairs of addresses, then a tile and the end's own scratch, then twice the spare
+# bytes, then sums, then planes of operands.
 PLACES_BYTES = 16 * TOGETHER
+TILE_BYTES = TILE_ROW * TOGETHER + conv_end.SPARE_BYTES
 OVER = -(1 << 24)  # the bits from 2^24 up
 
 
@@ -184,7 +190,7 @@ def _add_entries(
 
 
 @compiled
-def _locate(args: Any, pixels: Any, first: u64, places: u64, spare: u64) -> None:
+def _locate(args: Any, pixels: Any, first: u64, first_filter: u64, places: u64, tile: u64, spare: u64) -> None:
     """Write addresses of the dense sums and the results of some positions; where there are none, of zeros and waste."""
     row = u64(4) * args.filters
     for i in range(u64(TOGETHER)):
@@ -192,32 +198,79 @@ def _locate(args: Any, pixels: Any, first: u64, places: u64, spare: u64) -> None
         place = places + u64(16) * i
         inside = pixel >= 0
         v.store_u64(place, args.dense + u64(pixel) * row if inside and args.dense else spare)
-        v.store_u64(place + u64(8), args.target + u64(pixel) * row if inside else spare + args.spare_bytes)
+        if args.end:
+            v.store_u64(place + u64(8), tile + u64(TILE_ROW) * i - u64(4) * first_filter)
+        else:
+            v.store_u64(place + u64(8), args.target + u64(pixel) * row if inside else spare + args.spare_bytes)
+
+
+def _end_positions(end_run: Any) -> Any:
+    """Make the function that ends a tile: some filters, the scaled sums of which stand there position by position."""
+
+    @compiled
+    def end_positions(
+        end: Any, pixels: u64, positions: u64, filters: u64, first_filter: u64, end_filter: u64, tile: u64, spare: u64
+    ) -> Any:
+        pixel_of = carray(v.pointer(pixels), MANY, np.int32)
+        trouble = zero_f32x16x4()
+        for i in range(positions):
+            pixel = pixel_of[i]
+            if pixel >= 0:
+                first = u64(pixel) * filters + first_filter
+                source = tile + u64(TILE_ROW) * i
+                target = end.target + u64(4) * first
+                added = end.residual + u64(4) * first
+                made = end.levels + first
+                count = end_filter - first_filter
+                trouble = end_run(trouble, end, source, target, made, added, first_filter, count, spare)
+        return any_nan(trouble)
+
+    return end_positions
+
+
+_end_tile = conv_end.by_form(_end_positions)
 
 
 @compiled
 def _finish(
     args: Any, pixels: Any, start: u64, first_filter: u64, end_filter: u64, places: u64, spare: u64, sums: u64
 ) -> None:
-    """Add the dense sums of a strip, scale, and write."""
+    """Add the dense sums of a strip, scale, end where there is an end, and write."""
     bits = s.zero_filters()
     floats = args.dense_floats != u64(0)
     integers = args.target_integers != u64(0)
     pitch = u64(4) * args.strip
+    tile = places + u64(PLACES_BYTES)
+    trouble = False
     for at in range(u64(0), args.strip, u64(TOGETHER)):
-        _locate(args, pixels, start + at, places, spare)
-        f = first_filter
-        while f < end_filter:
-            f = min(f, end_filter - u64(LANES))  # once more over some of the last ones
-            own = sums + (f - first_filter) * pitch + u64(4) * at
-            o = u64(4) * f
-            base = args.base + o
-            scale = args.scale + o
-            bias = args.bias + o
-            bits = s.finish(bits, own, pitch, places, o, base, scale, bias, floats, integers)
-            f += u64(LANES)
+        low = first_filter
+        while low < end_filter:
+            high = min(low + u64(TILE_FILTERS), end_filter)
+            low = min(low, end_filter - u64(LANES))
+            _locate(args, pixels, start + at, low, places, tile, spare)
+            f = low
+            while f < high:
+                f = min(f, high - u64(LANES))  # once more over some of the last ones
+                own = sums + (f - first_filter) * pitch + u64(4) * at
+                o = u64(4) * f
+                base = args.base + o
+                scale = args.scale + o
+                bias = args.bias + o
+                bits = s.finish(bits, own, pitch, places, o, base, scale, bias, floats, integers)
+                f += u64(LANES)
+            if args.end and start + at < args.positions:
+                end = carray(v.pointer(args.end), 1, conv_end.ARGS)[0]
+                count = min(u64(TOGETHER), args.positions - start - at)
+                own_pixels = args.pixels + u64(4) * (start + at)
+                own_spare = tile + u64(TILE_ROW * TOGETHER)
+                if _end_tile(end, own_pixels, count, args.filters, low, high, tile, own_spare):
+                    trouble = True
+            low = high
     if floats and s.any_bit(bits, np.int32(OVER)):
         v.store_u64(args.inexact, u64(1))
+    if trouble:
+        end = carray(v.pointer(args.end), 1, conv_end.ARGS)[0]
+        end.not_finite = u64(1)
 
 
 @compiled
@@ -231,7 +284,7 @@ def _work_on_unit(args: Any, unit: u64, scratch: u64) -> None:
     starts = carray(v.pointer(args.starts), MANY, np.uint32)
     pixels = carray(v.pointer(args.pixels), MANY, np.int32)
     places = scratch + u64(operand_select.SCRATCH_BYTES)
-    spare = places + u64(PLACES_BYTES)
+    spare = places + u64(PLACES_BYTES + TILE_BYTES)
     sums = spare + args.spare_bytes + args.spare_bytes
     planes = sums + args.sums_bytes
     start = unit % args.strips * args.strip
@@ -257,7 +310,7 @@ def kernel(address: Any) -> None:
     args = carray(address, 1, ARGS)[0]
     scratch = args.scratch + v.claim(args.address + u64(16)) * args.scratch_bytes
     operand_select.clear(scratch)
-    v.clear(scratch + u64(operand_select.SCRATCH_BYTES + PLACES_BYTES), args.spare_bytes)
+    v.clear(scratch + u64(operand_select.SCRATCH_BYTES + PLACES_BYTES + TILE_BYTES), args.spare_bytes)
     while True:
         unit = v.claim(args.address + u64(8))
         if unit >= args.units:
