@@ -119,5 +119,5 @@ def test_sums_that_float32_may_have_rounded_are_ended_once_more(monkeypatch: pyt
     assert found is not None
     assert torch.equal(found, sums.float() * 2.0**-30)
     assert runs in ([False, True], [True])  # float32 sums of another engine than oneDNN's are never rounded
-    if prepared.backend == "onednn-int8":
+    if prepared.engine_name == "onednn-int8":
         assert runs == [False, True]

@@ -57,8 +57,8 @@ def squared_sums(sums: Tensor, exact: Tensor) -> Tensor:
     channels = sums.shape[1]
     first = sums.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
     second = exact.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
-    sums = _kept_sums(first.numel(), channels, get_ident())
-    return torch.from_numpy(sums.of(squares_kernel, first, second.data_ptr()))
+    kept = _kept_sums(first.numel(), channels, get_ident())
+    return torch.from_numpy(kept.of(squares_kernel, first, second.data_ptr()))
 
 
 def squared_sums_ref(sums: Tensor, exact: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def _lanes(channels: int) -> int:
 
 
 class _Sums:
-    """What the sums of so many values of so many channels take besides the values.
+    """Units, origins and arguments of the sums of so many values of so many channels: all but the values.
 
     It is kept: to make these few small objects anew takes longer than to add up a small layer.
 
