@@ -268,6 +268,9 @@ def test_what_cannot_be_is_named(model: nn.Module) -> None:
         bnrecal.layer_table(model, [images(8)])
     with pytest.raises(bnrecal.BnrecalError, match="no models"):
         bnrecal.evaluate({}, [])
+    named = r"^evaluate got one network \(Sequential\), not networks by name: give {'Sequential': network}$"
+    with pytest.raises(bnrecal.BnrecalError, match=named):
+        bnrecal.evaluate(nn.Sequential(model), labelled(model, 8))  # type: ignore[arg-type]
     one, two = (bnrecal.evaluate({"a": model}, labelled(model, count)) for count in (8, 16))
     with pytest.raises(bnrecal.BnrecalError, match="16 and 8 images"):
         two["a"].gain_over(one["a"])

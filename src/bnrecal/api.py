@@ -238,8 +238,8 @@ def evaluate(
         A score for each name.
 
     Raises:
-        BnrecalError: without models or images, for images or logits of another shape or not finite,
-            for too few classes, labels that are no class numbers, or weights that changed since they were quantized.
+        BnrecalError: without models or images, for a network without a name, images or logits of another shape or not
+            finite, too few classes, labels that are no class numbers, or weights that changed since `quantize`.
 
     Examples:
         >>> import bnrecal, torch
@@ -250,6 +250,9 @@ def evaluate(
         >>> bnrecal.evaluate({"float32": model, "2T": q}, [(images, labels)])
         {'float32': Score(top1=..., stderr=..., images=64), '2T': Score(top1=..., stderr=..., images=64)}
     """
+    if isinstance(models, nn.Module):
+        kind = type(models).__name__
+        raise BnrecalError(f"evaluate got one network ({kind}), not networks by name: give {{'{kind}': network}}")
     if not models:
         raise BnrecalError("evaluate got no models: give a mapping, as in {'float32': model}")
     networks = {name: _usable(model) for name, model in models.items()}
