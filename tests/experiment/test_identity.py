@@ -16,7 +16,7 @@ from helpers.small import config
 
 import bnrecal.experiment.identity
 import bnrecal.models.mini
-from bnrecal.experiment.identity import PROBE_TOLERANCE, content_key, differences
+from bnrecal.experiment.identity import PROBE_TOLERANCE, Identity, content_key, differences
 from bnrecal.experiment.provenance import settings_key
 from bnrecal.experiment.setup import Experiment, identify, load, prepare
 from bnrecal.models.weights import file_hash
@@ -64,6 +64,12 @@ def test_a_setting_that_can_change_a_number_changes_its_identity(change: str, re
     assert reported in differences(one, other)
     assert content_key(one) != content_key(other)
     assert settings_key(before) != settings_key(after)
+
+
+@pytest.mark.parametrize("part", ["images", "settings", "versions", "seed"])
+def test_a_part_that_one_of_them_lacks_is_named(part: str) -> None:
+    one: Identity = {part: {"smt.threads": 4}}
+    assert differences(one, {}) == differences({}, one) == [part]
 
 
 # what comes before the change, the change

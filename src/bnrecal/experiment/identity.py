@@ -155,6 +155,8 @@ def _close(one: Any, other: Any) -> bool:
 
 def _described(path: str) -> str:
     first, _, rest = path.partition(".")
+    if not rest:  # a part of one value, or one that the other identity lacks
+        return _WORDS.get(path, path)
     if first == "images":
         return f"the {rest} images"
     if first == "versions":

@@ -119,6 +119,18 @@ def test_files_hold_four_decimals_and_p_values_four_digits(tmp_path: Path) -> No
     assert last[11] == f"{2 / 2**87:.4g}"
 
 
+def test_what_is_not_known_is_empty_in_the_files(tmp_path: Path) -> None:
+    cells = cells_of(NET)
+    cells[0]["gain_p"] = None
+    write_tables(make_tables(cells, [NET]), tmp_path)
+    rows = pd.read_csv(tmp_path / "table1_long.csv", dtype=str, keep_default_na=False).set_index("cell")
+    assert list(rows.loc[["fp32", "a8w8"], "gain_p"]) == ["", ""]
+    assert rows.loc["fp32", "loss_p"] == ""
+    assert float(rows.loc["4t_w", "gain_p"]) == float(f"{cells[-1]['gain_p']:.4g}")
+    for path in tmp_path.glob("*.csv"):
+        assert "nan" not in path.read_text().lower(), path.name
+
+
 def test_the_comparison_of_an_earlier_table_is_removed(tmp_path: Path) -> None:
     write_tables(make_tables(cells_of(ROWS[0], data="imagenet"), ROWS), tmp_path)
     assert (tmp_path / "table1_paper.csv").exists()

@@ -51,7 +51,9 @@ class Tables:
 
 def _printed(name: str, table: pd.DataFrame) -> PrintedTable:
     """A table with four decimals, but for p-values, which would vanish in them: four significant digits."""
-    p_values = {column: table[column].map("{:.4g}".format) for column in table if str(column).endswith("_p")}
+    p_values = {
+        column: table[column].map("{:.4g}".format, na_action="ignore") for column in table if str(column).endswith("_p")
+    }
     return printed(name, table.assign(**p_values), ".4f")
 
 
