@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import fx
+from torchvision.models.resnet import BasicBlock
 
 from bnrecal.benchmark import bench, compiled, networks
 from bnrecal.benchmark.broadcast import broadcast_conv2d
@@ -15,6 +17,7 @@ from bnrecal.commands.cli.compose import read_config
 from bnrecal.commands.cli.schemas import BenchConfig
 from bnrecal.device import choose_device, tf32_is_on
 from bnrecal.errors import BnrecalError
+from bnrecal.models.narrow import NarrowResNet
 from bnrecal.nbsmt import reference
 from bnrecal.nbsmt.engines.apply_end import Ending, ending
 from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine
@@ -24,10 +27,22 @@ from bnrecal.nbsmt.prepared_conv import nbsmt_conv2d
 from bnrecal.quantization.intercept import handlers
 
 
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ResNet-18 of a quarter of the channels in place of torchvision's."""
+
+    def get_model(name: str, **_: object) -> torch.nn.Module:
+        assert name == "resnet18"
+        return NarrowResNet(BasicBlock, [2, 2, 2, 2], width=16)
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+
+
 def made(overrides: list[str]) -> None:
     run_bench(read_config(BenchConfig, overrides), overrides)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_rows_of_a_small_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,6 +77,7 @@ def test_rows_of_a_small_run(
     assert "may go back to the system" in printed
 
 
+@pytest.mark.usefixtures("narrow")
 def test_ratios_are_of_times_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
     images = networks.random_images(2, 32, "cpu")
     built = {name: networks.build("resnet18", networks.VARIANTS[name], images) for name in ("float32", "4T")}
@@ -75,6 +91,7 @@ def test_ratios_are_of_times_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threaded.floor in (0.25, None)  # None where oneDNN's 8 bits are not used
 
 
+@pytest.mark.usefixtures("narrow")
 def test_threaded_networks_are_timed_as_they_are_evaluated() -> None:
     images = networks.random_images(2, 32, "cpu")
     float32, threaded = (networks.build("resnet18", networks.VARIANTS[name], images) for name in ("float32", "4T"))
@@ -91,6 +108,7 @@ def test_float32_takes_the_batch_that_it_is_quickest_with(monkeypatch: pytest.Mo
     assert len(bench._quickest_batch(torch.nn.Identity(), images)) == 4
 
 
+@pytest.mark.usefixtures("narrow")
 def test_the_floor_is_the_same_network_with_sums_alone() -> None:
     images = networks.random_images(1, 64, "cpu")
     float32 = networks.build("resnet18", networks.VARIANTS["float32"], images)
@@ -106,16 +124,17 @@ def test_the_floor_is_the_same_network_with_sums_alone() -> None:
     with torch.inference_mode():
         assert bare(images).shape == (1, 1000)
         answer = handlers(bare)["layer4.1.conv2"]
-    assert seen == [(1, 512, 2, 2)]
+    assert seen == [(1, 128, 2, 2)]
     assert isinstance(answer, _SumsAlone)
     engine = threaded.layers["layer4.1.conv2"].packed.convolutions()[0].engine
     assert isinstance(engine, DenseSparseEngine)
-    assert answer.levels.shape == (1, 512 * len(engine.operands), 2, 2)
+    assert answer.levels.shape == (1, 128 * len(engine.operands), 2, 2)
     assert not any(isinstance(module, ABSORBED) for module in bare.modules())
     assert any(isinstance(module, ABSORBED) for module in float32.network.modules())
     assert set(handlers(bare)) == set(threaded.layers)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_threaded_network_computes_what_float_does_roughly() -> None:
     images = networks.random_images(2, 64, "cpu")
     with torch.inference_mode():

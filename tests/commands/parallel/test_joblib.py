@@ -11,9 +11,18 @@ import pytest
 from helpers.command_line import CUSTOM, SMALL, bnrecal, run
 
 from bnrecal.commands.parallel.sweep import on_this_machine
+from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
 
 JOBLIB = ["-m", "+launch=joblib", "hydra.launcher.n_jobs=2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _drawn() -> None:
+    """Draw the images once: two processes that begin together would each draw them."""
+    source = GlyphSource()
+    source.images("train")
+    source.images("val")
 
 
 def results(folder: Path) -> set[Path]:
