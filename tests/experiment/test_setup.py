@@ -1,7 +1,7 @@
 """From settings to networks: what is quantized how, in which order, recalibrated on what."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -21,6 +21,7 @@ from bnrecal.experiment.setup import load, prepare, variant_identity
 from bnrecal.experiment.variant import Variant
 from bnrecal.files import warn_once
 from bnrecal.options import ACT_RANGES
+from bnrecal.quantization.nbsmt_conv import NBSMTConv2d
 
 T = TypeVar("T")
 
@@ -109,16 +110,23 @@ def test_channels_are_reordered_where_that_decides_about_partners() -> None:
         assert sorted(layer.permutation.tolist()) == list(range(layer.weight.shape[1]))
 
 
+def permutation(layers: Mapping[str, NBSMTConv2d], name: str) -> torch.Tensor:
+    found = layers[name].permutation
+    assert found is not None
+    return found
+
+
 def test_channels_are_ordered_by_levels_of_the_range_that_is_set() -> None:
     variant = Variant(4, False)
     found = [
         prepare_variants(prepare(load(config("smt.reorder=bits", f"quant.act_range={r}"))), [variant])
         for r in ACT_RANGES
     ]
-    orders = [prepared[variant].layers["dilated"].permutation for prepared in found]
-    assert orders[0] is not None
-    assert orders[1] is not None
-    assert not torch.equal(orders[0], orders[1])
+    mean_max, largest = [prepared[variant].layers for prepared in found]
+    # A network with random weights may have one layer in which both ranges give the same order.
+    assert any(
+        not torch.equal(permutation(mean_max, name), permutation(largest, name)) for name in ("conv2", "dilated")
+    )
 
 
 @pytest.mark.parametrize(("images", "method", "taken"), [(39, "ema", 32), (40, "ema", 40), (39, "pooled", 39)])
