@@ -28,10 +28,10 @@ def shifted_sums(rows: Tensor) -> tuple[Doubles, Doubles]:
     if rows.device.type != "cpu" or rows.dtype != torch.float32 or moments_kernel() is None:
         return shifted_sums_ref(rows)
     rows = rows.contiguous()
-    sums = _kept_sums(rows.numel(), rows.shape[1], get_ident())
-    sums.origins[:] = rows.numpy()[0]
-    total = sums.of(moments_kernel, rows, sums.origins.ctypes.data)
-    return sums.origins[0].copy(), total
+    kept = _kept_sums(rows.numel(), rows.shape[1], get_ident())
+    kept.origins[:] = rows.numpy()[0]
+    sums = kept.of(moments_kernel, rows, kept.origins.ctypes.data)
+    return kept.origins[0].copy(), sums
 
 
 def shifted_sums_ref(rows: Tensor) -> tuple[Doubles, Doubles]:
@@ -73,7 +73,7 @@ def _lanes(channels: int) -> int:
 
 
 class _Sums:
-    """Units, origins and arguments of the sums of so many values of so many channels: all but the values.
+    """All that the sums of so many values of so many channels take besides the values.
 
     It is kept: to make these few small objects anew takes longer than to add up a small layer.
 
