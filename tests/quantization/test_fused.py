@@ -274,7 +274,7 @@ def test_levels_beside_float32_are_kept_no_longer_than_needed() -> None:
         assert torch.equal(short(batch), copy(batch))
     # Of eight blocks the last one's result is pooled; each other has a convolution behind it, three have two.
     assert handed == [True] * (8 + 3)
-    assert all(module.made is None for module in short.modules() if isinstance(module, Ended))
+    assert all(module.result.made is None for module in short.modules() if isinstance(module, Ended))
 
 
 class Pooled(nn.Module):

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.nbsmt.engines.apply_end import Ending, alpha_beta, apply_end_, apply_pooled_end, can_end, ending, ending_trouble
 from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels, MaxPool
-from bnrecal.nbsmt.geometry import Geometry, as_pair
+from bnrecal.nbsmt.geometry import as_pair
 from bnrecal.quantization.chains import Chain, Untraceable, find_chains, trace
 from bnrecal.quantization.eval_norm import evaluation_norm
 from bnrecal.quantization.intercept import ConvInterceptor
@@ -163,23 +163,32 @@ def _replace(graph: fx.Graph, chain: Chain, name: str) -> None:
         graph.erase_node(node)
 
 
+@dataclass(slots=True)
+class _Result:
+    """The last result of a chain, as others need to know it.
+
+    Attributes:
+        finite: whether it is known to hold no NaN and no infinity, as levels never do.
+        made: levels beside it, until all chains that take them have done so.
+        taken: how many have.
+    """
+
+    finite: bool = False
+    made: Tensor | None = None
+    taken: int = 0
+
+
 class Ended(nn.Module):
     """A chain in as few passes as its input allows; where it allows none, layer by layer, with the same result.
 
     Args:
         source: the chain whose result this one reads, if it reads one.
-
-    Attributes:
-        finite: whether the last result is known to hold no NaN and no infinity, as levels never do.
-        made: levels of the last result beside it, until all chains that take them have done so.
     """
 
     def __init__(self, chain: Chain, source: "Ended | None") -> None:
         super().__init__()
-        self.finite = False
-        self.made: Tensor | None = None
+        self.result = _Result()  # apart, because a module is slow to set an attribute
         self._takers = 0
-        self._taken = 0
         self._takes_made = False
         self._sources = () if source is None else (source,)  # in a tuple it is no module of this one
         self.conv = chain.conv
@@ -208,10 +217,10 @@ class Ended(nn.Module):
 
     def _hand_over(self) -> Tensor | None:
         """Return the levels beside the last result, and keep them no longer than they are needed."""
-        made = self.made
-        self._taken += 1
-        if self._taken == self._takers:
-            self.made = None
+        made = self.result.made
+        self.result.taken += 1
+        if self.result.taken == self._takers:
+            self.result.made = None
         return made
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -225,23 +234,25 @@ class Ended(nn.Module):
             made = self._sources[0]._hand_over()
             x = x if made is None else made
         y = self._run(x, end)
-        self.finite = bool(end.finite) or not y.is_floating_point()
-        self.made = end.made
-        self._taken = 0
+        result = self.result
+        result.finite = bool(end.finite) or not y.is_floating_point()
+        result.made = end.made
+        result.taken = 0
         return y
 
     def _run(self, x: Tensor, end: ConvEnd) -> Tensor:
         residual = end.residual
         if self.pool is not None:
             return self._run_pooled(x, end, self.pool)
-        if self.conv is None:
+        conv = self.conv
+        if conv is None:
             return apply_end_(x, end, torch.empty_like(x)) if _fits(x, residual) else self._unfused(x, residual)
-        threaded = _threaded(self.conv)
+        threaded = _threaded(conv)
         if threaded is None:
-            x = self.conv(x)
+            x = conv(x)
         else:
-            checked = any(source.finite for source in self._sources)
-            if _fits_output(self.conv, x, residual):
+            checked = any(source.result.finite for source in self._sources)
+            if residual is None or _fits_output(conv, threaded, x, residual):
                 return threaded.run_to_end(x, end, checked=checked)
             x = threaded.run_to_end(x, None, checked=checked)
         return apply_end_(x, end) if _fits(x, residual) else self._unfused(x, residual)
@@ -294,15 +305,10 @@ def _threaded(conv: nn.Conv2d) -> ConvInterceptor | None:
     return forward if isinstance(forward, ConvInterceptor) and isinstance(forward.handler, NBSMTConv2d) else None
 
 
-def _fits_output(conv: nn.Conv2d, x: Tensor, residual: Tensor | None) -> bool:
-    """Return whether a residual has the type and shape of what a convolution makes of x, or there is none."""
-    if residual is None:
-        return True
+def _fits_output(conv: nn.Conv2d, threaded: ConvInterceptor, x: Tensor, residual: Tensor) -> bool:
+    """Return whether a residual has the type and shape of what a convolution makes of x."""
     if isinstance(conv.padding, str) or not isinstance(residual, Tensor) or not can_end(residual):
         return False
-    stride = as_pair("stride", conv.stride, 1)
-    padding = as_pair("padding", conv.padding, 0)
-    dilation = as_pair("dilation", conv.dilation, 1)
     kernel = as_pair("kernel", conv.kernel_size, 1)
-    size = Geometry(stride, padding, dilation, conv.groups).output_size((x.shape[2], x.shape[3]), kernel)
+    size = threaded.plain_geometry().output_size((x.shape[2], x.shape[3]), kernel)
     return residual.shape == (x.shape[0], conv.out_channels, *size)

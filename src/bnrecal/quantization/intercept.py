@@ -118,7 +118,7 @@ class ConvInterceptor:
         if x.dim() == 4 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
             # what that forward would call, without the way through torch: 100 microseconds of it where caches are cold
             with torch._C.DisableTorchFunction():
-                return self.handler(ConvCall(x, conv.weight, conv.bias, self._plain_geometry(), end, checked))
+                return self.handler(ConvCall(x, conv.weight, conv.bias, self.plain_geometry(), end, checked))
 
         def answer(call: ConvCall) -> Tensor:
             return self.handler(replace(call, end=end, checked=checked))
@@ -127,7 +127,7 @@ class ConvInterceptor:
             output: Tensor = type(conv).forward(conv, x)
         return output
 
-    def _plain_geometry(self) -> Geometry:
+    def plain_geometry(self) -> Geometry:
         """Return the module's geometry, kept while its attributes stay what they are; its padding is numeric."""
         conv = self.conv
         attributes = (conv.stride, conv.padding, conv.dilation, conv.groups)

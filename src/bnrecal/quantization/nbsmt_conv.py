@@ -33,6 +33,7 @@ class PackedWeight:
     def __init__(self, name: str, weight: Tensor, spec: SmtSpec) -> None:
         self.name, self.weight, self.spec = name, weight, spec
         self._packed: dict[tuple[torch.device, Geometry], PreparedConv2d] = {}
+        self._last: tuple[torch.device, Geometry, PreparedConv2d] | None = None  # of the last call
 
     def for_call(self, call: ConvCall) -> PreparedConv2d:
         """Return the convolution of this weight for a call's input and geometry.
@@ -40,7 +41,11 @@ class PackedWeight:
         Raises:
             BnrecalError: if the call's own weight has another shape.
         """
-        place = (call.x.device, call.geometry)
+        last = self._last
+        device = call.x.device
+        if last is not None and call.geometry is last[1] and device == last[0]:  # to hash a geometry takes longer
+            return last[2]
+        place = (device, call.geometry)
         if place not in self._packed:
             if call.weight.shape != self.weight.shape:
                 raise BnrecalError(
@@ -48,14 +53,15 @@ class PackedWeight:
                     f"calibrated with {tuple(self.weight.shape)}: leave it in float32 with quant.skip=[{self.name}]"
                 )
             self._packed[place] = PreparedConv2d(self.weight, self.spec, **vars(call.geometry), device=call.x.device)
-        return self._packed[place]
+        self._last = (*place, self._packed[place])
+        return self._last[2]
 
     def convolutions(self) -> list[PreparedConv2d]:
         """Return what the calls so far needed."""
         return list(self._packed.values())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_packed": {}}
+        return {**vars(self), "_packed": {}, "_last": None}
 
 
 class NBSMTConv2d:

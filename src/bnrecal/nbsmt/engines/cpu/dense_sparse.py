@@ -149,17 +149,19 @@ class DenseSparseEngine(Engine):
             ended = empty_levels(shape, end.levels.signed)
             end_pass = EndPass(end, None, ended)
         try:
-            for part in self._slices(x, ENDED_BYTES):
+            slices = self._slices(x, ENDED_BYTES)
+            for part in slices:
+                some = x if len(slices) == 1 else x[part]
                 if self._only_dense:
-                    y = _channels_last(self._convolve_dense(x[part], x_scale, signed, scale, bias))
+                    y = _channels_last(self._convolve_dense(some, x_scale, signed, scale, bias))
                     end_pass.take(y, part.start)
                 elif shape[1] < LEAST_FILTERS:
                     y = floats("unended", torch.Size((part.stop - part.start, *shape[1:])))
-                    self._finish(x[part], x_scale, signed, y, scale, bias)
+                    self._finish(some, x_scale, signed, y, scale, bias)
                     end_pass.take(y, part.start)
                 else:
                     args = end_pass.args_from(part.start)
-                    self._finish(x[part], x_scale, signed, args, scale, bias)
+                    self._finish(some, x_scale, signed, args, scale, bias)
                     end_pass.note(args)
         finally:
             self._release_parts()
