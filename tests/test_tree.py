@@ -1,6 +1,7 @@
 """One line says one thing: files and functions of a size that is read at one go, and lines that are not packed."""
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("src", "tests", "scripts") for path in (ROOT / folder).rglob("*.py"))
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").rglob("*.md"))]
 FILE_LINES = 400
+PAGE_WIDTH = 120
 FUNCTION_STATEMENTS = 40
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 DESCRIBED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -93,6 +96,13 @@ def test_each_rule_finds_what_breaks_it_and_nothing_else(rule: Rule) -> None:
     broken, kept = (ast.parse(snippet) for snippet in SNIPPETS[rule])
     assert len(list(rule(broken))) == 1
     assert list(rule(kept)) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_are_wrapped(page: Path) -> None:
+    """Prose, not tables and code, which lines break."""
+    prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > PAGE_WIDTH and not line.startswith("|")] == []
 
 
 def test_what_was_skipped_and_why_is_printed(pytestconfig: pytest.Config) -> None:

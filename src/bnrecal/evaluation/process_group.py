@@ -147,8 +147,8 @@ def _compute(place: Place, function: Callable[..., Any], args: bytes) -> list[An
 
 def _connect(place: Place) -> None:
     if "MASTER_ADDR" not in os.environ:  # Slurm
-        listed = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
-        nodes = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+        command = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
+        nodes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         os.environ["MASTER_ADDR"] = nodes[0]
         os.environ["MASTER_PORT"] = str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000)
     dist.init_process_group("gloo", rank=place.rank, world_size=place.world, timeout=PATIENCE)

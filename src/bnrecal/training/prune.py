@@ -25,7 +25,7 @@ from bnrecal.quantization.qparams import quantize_weight
 from bnrecal.seeds import derive_seed
 from bnrecal.training.config import Pruning
 
-OBSERVED = 64  # training images that show which convolutions run, and in which order
+FEW_IMAGES = 64  # training images that show which convolutions run, and in which order
 
 
 def levels(sparsity: float, step: float) -> list[float]:
@@ -44,7 +44,7 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
 
 def prunable(experiment: Experiment) -> dict[str, nn.Parameter]:
     """The weights of the convolutions that an experiment quantizes, by layer."""
-    few = replace(experiment.calibration, indices=experiment.calibration.indices[:OBSERVED])
+    few = replace(experiment.calibration, indices=experiment.calibration.indices[:FEW_IMAGES])
     infos = conv_infos(replace(experiment, calibration=few))
     plans = plan_threads(infos, 1, {}, experiment.config.quant.skip)
     names = [plan.name for plan in plans if plan.threads != FLOAT]
