@@ -162,6 +162,13 @@ def test_a_convolution_that_no_figure_counts_is_named(caplog: pytest.LogCaptureF
     assert "conv_transpose2d with the weight 2.weight stays float32 and outside the figures" in caplog.text
 
 
+def test_layers_that_recalibration_does_not_reach_are_named_when_quantized(caplog: pytest.LogCaptureFixture) -> None:
+    warn_once.cache_clear()
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    bnrecal.quantize(nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Conv2d(4, 4, 3)), [images(4)], SPEC)
+    assert "BatchNorm 1 hold no running statistics and normalise with those of each batch" in caplog.text
+
+
 def test_modes_and_parameters_are_the_originals(model: nn.Module) -> None:
     model.train()
     model.get_submodule("bn1").eval()

@@ -196,6 +196,25 @@ def test_all_curves_of_a_network_are_measured_together(experiment: Experiment, t
     assert len(measure_curves(experiment, 2, 1, None, tmp_path)) == 4
 
 
+def test_every_point_is_compared_with_the_highest_error_order_with_recalibration(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def turned(*given: Any) -> list[Result]:
+        """Without recalibration the opposite is right."""
+        return [result if result.recal else opposite(result) for result in run_variants(*given)]
+
+    def opposite(result: Result) -> Result:
+        assert result.outcome is not None
+        return replace(result, outcome=replace(result.outcome, top1=~result.outcome.top1), top1=100 - result.top1)
+
+    monkeypatch.setattr(bnrecal.search.curves, "run_variants", turned)
+    rows = measure_curves(experiment, 2, 1, None, tmp_path)
+    usual = {row["target"]: row["top1"] for row in rows if row["recal"]}
+    for row in rows:
+        assert row["above_highest_error"] == pytest.approx(row["top1"] - usual[row["target"]])
+    assert all(row["above_highest_error"] != 0 for row in rows if not row["recal"])
+
+
 def test_sensitivities_are_measured_once_for_each_number_of_images(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
