@@ -17,8 +17,10 @@ import argparse
 import copy
 import os
 import statistics as numbers
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -246,7 +248,8 @@ def compare_tools(
     tools = [tool for tool in TOOLS if not tool.module or tool.module in there]
     networks = {"float32": trained}
     for tool in progress(tools, "quantizing", "tool"):
-        networks[tool.name] = tool.quantize(copy.deepcopy(trained), calibration)
+        with redirect_stdout(sys.stderr):  # NNCF says what it does
+            networks[tool.name] = tool.quantize(copy.deepcopy(trained), calibration)
     accuracies = {own: top1(network, val) for own, network in progress(networks.items(), "accuracy", "network")}
     times = milliseconds(networks, timed_on, repeats)
     yield line(["float32", accuracies["float32"], *times["float32"], ""])
@@ -309,7 +312,8 @@ def installed() -> list[str]:
     there = []
     for module, package in PACKAGES.items():
         try:
-            import_module(module)
+            with redirect_stdout(sys.stderr):  # NNCF logs to what is the standard output now
+                import_module(module)
             there.append(module)
         except ImportError as error:
             print(f"left out: {package} cannot be imported ({error}); pip install 'bnrecal[peers]'")
