@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +70,28 @@ def test_a_c_library_without_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     assert memory.mallopt(memory.TOP_PAD, 1) is False
     assert memory.keep_freed_memory() is False
+
+
+MEMINFO = "MemTotal:       24576000 kB\nMemFree:          100000 kB\nMemAvailable:    8000000 kB\n"
+STAT = "anon 500\ninactive_anon 5\ninactive_file 300\nactive_file 40\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"meminfo": MEMINFO}, 8_192_000_000),
+        ({"meminfo": MEMINFO, "memory.max": "max\n", "memory.current": "10\n"}, 8_192_000_000),
+        ({"meminfo": MEMINFO, "memory.max": "1000\n", "memory.current": "900\n", "memory.stat": STAT}, 400),
+        ({"memory.max": "1000\n", "memory.current": "1900\n", "memory.stat": "anon 4\n"}, 0),
+        ({"meminfo": "MemTotal: 4 kB\n"}, None),  # before Linux 3.14
+        ({}, None),
+    ],
+)
+def test_available_memory(
+    files: dict[str, str], expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    assert memory.available_memory() == expected

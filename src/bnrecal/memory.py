@@ -6,12 +6,15 @@ mapped anew: some 30,000 page faults in one pass of MobileNet-v2 over 8 images, 
 
 import ctypes
 import os
+from pathlib import Path
 
 # Parameters of glibc's mallopt(3), from its malloc.h.
 TRIM_THRESHOLD = -1
 TOP_PAD = -2
 MMAP_THRESHOLD = -3
 
+_MEMINFO = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")  # of a container, where it sees its own control group
 _OWN_CHOICE = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
@@ -45,3 +48,44 @@ def mallopt(parameter: int, value: int) -> bool:
     except (OSError, AttributeError, TypeError):  # musl, macOS, Windows
         return False
     return bool(function(parameter, value))
+
+
+def available_memory() -> int | None:
+    """Return bytes that new processes may use: what Linux counts as available, and a control group leaves.
+
+    None where neither is known (macOS, Windows).
+    """
+    found = [_available_of_machine(), _left_of_group()]
+    known = [count for count in found if count is not None]
+    return min(known) if known else None
+
+
+def _available_of_machine() -> int | None:
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return 1024 * int(value.split()[0])
+    return None
+
+
+def _left_of_group() -> int | None:
+    """Return what the control group of a container leaves, with the file pages that it would drop first."""
+    try:
+        limit = (_GROUP / "memory.max").read_text().strip()
+        used = int((_GROUP / "memory.current").read_text())
+        files = _unused_files()
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(0, int(limit) - used + files)
+
+
+def _unused_files() -> int:
+    for line in (_GROUP / "memory.stat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name == "inactive_file":
+            return int(value)
+    return 0

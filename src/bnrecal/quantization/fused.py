@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnrecal.nbsmt.engines.apply_end import Ending, alpha_beta, apply_end_, apply_pooled_end, can_end, ending, ending_trouble
+from bnrecal.nbsmt.engines.apply_end import (
+    Ending,
+    alpha_beta,
+    apply_end_,
+    apply_pooled_end,
+    can_end,
+    ending,
+    ending_trouble,
+)
 from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels, MaxPool
 from bnrecal.nbsmt.geometry import as_pair
 from bnrecal.quantization.chains import Chain, Untraceable, find_chains, trace
@@ -231,8 +239,9 @@ class Ended(nn.Module):
         """
         end = self.end.adding(residual)
         if self._takes_made:
-            made = self._sources[0]._hand_over()
-            x = x if made is None else made
+            for source in self._sources:
+                made = source._hand_over()
+                x = x if made is None else made
         y = self._run(x, end)
         result = self.result
         result.finite = bool(end.finite) or not y.is_floating_point()
@@ -260,13 +269,16 @@ class Ended(nn.Module):
     def _run_pooled(self, x: Tensor, end: ConvEnd, pool: nn.MaxPool2d) -> Tensor:
         if self.conv is not None:
             x = self.conv(x)
-        if not _fits(x, None):
-            return pool(self._unfused(x, None))
-        pooled = apply_pooled_end(x, end, _windows(pool))
-        if pooled is not None:
-            return pooled
-        plain = ConvEnd(end.alpha, end.beta, end.lowest, end.highest, kept=end.kept)
-        return pool(apply_end_(x, plain, torch.empty_like(x) if self.conv is None else None))
+        if _fits(x, None):
+            pooled = apply_pooled_end(x, end, _windows(pool))
+            if pooled is not None:
+                return pooled
+            plain = ConvEnd(end.alpha, end.beta, end.lowest, end.highest, kept=end.kept)
+            ended = apply_end_(x, plain, torch.empty_like(x) if self.conv is None else None)
+        else:
+            ended = self._unfused(x, None)
+        apart: Tensor = pool(ended)
+        return apart
 
     def _unfused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         x = self.norm(x)

@@ -31,7 +31,9 @@ class Table1Config(Config):
 
     seeds: int = setting(1, "so many choices of calibration images: mean, spread, a test over seeds and images")
     jobs: int | None = setting(
-        None, "models measured at a time, each in a process; null: one per core for glyphs, else 1"
+        None,
+        "models measured at a time, each in a process of up to 1.5 GB; null: one per core for glyphs as far as "
+        "memory has room, else 1",
     )
     rows: list[Row] = setting([], "which rows: configs/table1.yaml lists them")
     out: str = setting("outputs/table1", "the folder that the table goes to")
@@ -81,7 +83,9 @@ class Figure1Config(Config):
     glyph_images: int = setting(10_000, "validation images of the embedded data set; data.val_images wins over it")
     p40: str | None = setting(None, "checkpoint of the pruned ResNet-18, for data sets that none is shipped for")
     jobs: int | None = setting(
-        None, "networks measured at a time, each in a process; null: one per core for glyphs, else 1"
+        None,
+        "networks measured at a time, each in a process of up to 1.5 GB; null: one per core for glyphs as far as "
+        "memory has room, else 1",
     )
     networks: list[Network] = setting([], "which networks in which panel: configs/figure1.yaml lists them")
     search: SearchConfig = field(default_factory=SearchConfig)

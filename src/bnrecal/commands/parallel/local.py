@@ -1,5 +1,6 @@
 """The tasks of a table or a figure: side by side where that is faster, and one that fails stops no other."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -10,16 +11,22 @@ from tqdm import tqdm
 from bnrecal.commands.cli.errors import describe_error, raise_if_interrupted
 from bnrecal.config import Config
 from bnrecal.errors import BnrecalError, with_place
+from bnrecal.memory import available_memory
 from bnrecal.processes import cores, in_processes
 
+log = logging.getLogger("bnrecal")
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+TASK_BYTES = 1_500_000_000  # of the process of one: DenseNet-121's came to 1.33 GB, ResNet-50's to 1.26
 
 
 def side_by_side(config: Config, jobs: int | None, count: int) -> int:
     """Return how many of `count` tasks run at a time: `jobs` if given, else one per core where one core is enough.
 
-    Small networks on images in memory are slower on many cores than one of them on each core.
+    Small networks on images in memory are slower on many cores than one of them on each core. Unless `jobs` is given,
+    no more run than the available memory has room for. A line says where it has less room than wanted.
     """
     if jobs is None:
         from bnrecal.device import find_device
@@ -27,8 +34,21 @@ def side_by_side(config: Config, jobs: int | None, count: int) -> int:
 
         device = find_device(config.device, triton_trouble)
         small = config.data.name == "glyphs" and config.gpus == 1 and device.type == "cpu"
-        jobs = cores() if small else 1
-    return max(1, min(jobs, count))
+        wanted = cores() if small else 1
+    else:
+        wanted = jobs
+    wanted = max(1, min(wanted, count))
+    available = available_memory()
+    if wanted == 1 or available is None or available >= wanted * TASK_BYTES:
+        return wanted
+    fitting = wanted if jobs is not None else max(1, available // TASK_BYTES)
+    log.warning(
+        "%d at a time where the memory has room for %.1f GB: each may take %.1f GB (jobs=N sets how many)",
+        fitting,
+        available / 1e9,
+        TASK_BYTES / 1e9,
+    )
+    return fitting
 
 
 def attempt_all(

@@ -45,8 +45,8 @@ class ConvEnd:
         residual: float32, of the output's shape, or None: added between BatchNorm and the clamp.
         levels: of the next convolution, if it alone reads the result. An engine may then give uint8 or int8 levels of a
             finite result instead of float32, or ignore it.
-        beside: of the next convolution, if others read the result too. An engine may make levels of a finite result beside
-            the float32 that it returns, or ignore it.
+        beside: of the next convolution, if others read the result too. An engine may make levels of a finite result
+            beside the float32 that it returns, or ignore it.
         made: those levels, written by what applies the end; None: none were made.
         finite: written by what applies it: True if the result holds no NaN and no infinity, None if nobody looked.
         kept: what a device's pass makes of alpha, beta and the clamp, by the levels that it writes, for all calls.

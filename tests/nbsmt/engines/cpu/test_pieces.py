@@ -47,7 +47,9 @@ def test_no_sparse_kernel_without_sparse_weights(threads: int, biased: bool, mon
     assert torch.equal(prepared(x, 1.0, scale, bias), expected)
 
 
-@pytest.mark.parametrize("filters", [10, 150])  # fewer than the sparse kernel ends itself, and more than it does at once
+@pytest.mark.parametrize(
+    "filters", [10, 150]
+)  # fewer than the sparse kernel ends itself, and more than it does at once
 @pytest.mark.parametrize("levels", [None, Levels(0.02, False), Levels(0.02, True)])
 @pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("threads", [1, 4])

@@ -114,9 +114,7 @@ def _end_rest(end_one: Any, residual: bool, to_floats: bool, to_levels: bool) ->
         b = args.beta + u64(4) * lane
         lowest = args.lowest
         highest = args.highest
-        trouble = end_one(
-            trouble, spare, made, spare, more, a, b, lowest, highest, args.inverse, args.least, args.most
-        )
+        trouble = end_one(trouble, spare, made, spare, more, a, b, lowest, highest, args.inverse, args.least, args.most)
         if to_floats:
             v.copy(target, spare, u64(4) * count)
         if to_levels:

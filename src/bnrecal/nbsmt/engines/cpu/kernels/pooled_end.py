@@ -175,7 +175,7 @@ def _work_on_unit(args: Any, end: Any, unit: u64, scratch: u64) -> Any:
             slot = ring + u64(row % np.int64(args.kernel_rows)) * args.pitch
             if _end_row(args, end, source, slot + u64(4) * args.padding_columns * args.channels, scratch):
                 trouble = True
-            made = row + 1
+            made = np.int64(row + 1)
         out = (image * args.out_rows + y) * args.out_columns * args.channels
         _pool_row(args, end, top, out, ring, border)
     return trouble
