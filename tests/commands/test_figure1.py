@@ -83,7 +83,7 @@ def test_the_figure_and_its_table_are_made_and_made_once(tmp_path: Path, monkeyp
 def pickled(work: Callable[[int], T], tasks: Sequence[int], processes: int) -> Iterator[tuple[int, T]]:
     """Stands for processes: does the work here, as they would get it."""
     assert processes == 2
-    received = pickle.loads(dumps(work))  # type: ignore[no-untyped-call]
+    received = pickle.loads(dumps(work))
     for task in tasks:
         yield task, received(task)
 
