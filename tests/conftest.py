@@ -1,6 +1,7 @@
 """Every test process keeps its caches apart from the user's."""
 
 import ctypes
+import fcntl
 import gc
 import os
 from collections.abc import Iterator
@@ -31,13 +32,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     cache = tmp_path_factory.mktemp("cache")
     os.environ["BNRECAL_CACHE"] = str(cache)
-    base = tmp_path_factory.getbasetemp()
-    drawn = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "drawn"
+    drawn = _shared(tmp_path_factory) / "drawn"
     drawn.mkdir(exist_ok=True)
     (cache / "glyphs").symlink_to(drawn)  # the same images for all: ten seconds of drawing
     os.environ.pop("HYDRA_FULL_ERROR", None)
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # commands under test find tests/nets.py
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of all of xdist's processes."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture
+def several_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let one test at a time start several processes that load torch, which takes half a gigabyte in each."""
+    with (_shared(tmp_path_factory) / "several").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

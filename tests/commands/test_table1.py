@@ -25,8 +25,9 @@ TINY = ["model.factory=helpers.nets:glyph_net", ROWS, *SMALL]
 VARIANTS = ["a8w8", "a8w8_w", "2t_wo", "2t_w", "4t_wo", "4t_w"]
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_the_table_is_whole_resumes_and_names_what_it_spares(tmp_path: Path) -> None:
-    done = run("table1", *TINY, "seeds=2", folder=tmp_path, fork=False)
+    done = run("table1", *TINY, "seeds=2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "outputs" / "table1"
     table = pd.read_csv(out / "table1.csv")

@@ -50,6 +50,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BNRECAL_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     loading, selection = _loading(tmp_path / "data")
     networks = {"a": _network(0), "b": _network(1)}

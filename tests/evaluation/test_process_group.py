@@ -113,18 +113,21 @@ def _finished(*arguments: str) -> list[str]:
     return [out for out, _ in said]
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     first, second = _outputs(tmp_path, _EVALUATES)
     assert first.startswith("equal ")
     assert second == ""
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_a_failure_of_any_rank_is_raised_on_rank_0_and_the_group_goes_on(tmp_path: Path) -> None:
     first, second = _outputs(tmp_path, _FAILS)
     assert first == "reported: bad.JPEG cannot be read\n[20, 30]\n"
     assert second == ""
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_a_run_by_two_processes_is_the_run_by_one(tmp_path: Path) -> None:
     run = ["-m", "bnrecal", *CUSTOM, "recal=true", "device=cpu", "workers=0"]
     together, apart = tmp_path / "together", tmp_path / "apart"
@@ -137,6 +140,7 @@ def test_a_run_by_two_processes_is_the_run_by_one(tmp_path: Path) -> None:
         assert found[0][key] == found[1][key], key
 
 
+@pytest.mark.usefixtures("several_processes")
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_rank_that_dies_ends_the_others_with_one_line(killed: int, tmp_path: Path) -> None:
     script, notes = tmp_path / "script.py", tmp_path / "notes"

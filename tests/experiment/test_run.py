@@ -169,6 +169,7 @@ def test_variants_in_one_pass_equal_runs_of_their_own(recalibrated: Result) -> N
     assert together[3].speedup < together[0].speedup
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_two_processes_measure_what_one_does() -> None:
     alone = run(config("recal=true", "device=cpu"))
     shared = run(config("recal=true", "device=cpu", "gpus=2"))

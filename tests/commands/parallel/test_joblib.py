@@ -14,6 +14,7 @@ from bnrecal.commands.parallel.sweep import on_this_machine
 from bnrecal.data.glyphs.source import GlyphSource
 from bnrecal.errors import BnrecalError
 
+pytestmark = pytest.mark.usefixtures("several_processes")
 JOBLIB = ["-m", "+launch=joblib", "hydra.launcher.n_jobs=2"]
 
 
