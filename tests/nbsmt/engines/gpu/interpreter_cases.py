@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import typed_store
 from helpers.smt_cases import Layer, expected, integers, layers, specs
 from hypothesis import given, settings
 from torch import Tensor
@@ -22,6 +23,7 @@ from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import POLICIES
 
+typed_store.install()
 BACKEND = "triton-int8"
 ONE = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
 
