@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from helpers import exact_fma
 from helpers.nested_kernels import patched_once  # noqa: F401 (a fixture of all cases)
+from helpers import exact_fma, typed_store
 from helpers.smt_cases import Layer, layers, specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from bnrecal.nbsmt.engines.gpu import triton_engine
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
+typed_store.install()
 CLAMPS = ((-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0))
 CPU = torch.device("cpu")
 Geometry = dict[str, tuple[int, int]]
