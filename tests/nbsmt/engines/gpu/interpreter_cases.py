@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.nested_kernels import patched_once  # noqa: F401 (a fixture of all cases)
 from helpers import typed_store
+from helpers.nested_kernels import patched_once  # noqa: F401 (a fixture of all cases)
 from helpers.smt_cases import Layer, expected, integers, layers, specs
 from hypothesis import given, settings
 from torch import Tensor
@@ -24,7 +24,6 @@ from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import POLICIES
 
-ENGINE = "triton-int8"
 typed_store.install()
 ENGINE = "triton-int8"
 ONE = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import exact_fma
-from helpers.nested_kernels import patched_once  # noqa: F401 (a fixture of all cases)
 from helpers import exact_fma, typed_store
+from helpers.nested_kernels import patched_once  # noqa: F401 (a fixture of all cases)
 from helpers.smt_cases import Layer, layers, specs
 from hypothesis import given, settings
 from hypothesis import strategies as st
