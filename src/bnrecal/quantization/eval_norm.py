@@ -32,7 +32,7 @@ def evaluation_norm(device: torch.device) -> AbstractContextManager[object]:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Alpha and beta of a layer, and the tensors both were computed from.
+    """Alpha and beta of a layer, and the tensors that both were computed from.
 
     Attributes:
         parameters: running variance, weight, bias.
