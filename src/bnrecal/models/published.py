@@ -5,14 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pooch
 import torch
 
 from bnrecal.errors import BnrecalError
 from bnrecal.files import atomic_path
 from bnrecal.models.weights import file_hash
-
-_DOWNLOADER = pooch.HTTPDownloader(progressbar=True, timeout=30)
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def fetch(published: Published) -> Path:
     if not path.is_file():
         with atomic_path(path) as temporary:
             try:
-                _DOWNLOADER(published.url, str(temporary), None)
+                _download(published.url, temporary)
             except OSError as error:
                 raise BnrecalError(
                     f"cannot download {published.url} ({error}): put it at {path} or give model.checkpoint=PATH"
@@ -56,6 +53,12 @@ def fetch(published: Published) -> Path:
     elif not _matches(path, published):
         raise BnrecalError(f"{path} is damaged or another file: delete it to download it again")
     return path
+
+
+def _download(url: str, path: Path) -> None:
+    import pooch  # here, because it imports a progress bar that a notebook without widgets is warned of
+
+    pooch.HTTPDownloader(progressbar=True, timeout=30)(url, str(path), None)
 
 
 def _matches(path: Path, published: Published) -> bool:
