@@ -1,13 +1,13 @@
 """Every test process keeps its caches apart from the user's."""
 
 import ctypes
-import fcntl
 import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 settings.register_profile("bnrecal", derandomize=True, deadline=None)
@@ -49,8 +49,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def several_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let one test at a time start several processes that load torch, which takes half a gigabyte in each."""
-    with (_shared(tmp_path_factory) / "several").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    with FileLock(_shared(tmp_path_factory) / "several"):
         yield
 
 

@@ -82,10 +82,11 @@ def solve(items: Sequence[Item], speedup: float, fixed_macs: int = 0) -> dict[st
     total = fixed_macs + sum(item.macs for item in items)
     time = np.array([item.macs / threads for _, item, threads in options]) * (SCALE / total)
     budget = SCALE * (1 / speedup - fixed_macs / total) + SCALE * ROUNDING
+    losses = _scaled([item.losses[threads] for _, item, threads in options])
     constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(time[None], -np.inf, budget)]
     while True:
         solution = milp(
-            _scaled([item.losses[threads] for _, item, threads in options]),
+            losses,
             integrality=np.ones(len(options)),
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": 0.0, "presolve": False},  # with presolve, scipy 1.17's HiGHS prints to stdout

@@ -36,39 +36,35 @@ def end_(y: Tensor, end: ConvEnd, target: Tensor | None = None) -> Tensor:
         end.finite = True
         return y if target is None else target
     if end.levels is not None:
-        levels = empty_levels(y.shape, end.levels.signed)
-        EndPass(end, None, levels).take(y, 0)
+        end_pass = EndPass(end, y.shape)
+        end_pass.take(y, 0)
         if end.finite:
-            return levels
-    target = y if target is None else target
-    end_pass = EndPass(end, target, levels_beside(end, y.shape))
+            return end_pass.close()
+    end_pass = EndPass(end, y.shape, y if target is None else target)
     end_pass.take(y, 0)
-    end_pass.close()
-    return target
-
-
-def levels_beside(end: ConvEnd, shape: torch.Size) -> Tensor | None:
-    """Return memory for the levels that an end wants beside its float32 result; None where it wants none."""
-    return None if end.beside is None else empty_levels(shape, end.beside.signed)
+    return end_pass.close()
 
 
 class EndPass:
     """The end of a convolution's output, image by image or of many at once; `end.finite` becomes what they hold."""
 
-    def __init__(self, end: ConvEnd, target: Tensor | None, levels: Tensor | None) -> None:
-        """Prepare to write float32 and levels, or one of them, (N, O, H, W), channels-last and without gaps."""
-        some = levels if target is None else target
-        assert some is not None
+    def __init__(self, end: ConvEnd, shape: torch.Size, target: Tensor | None = None) -> None:
+        """Prepare to write what the end asks for: levels alone, or float32, and levels beside it where it wants them.
+
+        Args:
+            shape: (N, O, H, W) of the result.
+            target: where to write float32 whatever the end asks for, channels-last and without gaps.
+        """
         end.finite = True
         self.end = end
+        if target is None and end.levels is None:
+            target = torch.empty(shape, memory_format=torch.channels_last)
         self.target = target
-        self.levels = levels
+        written = end.levels if target is None else end.beside
+        self.levels = None if written is None else empty_levels(shape, written.signed)
         residual = end.residual
         self.residual = None if residual is None else residual.contiguous(memory_format=torch.channels_last)
-        self.values = some.numel() // some.shape[0]  # of an image
-        written = None
-        if levels is not None:
-            written = end.levels if target is None else end.beside
+        self.values = math.prod(shape[1:])  # of an image
         if written not in end.kept:
             end.kept[written] = _EndArgs(end, written)
         self.kept: _EndArgs = end.kept[written]
@@ -102,9 +98,13 @@ class EndPass:
         if args["not_finite"]:
             self.end.finite = False
 
-    def close(self) -> None:
-        """Hand on the levels that stand beside float32."""
-        self.end.made = self.levels if self.target is not None and self.end.finite else None
+    def close(self) -> Tensor:
+        """Return float32, and hand on the levels beside it; or return the levels, where they alone were written."""
+        if self.target is None:
+            assert self.levels is not None
+            return self.levels
+        self.end.made = self.levels if self.end.finite else None
+        return self.target
 
 
 class _EndArgs:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bnrecal.nbsmt.decompose.dense_sparse import DenseSparse, decompose_weights
 from bnrecal.nbsmt.engines.conv_end import ConvEnd
-from bnrecal.nbsmt.engines.cpu.conv_end import EndPass, levels_beside
+from bnrecal.nbsmt.engines.cpu.conv_end import EndPass
 from bnrecal.nbsmt.engines.cpu.cost_model import cheapest
 from bnrecal.nbsmt.engines.cpu.kernels import channel_planes, depthwise, quantize
 from bnrecal.nbsmt.engines.cpu.kernels import sparse as sparse_kernel
@@ -23,7 +23,7 @@ from bnrecal.nbsmt.engines.cpu.onednn import (
     onednn_trial,
     sums_are_exact,
 )
-from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer, empty_levels, floats
+from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer, floats
 from bnrecal.nbsmt.engines.cpu.sparse import Inexact, SparseSums
 from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer as SparseLayer
 from bnrecal.nbsmt.engines.cpu.sparse_layout import LEAST_FILTERS
@@ -142,12 +142,7 @@ class DenseSparseEngine(Engine):
     ) -> Tensor | None:
         """Return `convolve` with its end, some images at a time; None where levels are asked for and none exist."""
         shape = torch.Size(self.layer.output_shape(x))
-        if end.levels is None:
-            ended = torch.empty(shape, memory_format=torch.channels_last)
-            end_pass = EndPass(end, ended, levels_beside(end, shape))
-        else:
-            ended = empty_levels(shape, end.levels.signed)
-            end_pass = EndPass(end, None, ended)
+        end_pass = EndPass(end, shape)
         try:
             slices = self._slices(x, ENDED_BYTES)
             for part in slices:
@@ -165,7 +160,7 @@ class DenseSparseEngine(Engine):
                     end_pass.note(args)
         finally:
             self._release_parts()
-        end_pass.close()
+        ended = end_pass.close()
         return ended if end.finite or end.levels is None else None
 
     @property

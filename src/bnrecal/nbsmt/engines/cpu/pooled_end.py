@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 
 from bnrecal.nbsmt.engines.conv_end import ConvEnd, MaxPool
-from bnrecal.nbsmt.engines.cpu.conv_end import EndPass, levels_beside
+from bnrecal.nbsmt.engines.cpu.conv_end import EndPass
 from bnrecal.nbsmt.engines.cpu.kernels.conv_end import SPARE_BYTES
 from bnrecal.nbsmt.engines.cpu.kernels.pooled_end import ARGS, CHANNELS, kernel
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import new_args, run_kernel, scratch
-from bnrecal.nbsmt.engines.cpu.quantizer import empty_levels
 
 BAND = 8  # output rows of a unit: of those that two bands need, input rows are ended twice
 
@@ -27,12 +26,7 @@ def end_pooled(y: Tensor, end: ConvEnd, pool: MaxPool) -> Tensor | None:
     if images == 0 or channels % CHANNELS or min(out) < 1 or kernel() is None:
         return None
     shape = torch.Size((images, channels, *out))
-    if end.levels is None:
-        pooled = torch.empty(shape, memory_format=torch.channels_last)
-        end_pass = EndPass(end, pooled, levels_beside(end, shape))
-    else:
-        pooled = empty_levels(shape, end.levels.signed)
-        end_pass = EndPass(end, None, pooled)
+    end_pass = EndPass(end, shape)
     record = end_pass.args_from(0)
     record["source"] = y.data_ptr()
     pitch = 4 * channels * (columns + 2 * pool.padding[1])
@@ -61,5 +55,5 @@ def end_pooled(y: Tensor, end: ConvEnd, pool: MaxPool) -> Tensor | None:
     )
     run_kernel(kernel(), args, images * bands)
     end_pass.note(record)
-    end_pass.close()
+    pooled = end_pass.close()
     return pooled if end.finite else None

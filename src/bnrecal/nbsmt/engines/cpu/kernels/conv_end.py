@@ -195,9 +195,8 @@ def by_form(make: Callable[[Any], Any]) -> Any:
     """Make the function that does what a record of ARGS asks for, with or without residual, in one of FORMS.
 
     Args:
-        make: from the function that ends a run (trouble, args, source, target, levels, residual, lane,
-            count, spare), makes one of a
-            record and other numbers, which returns whether a value was not finite.
+        make: from the function that ends a run (`end_of_run`), makes one of a record and other numbers, which returns
+            whether a value was not finite.
     """
     alone, alone_levels, alone_both = [make(end_of_run(False, *form)) for form in FORMS]
     added, added_levels, added_both = [make(end_of_run(True, *form)) for form in FORMS]
