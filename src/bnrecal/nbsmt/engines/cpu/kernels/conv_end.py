@@ -124,17 +124,15 @@ def _end_rest(end_one: Any, residual: bool, to_floats: bool, to_levels: bool) ->
     return end_rest
 
 
-def end_of_run(residual: bool, to_floats: bool, to_levels: bool) -> Any:
-    """Make the function that ends a run of values."""
-    end_many = _end(POSITIONS, residual, to_floats, to_levels)
-    end_one = _end(1, residual, to_floats, to_levels)
-    end_rest = _end_rest(end_one, residual, to_floats, to_levels)
+def _end_vectors(vectors: int, *form: bool) -> Any:
+    """Make the function that ends values first..last-1 of a run, so many vectors of 16 at a time."""
+    end = _end(vectors, *form)
+    step = LANES * vectors
 
     @compiled
-    def end_run(
-        trouble: Any, args: Any, source: u64, target: u64, made: u64, added: u64, lane: u64, count: u64, spare: u64
+    def end_vectors(
+        trouble: Any, args: Any, source: u64, target: u64, made: u64, added: u64, lane: u64, first: u64, last: u64
     ) -> Any:
-        """End `count` values between these addresses; alpha and beta from `lane` on, and bounds are the record's."""
         # Read once: the compiler cannot know that no target lies in the record.
         alpha = args.alpha + u64(4) * lane
         beta = args.beta + u64(4) * lane
@@ -143,29 +141,41 @@ def end_of_run(residual: bool, to_floats: bool, to_levels: bool) -> Any:
         inverse = args.inverse
         least = args.least
         most = args.most
-        i = u64(0)
-        while i + u64(TOGETHER) <= count:
+        i = first
+        while i < last:
             at = u64(4) * i
             x = source + at
             out = target + at
             to = made + i
             a = alpha + at
             b = beta + at
-            trouble = end_many(trouble, out, to, x, added + at, a, b, lowest, highest, inverse, least, most)
-            i += u64(TOGETHER)
-        while i + u64(LANES) <= count:
-            at = u64(4) * i
+            trouble = end(trouble, out, to, x, added + at, a, b, lowest, highest, inverse, least, most)
+            i += u64(step)
+        return trouble
+
+    return end_vectors
+
+
+def end_of_run(residual: bool, to_floats: bool, to_levels: bool) -> Any:
+    """Make the function that ends a run of values."""
+    end_many = _end_vectors(POSITIONS, residual, to_floats, to_levels)
+    end_single = _end_vectors(1, residual, to_floats, to_levels)
+    end_rest = _end_rest(_end(1, residual, to_floats, to_levels), residual, to_floats, to_levels)
+
+    @compiled
+    def end_run(
+        trouble: Any, args: Any, source: u64, target: u64, made: u64, added: u64, lane: u64, count: u64, spare: u64
+    ) -> Any:
+        """End `count` values between these addresses; alpha and beta from `lane` on, and bounds are the record's."""
+        many = count - count % u64(TOGETHER)
+        whole = count - count % u64(LANES)
+        trouble = end_many(trouble, args, source, target, made, added, lane, u64(0), many)
+        trouble = end_single(trouble, args, source, target, made, added, lane, many, whole)
+        if whole < count:
+            at = u64(4) * whole
+            rest = count - whole
             x = source + at
-            out = target + at
-            to = made + i
-            a = alpha + at
-            b = beta + at
-            trouble = end_one(trouble, out, to, x, added + at, a, b, lowest, highest, inverse, least, most)
-            i += u64(LANES)
-        if i < count:
-            at = u64(4) * i
-            x = source + at
-            trouble = end_rest(trouble, args, x, target + at, made + i, added + at, lane + i, count - i, spare)
+            trouble = end_rest(trouble, args, x, target + at, made + whole, added + at, lane + whole, rest, spare)
         return trouble
 
     return end_run
