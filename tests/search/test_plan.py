@@ -297,7 +297,10 @@ def test_the_front_holds_the_programs_choices_beside_the_highest_error_order(exp
     assert lowest < 1.2
     for speedup in np.linspace(1.2, highest, 9):
         choice = search.program(float(speedup))
-        expected.append(front_row(choice, baseline_choice(search, order, 2, float(speedup)), plan=False))
+        row = front_row(choice, baseline_choice(search, order, 2, float(speedup)), plan=False)
+        if row not in expected:  # several speedups, one choice
+            expected.append(row)
+    assert 2 < len(expected) < 10
     expected.sort(key=lambda row: float(row["speedup"]))
     pd.testing.assert_frame_equal(front, pd.DataFrame(expected), check_dtype=False)
     assert search.program(1.9).loss == pytest.approx(2.0)  # measured, where twice as much is predicted

@@ -60,7 +60,7 @@ def baseline_choice(search: Search, order: Sequence[str], slow: int, speedup: fl
 
 def pareto_front(search: Search, order: Sequence[str], slow: int, choice: Choice) -> pd.DataFrame:
     """The cost of a speedup: the integer program's choice, unrefined, at several speedups, next to the
-    highest-error order.
+    highest-error order. A choice that answers several of them is one row.
 
     Columns: speedup, loss, stderr (measured, nats), predicted (sum of sensitivities),
     highest_error_speedup, highest_error_loss, plan (whether this is the plan that was searched for).
@@ -71,7 +71,7 @@ def pareto_front(search: Search, order: Sequence[str], slow: int, choice: Choice
         usual = baseline_choice(search, order, slow, float(speedup))
         cheapest = search.program(float(speedup))
         records.append(_front_record(search, cheapest, usual, is_plan=False))
-    return pd.DataFrame(records).sort_values("speedup").reset_index(drop=True)
+    return pd.DataFrame(records).drop_duplicates().sort_values("speedup").reset_index(drop=True)
 
 
 def _front_record(search: Search, choice: Choice, usual: Choice | None, *, is_plan: bool) -> dict[str, Any]:
