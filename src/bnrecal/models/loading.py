@@ -49,7 +49,8 @@ def load_model(config: ModelConfig, data: ImageSource, *, seed: int = 0) -> Load
         torch.manual_seed(seed)
         recipe = _family(config.family)(config, data)
         network = _with_weights(recipe, config.checkpoint_key)
-        preprocessing = _overridden(_usual_preprocessing(recipe, network), config)
+        usual = recipe.preprocessing
+        preprocessing = _overridden(usual if isinstance(usual, Preprocessing) else usual(network), config)
         if config.family == "custom":
             log_once(f"preprocessing of {config.name}: {preprocessing} (model.resize, interpolation, crop, mean, std)")
         _check_finite(network, recipe.weights)
@@ -77,12 +78,6 @@ def _with_weights(recipe: Recipe, key: str | None) -> nn.Module:
     if others:
         log_once(f"{recipe.weights}: the network has {', '.join(others)} weights and is computed in float32")
     return network.to("cpu", torch.float32).eval()
-
-
-def _usual_preprocessing(recipe: Recipe, network: nn.Module) -> Preprocessing:
-    if isinstance(recipe.preprocessing, Preprocessing):
-        return recipe.preprocessing
-    return recipe.preprocessing(network)
 
 
 def _overridden(base: Preprocessing, config: ModelConfig) -> Preprocessing:

@@ -8,7 +8,9 @@ first convolution (which stays float32 in every experiment) runs at stride 1.
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torchvision.models.densenet import DenseNet
@@ -37,45 +39,19 @@ class Checkpoint:
     sha256: str
 
 
-def _resnet18(classes: int) -> nn.Module:
-    return _module(NarrowResNet(BasicBlock, (2, 2, 2, 2), width=8, num_classes=classes))
-
-
-def _resnet50(classes: int) -> nn.Module:
-    return _module(NarrowResNet(Bottleneck, (3, 4, 6, 3), width=8, num_classes=classes))
-
-
-def _resnet50_mlperf(classes: int) -> nn.Module:
-    return _module(MlperfResNet50(width=8, num_classes=classes))
-
-
-def _mobilenet_v1(classes: int) -> nn.Module:
-    return MlperfMobileNetV1(multiplier=0.25, num_classes=classes)
-
-
-def _densenet121(classes: int) -> nn.Module:
-    return _module(DenseNet(growth_rate=4, num_init_features=8, num_classes=classes))
-
-
-def _googlenet(classes: int) -> nn.Module:
+def _googlenet(num_classes: int) -> nn.Module:
     """A quarter of the channels; the auxiliary classifiers are for training alone and left out."""
 
-    def conv(inputs: int, outputs: int, **options: int) -> nn.Module:
-        return _module(BasicConv2d(inputs if inputs == 3 else _quarter(inputs), _quarter(outputs), **options))
+    def conv(inputs: int, outputs: int, **options: int) -> Any:
+        return BasicConv2d(inputs if inputs == 3 else _quarter(inputs), _quarter(outputs), **options)
 
-    def inception(*channels: int) -> nn.Module:
-        return _module(Inception(*map(_quarter, channels)))
+    def inception(*channels: int) -> Any:
+        return Inception(*map(_quarter, channels))
 
     blocks = [conv, inception, InceptionAux]
-    network = GoogLeNet(num_classes=classes, aux_logits=False, init_weights=False, blocks=blocks)
-    network.fc = nn.Linear(_quarter(1024), classes)
-    return _module(network)
-
-
-def _module(made: object) -> nn.Module:
-    """Gives back what torchvision, which is untyped, has made."""
-    assert isinstance(made, nn.Module)
-    return made
+    network: nn.Module = GoogLeNet(num_classes=num_classes, aux_logits=False, init_weights=False, blocks=blocks)
+    network.fc = nn.Linear(_quarter(1024), num_classes)
+    return network
 
 
 def _quarter(channels: int) -> int:
@@ -83,13 +59,13 @@ def _quarter(channels: int) -> int:
     return -(-channels // 16) * 4
 
 
-ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
-    "resnet18": _resnet18,
-    "resnet50": _resnet50,
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": partial(NarrowResNet, BasicBlock, (2, 2, 2, 2), width=8),
+    "resnet50": partial(NarrowResNet, Bottleneck, (3, 4, 6, 3), width=8),
     "googlenet": _googlenet,
-    "densenet121": _densenet121,
-    "resnet50_mlperf": _resnet50_mlperf,
-    "mobilenet_v1": _mobilenet_v1,
+    "densenet121": partial(DenseNet, growth_rate=4, num_init_features=8),
+    "resnet50_mlperf": partial(MlperfResNet50, width=8),
+    "mobilenet_v1": partial(MlperfMobileNetV1, multiplier=0.25),
 }
 
 
@@ -113,7 +89,7 @@ CHECKPOINTS = read_index(CHECKPOINT_FOLDER)
 MINI_NAMES = tuple(dict.fromkeys((*ARCHITECTURES, *CHECKPOINTS)))
 
 
-def build_mini(name: str, classes: int = CLASSES) -> nn.Module:
+def build_mini(name: str) -> nn.Module:
     """An untrained mini network, in training mode, initialized from the global torch seed.
 
     Raises:
@@ -122,7 +98,7 @@ def build_mini(name: str, classes: int = CLASSES) -> nn.Module:
     _check_name(name)
     checkpoint = CHECKPOINTS.get(name)
     architecture = checkpoint.architecture if checkpoint else name
-    network = ARCHITECTURES[architecture](classes)
+    network = ARCHITECTURES[architecture](num_classes=CLASSES)
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     first.stride = (1, 1)
     return network
