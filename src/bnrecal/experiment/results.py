@@ -121,7 +121,7 @@ def accuracies(
     top1_wo = percent(without.top1)
     fp32_top1 = percent(fp32.top1)
     control_gain = percent(control.top1) - percent(a8w8.top1) if control else None
-    recovered = _recovered(outcome, without, a8w8, control) if control else None
+    recovered = recovered_share([a8w8.top1], [control.top1], [without.top1], [outcome.top1]) if control else None
     return {
         "images": outcome.images,
         "top1": top1,
@@ -143,10 +143,6 @@ def accuracies(
         "restricted_top1": percent(outcome.restricted) if outcome.restricted is not None else None,
         "skipped": outcome.skipped,
     }
-
-
-def _recovered(outcome: Correctness, without: Correctness, a8w8: Correctness, control: Correctness) -> Recovered | None:
-    return recovered_share([a8w8.top1], [control.top1], [without.top1], [outcome.top1])
 
 
 def _share_line(share: float | None, low: float | None, high: float | None) -> list[str]:

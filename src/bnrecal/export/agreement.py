@@ -1,7 +1,8 @@
 """Does a folded network answer like the one it was made from?"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +33,7 @@ class Agreement:
     noisy: int = 0
 
     def __add__(self, other: "Agreement") -> "Agreement":
-        return Agreement(
-            self.images + other.images,
-            self.equal + other.equal,
-            self.top1 + other.top1,
-            self.folded_top1 + other.folded_top1,
-            self.noisy + other.noisy,
-        )
+        return Agreement(*map(add, astuple(self), astuple(other)))
 
     def percent(self, images: int) -> float:
         """A count as a share of all images in percent."""

@@ -143,7 +143,7 @@ def _without_running(cell: Cell) -> Outcome | None:
         done = finished_earlier(parse_experiment(cell.config), cell.folder)
     except (BnrecalError, OmegaConfBaseException) as error:
         return Outcome.failed(error)
-    return None if done is None else Outcome(done.top1, done.text)
+    return None if done is None else Outcome(done.result["top1"], done.text)
 
 
 def _report(cell: Cell, outcome: Outcome) -> None:
@@ -181,7 +181,7 @@ def run_cell(cell: Cell, singletons: dict[Any, Any] | None = None) -> Outcome:
     value = done._return_value  # the property would raise what the cell raised
     if done.status is JobStatus.FAILED:
         return Outcome.failed(value)
-    return Outcome(value.top1, value.text) if value else Outcome()  # of a process that only helped
+    return Outcome(value.result["top1"], value.text) if value else Outcome()  # of a process that only helped
 
 
 def run_serially(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome]]:

@@ -144,9 +144,7 @@ def _is_still(content: Content, earlier: Content, policy: PinnedPolicy) -> bool:
 
 def _pin(name: str, product: Product, terms: Sequence[Term] | None) -> PinnedPolicy:
     tables = product_tables(product, MOST_THREADS, _title(name))
-    given = None
-    if terms is not None:
-        given = _factors_of(terms)
+    given = None if terms is None else _factors_of(terms)
     return PinnedPolicy(name, hashlib.sha256(tables.tobytes()).hexdigest(), tables, given)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from bnrecal.evaluation.significance import LEVEL, Difference
-from bnrecal.reports.common.page import Axis, Tick, flat, never_fatal, number, p_value, write_page
+from bnrecal.evaluation.significance import LEVEL
+from bnrecal.reports.common.page import Axis, Tick, flat, never_fatal, number, write_page
 from bnrecal.reports.common.tables import PrintedTable, custom_policies
-from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, shown, threaded_pairs
+from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, shown
 from bnrecal.reports.table1.gains import Gain
 from bnrecal.reports.table1.layers import LayerChart, layer_charts
-from bnrecal.reports.table1.losses import Loss, LossChart, loss_charts, mean_loss
+from bnrecal.reports.table1.losses import Loss, LossChart, loss_charts
 from bnrecal.reports.table1.numbers import Tables
 from bnrecal.reports.table1.paper import by_row, paper_gain, paper_table
 from bnrecal.reports.table1.records import CellRecord
@@ -40,15 +40,6 @@ class LevelRow:
     source: str
     model: str
     cells: list[Level]
-
-
-@dataclass(frozen=True)
-class Average:
-    """Mean losses over the rows; the paper's over those that it has."""
-
-    title: str
-    own: Loss
-    paper: Loss | None
 
 
 @dataclass(frozen=True)
@@ -106,34 +97,11 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Tested:
-    """A difference and its p-value.
-
-    Attributes:
-        sure: whether it is significant.
-    """
-
-    value: str
-    p: str
-    sure: bool
-    worse: bool
-
-
-@dataclass(frozen=True)
 class GainCell:
-    """A cell of the table of gains.
+    """A cell of the table of gains, ours and the paper's."""
 
-    Attributes:
-        net: the gain beyond the control's; None of the control.
-        share: of the loss to A8W8 that is recovered, in percent with its interval.
-        paper: the paper's gain.
-    """
-
-    label: str
-    gain: Tested
-    net: Tested | None
-    share: str | None
-    paper: str | None
+    own: Gain
+    paper: float | None
 
 
 @dataclass(frozen=True)
@@ -146,23 +114,14 @@ class GainRow:
 
 
 @dataclass(frozen=True)
-class Took:
-    """Seconds that a model's cells of one seed took."""
-
-    model: str
-    seed: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class WhatWasRun:
-    """Settings, versions, images and times."""
+    """Settings, versions, images, and the seconds that each model's cells of one seed took."""
 
     device: str
     versions: list[tuple[str, str]]
     settings: list[tuple[str, str]]
     images: list[tuple[str, str]]
-    times: list[Took]
+    times: list[tuple[str, int, float]]
     total: float
 
 
@@ -177,7 +136,7 @@ class Content:
     stderr: float
     labels: list[str]
     rows: list[LevelRow]
-    averages: list[Average]
+    charts: list[LossChart]
     panels: list[Panel]
     gains: list[GainRow]
     significant: float
@@ -208,7 +167,7 @@ def content(tables: Tables, cells: Sequence[CellRecord]) -> Content:
         stderr=float(long["stderr"].max()),
         labels=[column.label for column in shown()],
         rows=level_rows(tables.wide),
-        averages=[average(chart) for chart in charts],
+        charts=charts,
         panels=[panel(chart) for chart in charts],
         gains=gain_rows(tables),
         significant=LEVEL,
@@ -238,13 +197,6 @@ def _difference(column: Column, levels: dict[str, float]) -> str | None:
     if column in (FLOAT32, A8W8) or column.key not in levels:
         return None
     return number(levels[column.key] - levels[FLOAT32.key], signed=True)
-
-
-def average(chart: LossChart) -> Average:
-    """The mean loss without and with recalibration, ours and the paper's."""
-    own = mean_loss(chart.ours.values())
-    assert own is not None  # a table has rows
-    return Average(chart.pair.title, own, mean_loss(chart.paper.values()))
 
 
 def panel(chart: LossChart) -> Panel:
@@ -278,23 +230,8 @@ def gain_rows(tables: Tables) -> list[GainRow]:
     rows = []
     for key in by_row(tables.wide):
         own = [gain for gain in tables.gains if (gain.source, gain.model) == key]
-        rows.append(GainRow(*key, [gain_cell(gain, paper.get(key)) for gain in own]))
+        rows.append(GainRow(*key, [GainCell(gain, paper_gain(paper.get(key), gain.pair)) for gain in own]))
     return rows
-
-
-def gain_cell(one: Gain, paper: dict[str, float] | None) -> GainCell:
-    """A gain, net of the control too, beside the paper's."""
-    if one.pair not in threaded_pairs():
-        return GainCell(one.pair.group, tested(one.gain), None, None, None)
-    share = None if one.recovered is None else one.recovered.in_percent()
-    published = paper_gain(paper, one.pair)
-    published_gain = None if published is None else number(published, signed=True)
-    return GainCell(one.pair.group, tested(one.gain), tested(one.net_gain), share, published_gain)
-
-
-def tested(one: Difference) -> Tested:
-    """A difference and its p-value as text."""
-    return Tested(number(one.points, signed=True), p_value(one.p), one.significant, one.points < 0)
 
 
 def what_was_run(cells: Sequence[CellRecord]) -> WhatWasRun:
@@ -304,7 +241,7 @@ def what_was_run(cells: Sequence[CellRecord]) -> WhatWasRun:
     durations: dict[tuple[str, int], set[float]] = defaultdict(set)
     for cell in cells:
         durations[str(cell["model"]), int(cell["seed"])].add(float(cell["seconds"]))
-    times = [Took(model, seed, math.fsum(each)) for (model, seed), each in durations.items()]
+    times = [(model, seed, math.fsum(each)) for (model, seed), each in durations.items()]
     config = {key: value for key, value in first["config"].items() if key not in ("model", "seed", "recal")}
     images = first["images"].items()
     return WhatWasRun(
@@ -313,5 +250,5 @@ def what_was_run(cells: Sequence[CellRecord]) -> WhatWasRun:
         settings=[(key, value) for key, value in flat(config) if key != "smt.threads"],
         images=[(role, f"{one['images']} of {one['split']}, {one['fingerprint']}") for role, one in images],
         times=times,
-        total=math.fsum(took.seconds for took in times),
+        total=math.fsum(seconds for _, _, seconds in times),
     )
