@@ -4,7 +4,7 @@ Only `running_mean`, `running_var` and `num_batches_tracked` change; gamma, beta
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.batchnorm.moments import Moments, batch_moments
-from bnrecal.errors import BnrecalError
+from bnrecal.errors import BnrecalError, some_of
 from bnrecal.files import warn_once
 from bnrecal.nbsmt.engines.cpu.channel_sums import Doubles
 from bnrecal.nbsmt.finite import check_images
@@ -22,6 +22,7 @@ from bnrecal.nbsmt.float_conv import forward
 from bnrecal.options import RECALIBRATION_METHODS
 
 RUNNING, FROZEN, BY_BATCH = "running", "frozen", "batch"  # see `normalization`
+MOST_NAMED = 5  # layers in a warning
 
 
 def normalization(layer: _BatchNorm) -> str:
@@ -44,18 +45,14 @@ def warn_of_others(network: nn.Module) -> None:
     by_batch = [name for name, layer in layers.items() if normalization(layer) == BY_BATCH]
     if frozen:
         warn_once(
-            f"recalibration leaves BatchNorm {_named(frozen)} alone, which keep the statistics they hold: set "
-            "track_running_stats=True to re-estimate them"
+            f"recalibration leaves BatchNorm {some_of(frozen, MOST_NAMED)} alone, which keep the statistics they hold: "
+            "set track_running_stats=True to re-estimate them"
         )
     if by_batch:
         warn_once(
-            f"BatchNorm {_named(by_batch)} hold no running statistics and normalise with those of each batch: accuracy "
-            "depends on the batch size, and recalibration has nothing to re-estimate"
+            f"BatchNorm {some_of(by_batch, MOST_NAMED)} hold no running statistics and normalise with those of each "
+            "batch: accuracy depends on the batch size, and recalibration has nothing to re-estimate"
         )
-
-
-def _named(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def batchnorms(network: nn.Module) -> dict[str, _BatchNorm]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.config import experiment_part
+from bnrecal.errors import some_of
 from bnrecal.experiment.chance import refuse_chance
 from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.setup import load, prepare
@@ -60,7 +61,6 @@ def _kept(kept: dict[str, str], most: int = 3) -> list[str]:
         by_reason.setdefault(reason, []).append(name)
     lines = []
     for reason, names in list(by_reason.items())[:most]:
-        more = f" and {len(names) - most} more" if len(names) > most else ""
-        lines.append(f"  not folded  {', '.join(names[:most])}{more}: {reason}")
+        lines.append(f"  not folded  {some_of(names, most)}: {reason}")
     rest = sum(len(names) for names in list(by_reason.values())[most:])
     return lines + ([f"              and {rest} more (plan.json)"] if rest else [])

@@ -55,7 +55,8 @@ def in_class_order(names: Sequence[str]) -> list[str]:
     if odd is not None:
         short = min(by_value, key=len)
         raise BnrecalError(f"class folders {short} and {odd} are padded with zeros to different widths: pad all to one")
-    low, high = _swapped(numeric)
+    # the first neighbours in text order whose values are the other way round
+    high, low = next((before, after) for before, after in pairwise(numeric) if int(before) > int(after))
     if len(numeric) < len(names):
         other = next(name for name in as_text if name not in numeric)
         raise BnrecalError(
@@ -69,21 +70,13 @@ def in_class_order(names: Sequence[str]) -> list[str]:
     return by_value
 
 
-def _swapped(as_text: Sequence[str]) -> tuple[str, str]:
-    """The first two neighbours in text order whose values are the other way round, the lower value first."""
-    return next((after, before) for before, after in pairwise(as_text) if int(before) > int(after))
-
-
 def _classes(root: Path, split: Split) -> list[str]:
     folder = require_split(root, split, f"images lie in {split}/<class>/")
     classes = [path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
     if not classes:
-        raise BnrecalError(f"{folder} has no class folders{_colon(advice(folder))}")
+        instead = advice(folder)
+        raise BnrecalError(f"{folder} has no class folders{f': {instead}' if instead else ''}")
     return classes
-
-
-def _colon(text: str) -> str:
-    return f": {text}" if text else ""
 
 
 def _split(root: Path, split: Split, numbers: dict[str, int]) -> Listing:

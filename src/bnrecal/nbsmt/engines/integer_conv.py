@@ -40,10 +40,10 @@ class FloatConv:
         self.weights = [w[:, low:high].to(device, dtype) for low, high in self.chunks]
 
     @staticmethod
-    def fits(w: Tensor, largest: int, dtype: torch.dtype = torch.float32) -> bool:
-        """Return whether even a single channel's sums are exact in this format."""
+    def fits(w: Tensor, largest: int) -> bool:
+        """Return whether even a single channel's sums are exact in float32."""
         worst = w.to(torch.int16).abs().sum((2, 3), dtype=torch.int64).max()
-        return int(worst) * largest < EXACT_BELOW[dtype]
+        return int(worst) * largest < EXACT_BELOW[torch.float32]
 
     def accumulate(self, x: Tensor) -> Tensor:
         total = self._sum(x, 0).to(torch.int32)

@@ -37,11 +37,8 @@ def never_fatal(what: Path) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        log.warning("bnrecal: %s was not written (%s: %s); the tables beside it are whole", what, _kind(error), error)
-
-
-def _kind(error: BaseException) -> str:
-    return type(error).__name__
+        kind = type(error).__name__
+        log.warning("bnrecal: %s was not written (%s: %s); the tables beside it are whole", what, kind, error)
 
 
 @dataclass(frozen=True)

@@ -50,18 +50,13 @@ def printed(name: str, table: pd.DataFrame, digits: str) -> PrintedTable:
         name: of the CSV file.
         digits: format of floating-point numbers.
     """
-    text = {column: _printed_column(table[column], digits) for column in table}
-    return PrintedTable(name, pd.DataFrame(text))
 
+    def as_text(value: object) -> str:
+        if pd.isna(value):
+            return ""
+        return f"{value:{digits}}" if isinstance(value, float) else str(value)
 
-def _printed_column(values: pd.Series, digits: str) -> list[str]:
-    return [_printed_value(value, digits) for value in values]
-
-
-def _printed_value(value: object, digits: str) -> str:
-    if pd.isna(value):
-        return ""
-    return f"{value:{digits}}" if isinstance(value, float) else str(value)
+    return PrintedTable(name, table.map(as_text))
 
 
 def write_table(table: PrintedTable, out: Path) -> None:
