@@ -142,11 +142,7 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
 
 
 def normalizing_layers(network: nn.Module) -> dict[str, _BatchNorm]:
-    """`batchnorms`, at least one.
-
-    Raises:
-        BnrecalError: if there is none.
-    """
+    """`batchnorms`, at least one."""
     layers = batchnorms(network)
     if not layers:
         raise BnrecalError("the network has no BatchNorm layer with running statistics: nothing to recalibrate")
@@ -246,11 +242,7 @@ class Estimate(ABC):
         self.batches = 0
 
     def add(self, batch: Moments) -> None:
-        """Take one batch in.
-
-        Raises:
-            BnrecalError: if it has a single value per channel, which has no variance.
-        """
+        """Take one batch in."""
         if batch.count < 2:
             raise BnrecalError("a batch brought a BatchNorm layer one value per channel: use larger batches")
         self.batches += 1

@@ -74,11 +74,7 @@ def _run_into(config: Config, folder: Path) -> "CellResult":
 
 
 def finished_earlier(config: Config, folder: Path) -> "CellResult | None":
-    """Return the result of just this experiment that `folder` holds, None if there is none.
-
-    Raises:
-        BnrecalError: if the experiment's network or images cannot be had.
-    """
+    """Return the result of just this experiment that `folder` holds, None if there is none."""
     if not config.resume or not folder.is_dir():
         return None
     from bnrecal.experiment import cell

@@ -14,11 +14,7 @@ from bnrecal.export.bundle import Export, export
 
 
 def make_export(config: ExportConfig, overrides: Sequence[str]) -> Export:  # noqa: ARG001
-    """Write, compare and print.
-
-    Raises:
-        BnrecalError: for a float32 network that answers by chance, and for anything else the user can mend.
-    """
+    """Write, compare and print."""
     experiment = prepare(load(experiment_part(config)))
     refuse_chance(experiment, None)
     variant = Variant.of(experiment.config)

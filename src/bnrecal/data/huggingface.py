@@ -31,11 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def from_config(config: DataConfig) -> "HuggingFaceSource":
-    """`huggingface` as the settings ask for it.
-
-    Raises:
-        BnrecalError: without `data.root`, or as `HuggingFaceSource`.
-    """
+    """`huggingface` as the settings ask for it."""
     if config.root is None:
         raise BnrecalError(
             "data=huggingface needs data.root=PATH of Parquet files, or the name of a data set on the hub"
@@ -146,11 +142,7 @@ class Rows:
             warn_once(f"{self.split}: {len(missing):,} of {classes:,} classes have no images: {some(names)}")
 
     def picture(self, number: int) -> Image.Image:
-        """Return the image of a row, RGB.
-
-        Raises:
-            BnrecalError: if it cannot be read.
-        """
+        """Return the image of a row, RGB."""
         entry = self.images[number][self.image]
         if entry["bytes"] is None:
             return decode(entry["path"])
@@ -241,11 +233,7 @@ def _split_of(path: Path) -> Split | None:
 
 
 def _columns(title: str, features: Any) -> tuple[str, str]:
-    """Return the names of the image and the label column.
-
-    Raises:
-        BnrecalError: unless there is one of each.
-    """
+    """Return the names of the image and the label column."""
     from datasets import ClassLabel, Value
     from datasets import Image as Encoded
 
@@ -284,11 +272,7 @@ def _has_image(column: Any) -> NDArray[np.bool_]:
 
 
 def _is_imagenet(root: str, names: Sequence[str]) -> bool:
-    """Return whether the classes are ImageNet's 1,000 in the order of published networks.
-
-    Raises:
-        BnrecalError: if they are its synset ids in another order.
-    """
+    """Return whether the classes are ImageNet's 1,000 in the order of published networks."""
     if len(names) != len(wnids()):
         return False
     if set(names) == set(wnids()):

@@ -78,9 +78,6 @@ def earlier(config: Config, folder: Path, identity_now: Callable[[], Identity]) 
 
     Args:
         identity_now: called where there is a result to compare with.
-
-    Raises:
-        BnrecalError: if the experiment's network or images cannot be had.
     """
     path = folder / RESULT_FILE
     if not config.resume or not path.exists():

@@ -193,11 +193,7 @@ def missing_details(folder: Path, *, checkpoint: bool) -> list[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        BnrecalError: if it holds none.
-    """
+    """The object in a JSON file."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -208,11 +204,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> ResultRecord:
-    """The record in a `result.json`.
-
-    Raises:
-        BnrecalError: if it is not one.
-    """
+    """The record in a `result.json`."""
     content = read_json(path)
     if not {"top1", "provenance"} <= content.keys():
         raise BnrecalError(f"{path} is not a result of bnrecal: it has no top1 or no provenance")

@@ -126,11 +126,7 @@ def identify(config: Config) -> Identity:
 
 
 def prepare(experiment: Experiment) -> Experiment:
-    """Bring a loaded experiment to its device and calibrate it.
-
-    Raises:
-        BnrecalError: for a device that is not there or computes wrongly, and for anything else the user can mend.
-    """
+    """Bring a loaded experiment to its device and calibrate it."""
     experiment = on_device(experiment)
     warn_of_others(experiment.model.network)
     return replace(experiment, convs=tuple(conv_infos(experiment)))

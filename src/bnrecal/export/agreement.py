@@ -50,9 +50,6 @@ def compare(
         pairs: networks that return logits (N, classes), by name.
         batches: float32 images (N, 3, H, W) and int64 labels (N,); label -1 marks an unreadable image.
         label_offset: logit index of label 0.
-
-    Raises:
-        BnrecalError: without a readable image.
     """
     total = dict.fromkeys(pairs, Agreement())
     for number, (images, labels) in enumerate(batches):

@@ -126,11 +126,7 @@ def _write_vectors(
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends well and is removed when it does not.
-
-    Raises:
-        BnrecalError: if `out` holds something that is no export, or its place cannot be written.
-    """
+    """A folder beside `out` that takes its place when the block ends well and is removed when it does not."""
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_export(out))):
         raise BnrecalError(f"out={out} exists and holds no export: choose another folder")
     try:

@@ -143,9 +143,6 @@ def load_folded_(network: nn.Module, state: Tensors) -> nn.Module:
 
     Returns:
         `network`.
-
-    Raises:
-        BnrecalError: if the entries do not fit the architecture.
     """
     for name in batchnorms(network):
         if entry(name, "running_mean") not in state:

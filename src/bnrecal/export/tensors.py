@@ -46,9 +46,6 @@ def exported_tensors(
 
     Args:
         network: the threaded network, whose BatchNorm statistics count.
-
-    Raises:
-        BnrecalError: for a convolution that adds its bias outside the product.
     """
     tensors: Tensors = {}
     for plan in plans:

@@ -105,11 +105,7 @@ def _check_finite(network: nn.Module, weights: str) -> None:
 
 
 def _label_offset(name: str, network: nn.Module, preprocessing: Preprocessing, data: ImageSource) -> int:
-    """Logit index of label 0.
-
-    Raises:
-        BnrecalError: if an image does not pass through the network, or its classes are not the data set's.
-    """
+    """Logit index of label 0."""
     outputs = _count_outputs(name, network, preprocessing, data)
     offset = outputs - data.num_classes
     if offset == 1 and data.imagenet_classes:

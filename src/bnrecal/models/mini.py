@@ -90,11 +90,7 @@ MINI_NAMES = tuple(dict.fromkeys((*ARCHITECTURES, *CHECKPOINTS)))
 
 
 def build_mini(name: str) -> nn.Module:
-    """An untrained mini network, in training mode, initialized from the global torch seed.
-
-    Raises:
-        BnrecalError: if `name` is no mini network.
-    """
+    """An untrained mini network, in training mode, initialized from the global torch seed."""
     _check_name(name)
     checkpoint = CHECKPOINTS.get(name)
     architecture = checkpoint.architecture if checkpoint else name
@@ -110,11 +106,7 @@ def _check_name(name: str) -> None:
 
 
 def mini_recipe(config: ModelConfig) -> Recipe:
-    """The mini network of this name with the weights shipped in this package, or with `model.checkpoint`.
-
-    Raises:
-        BnrecalError: if there is no such mini network, or no checkpoint of it is shipped.
-    """
+    """The mini network of this name with the weights shipped in this package, or with `model.checkpoint`."""
     name = config.name
     path = own_checkpoint(config)
     if path is not None:

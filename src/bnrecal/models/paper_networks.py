@@ -59,11 +59,7 @@ MLPERF = {
 
 
 def paper_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
-    """A row of Table 1 with the weights that go with the data set.
-
-    Raises:
-        BnrecalError: if there is no such row, or its weights cannot be had.
-    """
+    """A row of Table 1 with the weights that go with the data set."""
     if data.name == "glyphs":
         from bnrecal.models.mini import mini_recipe
 

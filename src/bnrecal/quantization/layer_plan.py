@@ -151,11 +151,7 @@ def load_plan(path: Path) -> dict[str, int]:
 
 
 def threads_by_layer(plan: str | None, layers: Mapping[str, int]) -> dict[str, int]:
-    """Return the threads that a plan file and `layers` ask of layers; `layers` wins.
-
-    Raises:
-        BnrecalError: as `load_plan`.
-    """
+    """Return the threads that a plan file and `layers` ask of layers; `layers` wins."""
     return {**(load_plan(Path(plan).expanduser()) if plan else {}), **layers}
 
 

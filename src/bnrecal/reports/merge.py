@@ -74,11 +74,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of the results in a file.
-
-    Raises:
-        BnrecalError: if it cannot be read, or a result lacks what this version writes.
-    """
+    """The rows of the results in a file."""
     results = _results(path)
     try:
         return [_row(result) for result in results]
@@ -87,11 +83,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _results(path: Path) -> Sequence[Mapping[str, Any]]:
-    """The results in a file: one, those of a model of Table 1, or none.
-
-    Raises:
-        BnrecalError: if it cannot be read.
-    """
+    """The results in a file: one, those of a model of Table 1, or none."""
     if path.name == RESULT_FILE:
         return [read_result(path)]
     results: list[Mapping[str, Any]] = read_json(path).get("results", [])

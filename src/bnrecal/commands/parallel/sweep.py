@@ -195,11 +195,7 @@ def run_serially(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome]]:
 
 
 def on_this_machine(n_jobs: int) -> Runner:
-    """Make a `Runner` that keeps `n_jobs` cells going, each in a process by itself, as `in_processes` does.
-
-    Raises:
-        BnrecalError: unless `n_jobs` is at least 1.
-    """
+    """Make a `Runner` that keeps `n_jobs` cells going, each in a process by itself, as `in_processes` does."""
     if n_jobs < 1:
         raise BnrecalError(f"hydra.launcher.n_jobs={n_jobs}: must be at least 1")
 

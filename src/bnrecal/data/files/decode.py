@@ -32,9 +32,6 @@ def decode_bytes(content: bytes, title: str) -> Image.Image:
 
     Args:
         title: what it is of, for messages.
-
-    Raises:
-        BnrecalError: as `decode`.
     """
     try:
         with warnings.catch_warnings():

@@ -51,9 +51,6 @@ def labelled(root: Path, index: Index, labels: NDArray[np.int64], *, split: Spli
     Args:
         labels: -1 leaves a file out, as does OF_ANOTHER_SPLIT without a word.
         unlabelled: why files with the label -1 are left out, in the plural.
-
-    Raises:
-        BnrecalError: if none is left.
     """
     kept = np.flatnonzero(labels >= 0)
     left_out = dict(index.left_out)
@@ -205,11 +202,7 @@ class FileDataset(CropDataset):
         return cut(picture), self.labels[i]
 
     def picture(self, i: int) -> Image.Image:
-        """Return picture i, RGB.
-
-        Raises:
-            BnrecalError: if it cannot be read.
-        """
+        """Return picture i, RGB."""
         return decode(f"{self.root}/{self.names[i]}")
 
     def _blank(self) -> Tensor:

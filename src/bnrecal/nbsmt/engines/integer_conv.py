@@ -105,9 +105,6 @@ def chunks_within(w: Tensor, largest: int, limit: int, together: int = 1) -> lis
         w: integer (O, C, kh, kw), none of them 0.
         largest: bound on the magnitude of the activations.
         together: channels that stay together.
-
-    Raises:
-        ValueError: where so few channels exceed it.
     """
     worst = w.to(torch.int16).abs().sum((2, 3), dtype=torch.int64) * largest
     worst = F.pad(worst, (0, -worst.shape[1] % together)).view(len(worst), -1, together).sum(2)

@@ -99,11 +99,7 @@ def is_rule(policy: object) -> bool:
 
 
 def load_policy(policy: AnyPolicy) -> Rule:
-    """Return the object itself, or the one that `module:ATTRIBUTE` names now; the current folder is searched too.
-
-    Raises:
-        BnrecalError: if there is none.
-    """
+    """Return the object itself, or the one that `module:ATTRIBUTE` names now; the current folder is searched too."""
     if not isinstance(policy, str):
         return policy
     loaded: Any = find_object("smt.policy", policy, "policy")
