@@ -159,16 +159,13 @@ def batch_statistics(
         note: called with the name of a layer and what its input was, before it normalises.
     """
 
-    def put(name: str, layer: _BatchNorm, x: Tensor) -> None:
-        batch = batch_moments(x)
-        note(name, batch)
-        _set_running(layer, batch.mean, batch.variance)
-
     def hook(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         # whatever the layer's own class does besides, it asks for its running statistics
         def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
             x = _channels_last(args[0] if args else kwargs["input"])
-            put(name, layers[name], x)
+            batch = batch_moments(x)
+            note(name, batch)
+            _set_running(layers[name], batch.mean, batch.variance)
             return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "input": x})
 
         return before

@@ -7,7 +7,7 @@ first convolution (which stays float32 in every experiment) runs at stride 1.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.glyphs.draw import CLASSES
 from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING
 from bnrecal.errors import BnrecalError
-from bnrecal.files import atomic_path
 from bnrecal.models.base import Recipe, own_checkpoint
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
 from bnrecal.models.narrow import NarrowResNet
@@ -75,12 +74,6 @@ def read_index(folder: Path) -> dict[str, Checkpoint]:
     if not path.is_file():
         return {}
     return {name: Checkpoint(**entry) for name, entry in json.loads(path.read_text()).items()}
-
-
-def write_index(folder: Path, index: dict[str, Checkpoint]) -> None:
-    """Replaces the folder's index."""
-    with atomic_path(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps({name: asdict(index[name]) for name in sorted(index)}, indent=2) + "\n")
 
 
 CHECKPOINTS = read_index(CHECKPOINT_FOLDER)
