@@ -4,7 +4,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,7 +81,8 @@ class HuggingFaceSource(ImageSource):
         rows = self._rows[split]
         numbers = rows.kept[list(indices)]
         labels = rows.labels[numbers].tolist()
-        return _RowDataset(rows, numbers.tolist(), labels, preprocessing, augment, self.skip_corrupt)
+        picture = partial(_row_picture, rows, numbers.tolist())
+        return FileDataset(picture, labels, preprocessing, augment, self.skip_corrupt)
 
     def fingerprint(self, split: Split, indices: Sequence[int]) -> str:
         rows = self._rows[split]
@@ -149,24 +150,8 @@ class Rows:
         return decode_bytes(entry["bytes"], f"{self.title} row {number}")
 
 
-class _RowDataset(FileDataset):
-    """Chosen rows in a chosen order."""
-
-    def __init__(
-        self,
-        rows: Rows,
-        numbers: list[int],
-        labels: list[int],
-        preprocessing: Preprocessing,
-        augment: bool,
-        skip_corrupt: bool,
-    ) -> None:
-        super().__init__("", [str(number) for number in numbers], labels, preprocessing, augment, skip_corrupt)
-        self.rows = rows
-        self.numbers = numbers
-
-    def picture(self, i: int) -> Image.Image:
-        return self.rows.picture(self.numbers[i])
+def _row_picture(rows: Rows, numbers: Sequence[int], i: int) -> Image.Image:
+    return rows.picture(numbers[i])
 
 
 def _load(root: str) -> Any:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bnrecal.export.network import FoldedConv2d, as_planned
+from bnrecal.export.network import FoldedConv2d
 from bnrecal.nbsmt.float_conv import forward
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.seeds import derive_seed
@@ -62,7 +63,6 @@ class LayerVectors:
 
 @dataclass(frozen=True)
 class _FirstCall:
-    call: ConvCall
     levels: Tensor
     sums: Tensor
 
@@ -84,7 +84,7 @@ def layer_vectors(
         def answer(call: ConvCall) -> Tensor:
             if name not in first:
                 levels = layer.levels(call.x)
-                first[name] = _FirstCall(as_planned(call, layer.conv), levels, layer.accumulate(call, levels))
+                first[name] = _FirstCall(levels, layer.accumulate(call, levels))
             return layer(call)
 
         return answer
@@ -105,7 +105,7 @@ def _of_layer(name: str, layer: FoldedConv2d, first: _FirstCall, outputs: int, s
     positions = np.stack(np.unravel_index(chosen, sums.shape), 1).astype(np.int32)
     levels = first.levels[0].cpu().numpy()
     weight = layer.weight.numpy()
-    columns = [receptive_field(levels, first.call, weight.shape, position) for position in positions.tolist()]
+    columns = [receptive_field(levels, layer.conv.geometry, weight.shape, position) for position in positions.tolist()]
     threads = layer.spec.threads
     activations = by_thread(np.stack([column.ravel() for column in columns]), threads)
     weights = by_thread(weight[positions[:, 0]].reshape(len(positions), -1), threads)
@@ -114,17 +114,15 @@ def _of_layer(name: str, layer: FoldedConv2d, first: _FirstCall, outputs: int, s
     return LayerVectors(name, vectors, positions, levels, weight, sums)
 
 
-def receptive_field(levels: Bytes, call: ConvCall, weight: Sequence[int], position: Sequence[int]) -> Bytes:
+def receptive_field(levels: Bytes, g: Geometry, weight: Sequence[int], position: Sequence[int]) -> Bytes:
     """The inputs (C/groups, kh, kw) of one output, zero outside the image.
 
     Args:
         levels: (C, H, W).
-        call: gives stride, padding, dilation and groups.
         weight: the shape (O, C/groups, kh, kw).
         position: filter, row, column.
     """
     filters, channels, kh, kw = weight
-    g = call.geometry
     group = position[0] // (filters // g.groups)
     own = levels[group * channels : (group + 1) * channels]
     padded = np.pad(own, [(0, 0), (g.padding[0], g.padding[0]), (g.padding[1], g.padding[1])])
