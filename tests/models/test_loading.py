@@ -206,11 +206,6 @@ def test_1001_classes_elsewhere_are_a_mismatch() -> None:
         load_model(config, Blank("imagefolder", 7))
 
 
-def test_an_unknown_family_is_refused() -> None:
-    with pytest.raises(BnrecalError, match=r"model\.family=keras: choose one of"):
-        load_model(ModelConfig(name="x", family="keras"), Blank())
-
-
 # torchvision by name
 
 

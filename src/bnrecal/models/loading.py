@@ -17,7 +17,6 @@ from bnrecal.models.base import Family, LoadedModel, Recipe
 from bnrecal.models.checkpoint_file import read_state
 from bnrecal.models.weights import state_dict_hash
 from bnrecal.network_forms import logits_of, other_precisions, return_logits_, unwrapped
-from bnrecal.options import FAMILIES
 
 # module:function of this package, imported when asked for: torchvision's model zoo alone takes a second
 _FAMILIES = {
@@ -59,8 +58,6 @@ def load_model(config: ModelConfig, data: ImageSource, *, seed: int = 0) -> Load
 
 
 def _family(name: str) -> Family:
-    if name not in _FAMILIES:
-        raise BnrecalError(f"model.family={name}: choose one of {', '.join(FAMILIES)}")
     module, _, function = _FAMILIES[name].partition(":")
     return cast(Family, getattr(import_module(f"bnrecal.models.{module}"), function))
 

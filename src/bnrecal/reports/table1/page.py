@@ -12,7 +12,7 @@ from bnrecal.evaluation.significance import LEVEL
 from bnrecal.reports.common.page import Axis, Tick, flat, never_fatal, number, write_page
 from bnrecal.reports.common.tables import PrintedTable, custom_policies
 from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, shown
-from bnrecal.reports.table1.gains import Gain
+from bnrecal.reports.table1.gains import Gain, Key
 from bnrecal.reports.table1.layers import LayerChart, layer_charts
 from bnrecal.reports.table1.losses import Loss, LossChart, loss_charts
 from bnrecal.reports.table1.numbers import Tables
@@ -31,15 +31,6 @@ class Level:
     difference: str | None
     paper: str | None
     paper_difference: str | None
-
-
-@dataclass(frozen=True)
-class LevelRow:
-    """A row of the main table."""
-
-    source: str
-    model: str
-    cells: list[Level]
 
 
 @dataclass(frozen=True)
@@ -97,23 +88,6 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class GainCell:
-    """A cell of the table of gains, ours and the paper's."""
-
-    own: Gain
-    paper: float | None
-
-
-@dataclass(frozen=True)
-class GainRow:
-    """A row of the table of gains."""
-
-    source: str
-    model: str
-    cells: list[GainCell]
-
-
-@dataclass(frozen=True)
 class WhatWasRun:
     """Settings, versions, images, and the seconds that each model's cells of one seed took."""
 
@@ -127,7 +101,11 @@ class WhatWasRun:
 
 @dataclass(frozen=True)
 class Content:
-    """All that the template shows."""
+    """All that the template shows.
+
+    Attributes:
+        gains: of each row, pair by pair, each with the paper's gain.
+    """
 
     data: str
     policy: str
@@ -135,10 +113,10 @@ class Content:
     seeds: int
     stderr: float
     labels: list[str]
-    rows: list[LevelRow]
+    rows: dict[Key, list[Level]]
     charts: list[LossChart]
     panels: list[Panel]
-    gains: list[GainRow]
+    gains: dict[Key, list[tuple[Gain, float | None]]]
     significant: float
     layers: list[LayerChart]
     run: WhatWasRun
@@ -166,10 +144,10 @@ def content(tables: Tables, cells: Sequence[CellRecord]) -> Content:
         seeds=int(long["seed"].nunique()),
         stderr=float(long["stderr"].max()),
         labels=[column.label for column in shown()],
-        rows=level_rows(tables.wide),
+        rows=levels_by_row(tables.wide),
         charts=charts,
         panels=[panel(chart) for chart in charts],
-        gains=gain_rows(tables),
+        gains=gains_by_row(tables),
         significant=LEVEL,
         layers=layer_charts(cells),
         run=what_was_run(cells),
@@ -177,13 +155,12 @@ def content(tables: Tables, cells: Sequence[CellRecord]) -> Content:
     )
 
 
-def level_rows(wide: pd.DataFrame) -> list[LevelRow]:
+def levels_by_row(wide: pd.DataFrame) -> dict[Key, list[Level]]:
     """The main table: value and difference to FP32 in each cell, ours and the paper's."""
     paper = by_row(paper_table())
-    rows = []
+    rows = {}
     for key, own in by_row(wide).items():
-        cells = [_level(column, own, paper.get(key, {})) for column in shown()]
-        rows.append(LevelRow(*key, cells))
+        rows[key] = [_level(column, own, paper.get(key, {})) for column in shown()]
     return rows
 
 
@@ -224,13 +201,13 @@ def _end(axis: Axis, value: float, name: str, *, recal: bool, right: bool) -> En
     return End(recal, axis.x(value), number(value), right, tip, value > axis.high)
 
 
-def gain_rows(tables: Tables) -> list[GainRow]:
-    """The table of gains: at each number of threads, net of the control too, beside the paper's."""
+def gains_by_row(tables: Tables) -> dict[Key, list[tuple[Gain, float | None]]]:
+    """The table of gains: at each number of threads, beside the paper's."""
     paper = by_row(paper_table())
-    rows = []
-    for key in by_row(tables.wide):
-        own = [gain for gain in tables.gains if (gain.source, gain.model) == key]
-        rows.append(GainRow(*key, [GainCell(gain, paper_gain(paper.get(key), gain.pair)) for gain in own]))
+    rows: dict[Key, list[tuple[Gain, float | None]]] = {key: [] for key in by_row(tables.wide)}
+    for gain in tables.gains:
+        key = (gain.source, gain.model)
+        rows[key].append((gain, paper_gain(paper.get(key), gain.pair)))
     return rows
 
 
