@@ -61,12 +61,6 @@ class LayerVectors:
     sums: npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True)
-class _FirstCall:
-    levels: Tensor
-    sums: Tensor
-
-
 @torch.no_grad()
 def layer_vectors(
     network: nn.Module, layers: dict[str, FoldedConv2d], names: Sequence[str], image: Tensor, outputs: int, seed: int
@@ -78,13 +72,13 @@ def layer_vectors(
         image: float32 (1, 3, H, W).
         outputs: how many outputs of each layer, at random places that `seed` and the layer's name decide.
     """
-    first: dict[str, _FirstCall] = {}
+    first: dict[str, tuple[Tensor, Tensor]] = {}  # levels and sums of the first call
 
     def watched(name: str, layer: FoldedConv2d) -> Handler:
         def answer(call: ConvCall) -> Tensor:
             if name not in first:
                 levels = layer.levels(call.x)
-                first[name] = _FirstCall(levels, layer.accumulate(call, levels))
+                first[name] = (levels, layer.accumulate(call, levels))
             return layer(call)
 
         return answer
@@ -95,15 +89,17 @@ def layer_vectors(
     finally:
         attach(network, dict(layers))
     for name in names:
-        yield _of_layer(name, layers[name], first.pop(name), outputs, derive_seed(seed, "vectors", name))
+        yield _of_layer(name, layers[name], *first.pop(name), outputs, derive_seed(seed, "vectors", name))
 
 
-def _of_layer(name: str, layer: FoldedConv2d, first: _FirstCall, outputs: int, seed: int) -> LayerVectors:
-    sums = first.sums[0].cpu().numpy()
+def _of_layer(
+    name: str, layer: FoldedConv2d, all_levels: Tensor, all_sums: Tensor, outputs: int, seed: int
+) -> LayerVectors:
+    sums = all_sums[0].cpu().numpy()
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(sums.size, generator=generator)[:outputs].numpy()
     positions = np.stack(np.unravel_index(chosen, sums.shape), 1).astype(np.int32)
-    levels = first.levels[0].cpu().numpy()
+    levels = all_levels[0].cpu().numpy()
     weight = layer.weight.numpy()
     columns = [receptive_field(levels, layer.conv.geometry, weight.shape, position) for position in positions.tolist()]
     threads = layer.spec.threads

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,6 @@ class Merged:
     unreadable: list[str]
 
 
-@dataclass
-class _Results:
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-
-
 def merge(folders: Sequence[Path]) -> Merged:
     """One row per result, each experiment once, sorted by model, data, threads and recalibration.
 
@@ -47,22 +41,23 @@ def merge(folders: Sequence[Path]) -> Merged:
     Raises:
         BnrecalError: for a folder that is missing or holds no result.
     """
-    results = _Results()
+    rows: list[dict[str, Any]] = []
+    unreadable: list[str] = []
     for folder in folders:
         if not folder.is_dir():
             raise BnrecalError(f"{folder} is not a folder")
-        before = len(results.rows)
+        before = len(rows)
         for path in _candidates(folder):
             try:
-                results.rows += _rows(path)
+                rows += _rows(path)
             except BnrecalError as error:
-                results.unreadable.append(str(error))
-        if len(results.rows) == before:
-            broken = f" that can be read ({'; '.join(results.unreadable)})" if results.unreadable else ""
+                unreadable.append(str(error))
+        if len(rows) == before:
+            broken = f" that can be read ({'; '.join(unreadable)})" if unreadable else ""
             raise BnrecalError(f"{folder} holds no {RESULT_FILE}{broken}: give a folder that runs or sweeps wrote to")
     # the same experiment may lie in several places, and a row of Table 1 shares its baselines with another
-    table = pd.DataFrame(results.rows).drop_duplicates(IDENTITY).sort_values(SORTED).reset_index(drop=True)
-    return Merged(_without_constants(table), results.unreadable)
+    table = pd.DataFrame(rows).drop_duplicates(IDENTITY).sort_values(SORTED).reset_index(drop=True)
+    return Merged(_without_constants(table), unreadable)
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
