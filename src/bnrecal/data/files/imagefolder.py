@@ -15,17 +15,13 @@ from bnrecal.files import warn_once
 
 
 def from_config(config: DataConfig) -> FolderSource:
-    """`imagefolder` as the settings ask for it."""
-    return imagefolder(configured_root(config), skip_corrupt=config.skip_corrupt)
-
-
-def imagefolder(root: Path, *, skip_corrupt: bool = False) -> FolderSource:
-    """The images below root/train and root/val.
+    """The images below train/ and val/ of `data.root`.
 
     Raises:
         BnrecalError: if a split is missing, the splits' class folders differ, or their order is not clear; when a split
             is first used, if images lie beside its class folders.
     """
+    root = configured_root(config)
     classes = _classes(root, "train")
     different = set(classes) ^ set(_classes(root, "val"))
     if different:
@@ -35,7 +31,7 @@ def imagefolder(root: Path, *, skip_corrupt: bool = False) -> FolderSource:
         "imagefolder",
         len(classes),
         {"train": partial(_split, root, "train", numbers), "val": partial(_split, root, "val", numbers)},
-        skip_corrupt=skip_corrupt,
+        skip_corrupt=config.skip_corrupt,
     )
 
 
