@@ -137,7 +137,7 @@ def _time_variants(
     """
     float32 = built["float32"].network
     quickest = images if images.is_cuda else _quickest_batch(float32, images)
-    timed = {"float32": partial(float32, quickest), **calls}
+    timed: dict[str, Callable[[], object]] = {"float32": partial(float32, quickest), **calls}
     if images.is_cuda:
         timed["TF32"] = _in_tf32(timed["float32"])
         built = {"float32": built["float32"], "TF32": built["float32"], **built}

@@ -10,6 +10,7 @@ import pandas as pd
 
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.results import RESULT_FILE, read_json, read_result
+from bnrecal.reports.common.tables import flat
 
 CELLS = "cells"  # the folder that Table 1, Figure 1 and the search keep finished measurements in
 WHOLE = ("smt.layers", "model.kwargs")  # settings whose keys are the user's: one column, as JSON
@@ -90,26 +91,14 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     scalars = {key: value for key, value in result.items() if not isinstance(value, dict | list)}
     for of_table1 in ("cell", "right", "fp32_right"):
         scalars.pop(of_table1, None)
-    settings = {key: value for key, value in _flat(source["config"]).items() if key not in SAID}
+    settings = {key: value for key, value in flat(source["config"], WHOLE).items() if key not in SAID}
     return {
         **scalars,
         "exceptions": "; ".join(f"{name}: {why}" for name, why in result["exceptions"].items()),
         **{key: source[key] for key in IDENTITY},
-        **settings,
+        **{key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in settings.items()},
         **{f"version.{name}": version for name, version in source["versions"].items()},
     }
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"quant.act_range": "max", ...}; lists and the user's own mappings as JSON."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and name not in WHOLE:
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[name] = json.dumps(value) if isinstance(value, dict | list) else value
-    return flat
 
 
 def _without_constants(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,13 +2,13 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 from matplotlib.ticker import MaxNLocator
@@ -111,17 +111,6 @@ def duration(seconds: float) -> str:
     return (
         f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     )
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted key, value), those that are not set left out."""
-    found = []
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            found += flat(value, f"{prefix}{key}.")
-        elif value is not None and value not in ({}, []):
-            found.append((f"{prefix}{key}", str(value)))
-    return found
 
 
 def write_page(path: Path, template: str, content: "DataclassInstance") -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from bnrecal.evaluation.significance import LEVEL
-from bnrecal.reports.common.page import Axis, Tick, flat, never_fatal, number, write_page
-from bnrecal.reports.common.tables import PrintedTable, custom_policies
+from bnrecal.reports.common.page import Axis, Tick, never_fatal, number, write_page
+from bnrecal.reports.common.tables import PrintedTable, custom_policies, flat
 from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, shown
 from bnrecal.reports.table1.gains import Gain, Key
 from bnrecal.reports.table1.layers import LayerChart, layer_charts
@@ -220,11 +220,12 @@ def what_was_run(cells: Sequence[CellRecord]) -> WhatWasRun:
         durations[str(cell["model"]), int(cell["seed"])].add(float(cell["seconds"]))
     times = [(model, seed, math.fsum(each)) for (model, seed), each in durations.items()]
     config = {key: value for key, value in first["config"].items() if key not in ("model", "seed", "recal")}
+    config = {key: value for key, value in flat(config).items() if key != "smt.threads" and value not in (None, [])}
     images = first["images"].items()
     return WhatWasRun(
         device=first["device"],
         versions=list(first["versions"].items()),
-        settings=[(key, value) for key, value in flat(config) if key != "smt.threads"],
+        settings=[(key, str(value)) for key, value in config.items()],
         images=[(role, f"{one['images']} of {one['split']}, {one['fingerprint']}") for role, one in images],
         times=times,
         total=math.fsum(seconds for _, _, seconds in times),
