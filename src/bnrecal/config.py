@@ -49,7 +49,9 @@ class ModelConfig:
 
     name: str = setting("", "one of Table 1's, or a name that the family knows")
     family: str = setting(
-        "table1", "table1 (the data set decides the weights) | torchvision | custom | timm", choices=FAMILIES
+        "table1",
+        "table1 (the data set decides the weights) | torchvision | custom | timm",
+        choices=FAMILIES,
     )
     checkpoint: str | None = setting(None, "a file with a state_dict, instead of the published weights")
     checkpoint_key: str | None = setting(None, "where in that file the weights are, if there are several: model_ema")
@@ -60,7 +62,11 @@ class ModelConfig:
     std: list[float] | None = setting(None, "preprocessing: what red, green, blue are divided by, in 0..1")
     resize: int | None = setting(None, "preprocessing: the shorter side after resizing, in pixels", least=1)
     crop: int | None = setting(None, "preprocessing: side of the central square, in pixels", least=1)
-    interpolation: str | None = setting(None, f"preprocessing: {' | '.join(INTERPOLATIONS)}", choices=INTERPOLATIONS)
+    interpolation: str | None = setting(
+        None,
+        f"preprocessing: {' | '.join(INTERPOLATIONS)}",
+        choices=INTERPOLATIONS,
+    )
 
 
 @dataclass
@@ -86,7 +92,9 @@ class QuantConfig:
     """8-bit quantization (A8W8): unsigned activations per layer, symmetric signed weights per output channel."""
 
     act_range: str = setting(
-        "mean_max", "mean_max (mean over images of each image's maximum) | max (over all images)", choices=ACT_RANGES
+        "mean_max",
+        "mean_max (mean over images of each image's maximum) | max (over all images)",
+        choices=ACT_RANGES,
     )
     skip: list[str] = setting([], "convolutions (names or globs) that stay float32 besides the first")
 
@@ -159,12 +167,18 @@ class Config:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)
     batch_size: int | None = setting(
-        None, "images per forward pass; null: 100, on a GPU 512 or what its memory holds", least=1
+        None,
+        "images per forward pass; null: 100, on a GPU 512 or what its memory holds",
+        least=1,
     )
     device: str = setting("auto", "auto (the GPU if there is one) | cpu | cuda | cuda:N")
     tf32: bool = setting(False, "let a GPU round the operands of float32 layers to 10 bits")
     gpus: int = setting(1, "spread the evaluation over so many GPUs, one process each", least=1)
-    workers: int | None = setting(None, "image-loading processes; null: 0 for glyphs, else one per core", least=0)
+    workers: int | None = setting(
+        None,
+        "image-loading processes; null: 0 for glyphs, else one per core",
+        least=0,
+    )
     seed: int = setting(0, "chooses the calibration and recalibration images", least=0)
     save_checkpoint: bool = setting(False, "also write the float state_dict with the re-estimated statistics")
     resume: bool = setting(True, "take a finished result with the same content from the output folder")

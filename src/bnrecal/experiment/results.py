@@ -121,7 +121,9 @@ def accuracies(
     top1_wo = percent(without.top1)
     fp32_top1 = percent(fp32.top1)
     control_gain = percent(control.top1) - percent(a8w8.top1) if control else None
-    recovered = recovered_share([a8w8.top1], [control.top1], [without.top1], [outcome.top1]) if control else None
+    recovered = None
+    if control:
+        recovered = recovered_share([a8w8.top1], [control.top1], [without.top1], [outcome.top1])
     return {
         "images": outcome.images,
         "top1": top1,

@@ -53,7 +53,12 @@ def _read_conv(layer: dict[str, Any], machine: dict[str, Any]) -> PlannedConv:
         None if layer["arithmetic"] == "float32" else SmtSpec(threads=layer["threads"], **machine),
         layer["arithmetic"] == "int8",
         layer["batchnorm"],
-        Geometry(tuple(layer["stride"]), tuple(layer["padding"]), tuple(layer["dilation"]), layer["groups"]),
+        Geometry(
+            tuple(layer["stride"]),
+            tuple(layer["padding"]),
+            tuple(layer["dilation"]),
+            layer["groups"],
+        ),
     )
 
 

@@ -101,7 +101,8 @@ def _of_layer(
     positions = np.stack(np.unravel_index(chosen, sums.shape), 1).astype(np.int32)
     levels = all_levels[0].cpu().numpy()
     weight = layer.weight.numpy()
-    columns = [receptive_field(levels, layer.conv.geometry, weight.shape, position) for position in positions.tolist()]
+    geometry = layer.conv.geometry
+    columns = [receptive_field(levels, geometry, weight.shape, position) for position in positions.tolist()]
     threads = layer.spec.threads
     activations = by_thread(np.stack([column.ravel() for column in columns]), threads)
     weights = by_thread(weight[positions[:, 0]].reshape(len(positions), -1), threads)

@@ -49,7 +49,9 @@ def load_model(config: ModelConfig, data: ImageSource, *, seed: int = 0) -> Load
         recipe = _family(config.family)(config, data)
         network = _with_weights(recipe, config.checkpoint_key)
         usual = recipe.preprocessing
-        preprocessing = _overridden(usual if isinstance(usual, Preprocessing) else usual(network), config)
+        if not isinstance(usual, Preprocessing):
+            usual = usual(network)
+        preprocessing = _overridden(usual, config)
         if config.family == "custom":
             log_once(f"preprocessing of {config.name}: {preprocessing} (model.resize, interpolation, crop, mean, std)")
         _check_finite(network, recipe.weights)

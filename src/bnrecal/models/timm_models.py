@@ -28,7 +28,8 @@ def timm_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
         raise BnrecalError(f"model.name={config.name}: no network of timm {timm.__version__}")
     if config.checkpoint is None and not data.imagenet_classes:
         raise BnrecalError(f"data={data.name} has classes of its own: give model.checkpoint=PATH")
-    kwargs = {"pretrained": config.checkpoint is None, "num_classes": data.num_classes, **(config.kwargs or {})}
+    kwargs = {"pretrained": config.checkpoint is None, "num_classes": data.num_classes}
+    kwargs |= config.kwargs or {}
 
     def build(_: State) -> nn.Module:
         try:

@@ -91,12 +91,15 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     scalars = {key: value for key, value in result.items() if not isinstance(value, dict | list)}
     for of_table1 in ("cell", "right", "fp32_right"):
         scalars.pop(of_table1, None)
-    settings = {key: value for key, value in flat(source["config"], WHOLE).items() if key not in SAID}
+    settings = {}
+    for key, value in flat(source["config"], WHOLE).items():
+        if key not in SAID:
+            settings[key] = json.dumps(value) if isinstance(value, dict | list) else value
     return {
         **scalars,
         "exceptions": "; ".join(f"{name}: {why}" for name, why in result["exceptions"].items()),
         **{key: source[key] for key in IDENTITY},
-        **{key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in settings.items()},
+        **settings,
         **{f"version.{name}": version for name, version in source["versions"].items()},
     }
 

@@ -71,7 +71,8 @@ def _classes(root: Path, split: Split) -> list[str]:
     classes = [path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
     if not classes:
         instead = advice(folder)
-        raise BnrecalError(f"{folder} has no class folders{f': {instead}' if instead else ''}")
+        hint = f": {instead}" if instead else ""
+        raise BnrecalError(f"{folder} has no class folders{hint}")
     return classes
 
 

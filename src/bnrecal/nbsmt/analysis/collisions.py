@@ -65,7 +65,8 @@ class CollisionStatistics:
             mine = len(self.steps_by_active) - 1
             theirs = len(other.steps_by_active) - 1
             raise ValueError(f"statistics of {mine} and of {theirs} threads do not add up")
-        return CollisionStatistics(*(_added(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+        sums = [_added(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return CollisionStatistics(*sums)
 
     @property
     def steps(self) -> int:

@@ -220,12 +220,15 @@ def what_was_run(cells: Sequence[CellRecord]) -> WhatWasRun:
         durations[str(cell["model"]), int(cell["seed"])].add(float(cell["seconds"]))
     times = [(model, seed, math.fsum(each)) for (model, seed), each in durations.items()]
     config = {key: value for key, value in first["config"].items() if key not in ("model", "seed", "recal")}
-    config = {key: value for key, value in flat(config).items() if key != "smt.threads" and value not in (None, [])}
+    settings = []
+    for key, value in flat(config).items():
+        if key != "smt.threads" and value not in (None, []):
+            settings.append((key, str(value)))
     images = first["images"].items()
     return WhatWasRun(
         device=first["device"],
         versions=list(first["versions"].items()),
-        settings=[(key, str(value)) for key, value in config.items()],
+        settings=settings,
         images=[(role, f"{one['images']} of {one['split']}, {one['fingerprint']}") for role, one in images],
         times=times,
         total=math.fsum(seconds for _, _, seconds in times),
