@@ -13,9 +13,10 @@ for another number of them.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,10 +30,10 @@ from bnrecal.files import atomic_path
 from bnrecal.models.mini import (
     ARCHITECTURES,
     CHECKPOINT_FOLDER,
+    INDEX,
     Checkpoint,
     build_mini,
     read_index,
-    write_index,
 )
 from bnrecal.models.weights import file_hash
 
@@ -198,7 +199,8 @@ def ship(name: str, network: nn.Module, folder: Path) -> Path:
         torch.save(network.state_dict(), temporary)
     index = read_index(folder)
     index[name] = Checkpoint(architecture=name, file=path.name, sha256=file_hash(path))
-    write_index(folder, index)
+    with atomic_path(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps({one: asdict(index[one]) for one in sorted(index)}, indent=2) + "\n")
     return path
 
 

@@ -26,6 +26,7 @@ from bnrecal.quantization.layer_plan import load_plan
     ("override", "message"),
     [
         ("model=torchvision", "model.name is missing: give a name that family=torchvision knows"),
+        ("model.family=keras", "model.family=keras: choose one of table1, torchvision, custom, timm"),
         ("data.name=''", "data.name is missing: choose one of glyphs, imagenet"),
         ("device=0", "device=0: write device=cuda:0"),
         ("device=mps", "device=mps: choose auto, cpu, cuda or cuda:N"),

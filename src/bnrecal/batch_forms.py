@@ -30,11 +30,7 @@ def images_of(batches: Iterable[Batch], device: torch.device) -> Iterator[Tensor
 def labelled(
     batches: Iterable[Sequence[Any] | Mapping[str, Any]], device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the images and labels of each batch, on the device.
-
-    Raises:
-        BnrecalError: for a batch that `_checked` or `_class_numbers` refuse.
-    """
+    """Yield the images and labels of each batch, on the device."""
     for batch in batches:
         given, labels = _parts(batch)
         images = _checked(given)

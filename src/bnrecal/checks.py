@@ -31,12 +31,18 @@ def mapping(key: str, value: object) -> dict[str, Any]:
 
 
 def sane_values(config: Any, prefix: str = "") -> None:
-    """Raise at a number that is not finite or does not fit 64 bits, and at an empty text, anywhere in a dataclass.
+    """Raise at the first value anywhere in a dataclass of settings that its `setting` does not allow.
 
-    Mappings are left to those who know what they may hold.
+    Numbers are finite and fit 64 bits, no text is empty. Mappings are left to those who know what they may hold.
     """
     for field in fields(config):
-        _sane(f"{prefix}{field.name}", getattr(config, field.name))
+        key = f"{prefix}{field.name}"
+        value = getattr(config, field.name)
+        _sane(key, value)
+        if value is not None and "least" in field.metadata:
+            at_least(key, value, field.metadata["least"])
+        if value is not None and "choices" in field.metadata:
+            one_of(key, value, field.metadata["choices"])
 
 
 def _sane(key: str, value: Any) -> None:

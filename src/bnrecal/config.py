@@ -6,12 +6,12 @@ are all in range. Nothing below the command line knows Hydra. What a key means i
 
 import re
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bnrecal.checks import at_least, mapping, one_of, sane_values
+from bnrecal.checks import mapping, one_of, sane_values
 from bnrecal.errors import BnrecalError, first_line
 from bnrecal.options import (
     ACT_RANGES,
@@ -28,17 +28,19 @@ from bnrecal.options import (
 T = TypeVar("T")
 
 
-def setting(default: T, help: str) -> T:
+def setting(default: T, help: str, **allowed: Any) -> T:
     """A field of a configuration with what it means; `bnrecal --help` and `bnrecal COMMAND --help` print it.
 
     Args:
         default: a list is copied for each configuration.
         help: what it means, its unit or range, and what may be chosen.
+        allowed: `least`, the smallest number, or `choices`, a tuple of values; `sane_values` checks them.
     """
+    metadata = {"help": help, **allowed}
     if isinstance(default, list):
-        own: T = field(default_factory=lambda: list(default), metadata={"help": help})  # type: ignore[assignment]
+        own: T = field(default_factory=lambda: list(default), metadata=metadata)  # type: ignore[assignment]
         return own
-    return field(default=default, metadata={"help": help})
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -46,7 +48,11 @@ class ModelConfig:
     """The network; model=NAME chooses one of the files in configs/model."""
 
     name: str = setting("", "one of Table 1's, or a name that the family knows")
-    family: str = setting("table1", "table1 (the data set decides the weights) | torchvision | custom | timm")
+    family: str = setting(
+        "table1",
+        "table1 (the data set decides the weights) | torchvision | custom | timm",
+        choices=FAMILIES,
+    )
     checkpoint: str | None = setting(None, "a file with a state_dict, instead of the published weights")
     checkpoint_key: str | None = setting(None, "where in that file the weights are, if there are several: model_ema")
     factory: str | None = setting(None, "custom: package.module:callable that returns an nn.Module")
@@ -54,9 +60,13 @@ class ModelConfig:
     kwargs: Any = setting(None, "custom, torchvision, timm: arguments of the factory, as in {classes: 10}")
     mean: list[float] | None = setting(None, "preprocessing: mean of red, green, blue in 0..1, subtracted")
     std: list[float] | None = setting(None, "preprocessing: what red, green, blue are divided by, in 0..1")
-    resize: int | None = setting(None, "preprocessing: the shorter side after resizing, in pixels")
-    crop: int | None = setting(None, "preprocessing: side of the central square, in pixels")
-    interpolation: str | None = setting(None, f"preprocessing: {' | '.join(INTERPOLATIONS)}")
+    resize: int | None = setting(None, "preprocessing: the shorter side after resizing, in pixels", least=1)
+    crop: int | None = setting(None, "preprocessing: side of the central square, in pixels", least=1)
+    interpolation: str | None = setting(
+        None,
+        f"preprocessing: {' | '.join(INTERPOLATIONS)}",
+        choices=INTERPOLATIONS,
+    )
 
 
 @dataclass
@@ -67,7 +77,7 @@ class DataConfig:
     root: str | None = setting(
         None, "the folder that holds the images (huggingface: or a name on the hub); glyphs need none"
     )
-    val_images: int | None = setting(None, "validation images, a seeded random choice; null: all")
+    val_images: int | None = setting(None, "validation images, a seeded random choice; null: all", least=1)
     download: bool = setting(False, "imagenette only: fetch it into root, 1.5 GB")
     crop_cache: str | None = setting(
         None,
@@ -81,7 +91,11 @@ class DataConfig:
 class QuantConfig:
     """8-bit quantization (A8W8): unsigned activations per layer, symmetric signed weights per output channel."""
 
-    act_range: str = setting("mean_max", "mean_max (mean over images of each image's maximum) | max (over all images)")
+    act_range: str = setting(
+        "mean_max",
+        "mean_max (mean over images of each image's maximum) | max (over all images)",
+        choices=ACT_RANGES,
+    )
     skip: list[str] = setting([], "convolutions (names or globs) that stay float32 besides the first")
 
 
@@ -89,19 +103,19 @@ class QuantConfig:
 class ArrayConfig:
     """The output-stationary systolic array that cycles are counted for."""
 
-    rows: int = setting(16, "rows of processing elements")
-    columns: int = setting(16, "columns of processing elements")
+    rows: int = setting(16, "rows of processing elements", least=1)
+    columns: int = setting(16, "columns of processing elements", least=1)
 
 
 @dataclass
 class SmtConfig:
     """NB-SMT: how many threads share a multiplier, and what is reduced to 4 bits when they collide."""
 
-    threads: int = setting(4, "threads of every convolution that can run several: 1 | 2 | 4")
+    threads: int = setting(4, "threads of every convolution that can run several: 1 | 2 | 4", choices=THREADS)
     policy: str = setting("A", f"what gives way when two threads collide: {' | '.join(POLICIES)} | module:POLICY")
     sparsity: bool = setting(True, "a thread with a zero operand leaves the multiplier to the others")
-    bits: int = setting(4, "of a reduced operand: 3 | 4 | 5")
-    rounding: str = setting("half_even", f"of reduced operands: {' | '.join(ROUNDINGS)}")
+    bits: int = setting(4, "of a reduced operand: 3 | 4 | 5", choices=BITS)
+    rounding: str = setting("half_even", f"of reduced operands: {' | '.join(ROUNDINGS)}", choices=ROUNDINGS)
     saturate: bool = setting(True, "keep reduced operands within 240 and 112, what 4 bits can hold")
     layers: Any = setting(None, "threads of single layers, by name or glob: {layer4.*: 2}")
     plan: str | None = setting(None, "threads per layer from a file that bnrecal plan wrote; smt.layers wins over it")
@@ -116,16 +130,20 @@ class SmtConfig:
 class CalibrationConfig:
     """Training images that the ranges of the activations are measured on."""
 
-    images: int = setting(2048, "how many, a seeded random choice")
+    images: int = setting(2048, "how many, a seeded random choice", least=1)
 
 
 @dataclass
 class RecalibrationConfig:
     """The re-estimation of BatchNorm statistics on training images (with recal=true)."""
 
-    method: str = setting("ema", "ema (moving average) | cumulative (mean from reset statistics) | pooled")
-    images: int = setting(2048, "how many, a seeded random choice")
-    batch_size: int = setting(128, "images per step")
+    method: str = setting(
+        "ema",
+        "ema (moving average) | cumulative (mean from reset statistics) | pooled",
+        choices=RECALIBRATION_METHODS,
+    )
+    images: int = setting(2048, "how many, a seeded random choice", least=2)
+    batch_size: int = setting(128, "images per step", least=2)
     momentum: float = setting(0.1, "ema only: the weight of a new batch, above 0 and up to 1")
     augment: bool = setting(True, "draw them through the training augmentation, as the authors did")
 
@@ -148,17 +166,22 @@ class Config:
     recal: bool = setting(False, "re-estimate the BatchNorm statistics of the threaded network")
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     recalibration: RecalibrationConfig = field(default_factory=RecalibrationConfig)
-    batch_size: int | None = setting(None, "images per forward pass; null: 100, on a GPU 512 or what its memory holds")
+    batch_size: int | None = setting(
+        None,
+        "images per forward pass; null: 100, on a GPU 512 or what its memory holds",
+        least=1,
+    )
     device: str = setting("auto", "auto (the GPU if there is one) | cpu | cuda | cuda:N")
     tf32: bool = setting(False, "let a GPU round the operands of float32 layers to 10 bits")
-    gpus: int = setting(1, "spread the evaluation over so many GPUs, one process each")
-    workers: int | None = setting(None, "image-loading processes; null: 0 for glyphs, else one per core")
-    seed: int = setting(0, "chooses the calibration and recalibration images")
+    gpus: int = setting(1, "spread the evaluation over so many GPUs, one process each", least=1)
+    workers: int | None = setting(
+        None,
+        "image-loading processes; null: 0 for glyphs, else one per core",
+        least=0,
+    )
+    seed: int = setting(0, "chooses the calibration and recalibration images", least=0)
     save_checkpoint: bool = setting(False, "also write the float state_dict with the re-estimated statistics")
     resume: bool = setting(True, "take a finished result with the same content from the output folder")
-
-
-C = TypeVar("C", bound=Config)
 
 
 def experiment_part(config: Config) -> Config:
@@ -166,18 +189,14 @@ def experiment_part(config: Config) -> Config:
     return Config(**{f.name: getattr(config, f.name) for f in fields(Config)})
 
 
-@overload
-def parse(composed: DictConfig) -> Config: ...
-@overload
-def parse(composed: DictConfig, schema: type[C]) -> C: ...
-def parse(composed: DictConfig, schema: type[Config] = Config) -> Config:
-    """A composed Hydra config as a checked `Config`, or as the `schema` of a command that adds keys to it.
+def parse(composed: DictConfig) -> Config:
+    """A composed Hydra config as a checked `Config`.
 
     Raises:
         BnrecalError: naming the first value that is out of range, and what would do.
     """
     config = OmegaConf.to_object(composed)
-    assert isinstance(config, schema)
+    assert isinstance(config, Config)
     check(config)
     return config
 
@@ -205,42 +224,28 @@ def complete(config: Config) -> Config:
 
 def check(config: Config) -> None:
     """Raise BnrecalError at the first value out of range; mappings that were left out become empty ones."""
-    one_of("model.family", config.model.family, FAMILIES)
     if not config.model.name:
         raise BnrecalError(f"model.name is missing: give a name that family={config.model.family} knows")
     if not config.data.name:
         raise BnrecalError("data.name is missing: choose one of glyphs, imagenet, imagenette, imagefolder, huggingface")
     sane_values(config)
-    one_of("smt.threads", config.smt.threads, THREADS)
     config.smt.layers = mapping("smt.layers", config.smt.layers)
     config.model.kwargs = mapping("model.kwargs", config.model.kwargs)
     for name, threads in config.smt.layers.items():
         one_of(f"smt.layers[{name}]", threads, THREADS)
     if ":" not in config.smt.policy:  # else a custom policy, which is loaded later
         one_of("smt.policy", config.smt.policy, (*POLICIES, "module:POLICY"))
-    one_of("smt.bits", config.smt.bits, BITS)
     own = (config.smt.policy not in POLICIES, config.smt.rounding != "half_even", not config.smt.saturate)
     if config.smt.bits != 4 and any(own):
         raise BnrecalError(
             f"smt.bits={config.smt.bits} goes with smt.policy={'|'.join(POLICIES)}, smt.rounding=half_even and "
             "smt.saturate=true: leave the others out, or write the rule as a custom policy"
         )
-    one_of("smt.rounding", config.smt.rounding, ROUNDINGS)
     if not re.fullmatch("random:[0-9]{1,9}", config.smt.reorder):
         one_of("smt.reorder", config.smt.reorder, (*REORDERS, "random:N with a whole number N"))
-    at_least("smt.array.rows", config.smt.array.rows, 1)
-    at_least("smt.array.columns", config.smt.array.columns, 1)
-    one_of("quant.act_range", config.quant.act_range, ACT_RANGES)
-    at_least("calibration.images", config.calibration.images, 1)
-    _check_recalibration(config.recalibration)
-    if config.data.val_images is not None:
-        at_least("data.val_images", config.data.val_images, 1)
-    if config.batch_size is not None:
-        at_least("batch_size", config.batch_size, 1)
-    at_least("gpus", config.gpus, 1)
-    if config.workers is not None:
-        at_least("workers", config.workers, 0)
-    at_least("seed", config.seed, 0)
+    momentum = config.recalibration.momentum
+    if not 0 < momentum <= 1:
+        raise BnrecalError(f"recalibration.momentum={momentum}: choose a number above 0 and up to 1")
     _check_preprocessing(config.model)
     check_device(config.device, config.gpus)
 
@@ -257,22 +262,9 @@ def check_device(device: str, gpus: int = 1) -> None:
         )
 
 
-def _check_recalibration(recalibration: RecalibrationConfig) -> None:
-    one_of("recalibration.method", recalibration.method, RECALIBRATION_METHODS)
-    at_least("recalibration.images", recalibration.images, 2)
-    at_least("recalibration.batch_size", recalibration.batch_size, 2)
-    if not 0 < recalibration.momentum <= 1:
-        raise BnrecalError(f"recalibration.momentum={recalibration.momentum}: choose a number above 0 and up to 1")
-
-
 def _check_preprocessing(model: ModelConfig) -> None:
     for key, values in (("mean", model.mean), ("std", model.std)):
         if values is not None and len(values) != 3:
             raise BnrecalError(f"model.{key}={values}: give three numbers, one per colour channel")
     if model.std is not None and min(model.std) <= 0:
         raise BnrecalError(f"model.std={model.std}: every number must be above 0")
-    for key, size in (("resize", model.resize), ("crop", model.crop)):
-        if size is not None:
-            at_least(f"model.{key}", size, 1)
-    if model.interpolation is not None:
-        one_of("model.interpolation", model.interpolation, INTERPOLATIONS)

@@ -161,9 +161,6 @@ def with_fitting_batches(what: str, batch_size: int, work: Callable[[int], T]) -
 
     Args:
         what: is being done, for the warning.
-
-    Raises:
-        BnrecalError: if a single image does not fit.
     """
     while True:
         try:

@@ -1,6 +1,7 @@
 """The one exception that is the user's to fix, and exceptions of any kind in one line."""
 
 import traceback
+from collections.abc import Sequence
 
 
 class BnrecalError(Exception):
@@ -21,6 +22,11 @@ class BnrecalError(Exception):
 def one_line(text: object) -> str:
     """The text with its line breaks and runs of blanks replaced by single blanks."""
     return " ".join(str(text).split())
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first of the names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def first_line(error: BaseException) -> str:

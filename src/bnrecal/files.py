@@ -33,11 +33,7 @@ def cache_path(*parts: str) -> Path:
 
 
 def cache_dir(*parts: str) -> Path:
-    """`cache_path`, created.
-
-    Raises:
-        BnrecalError: if it cannot be created.
-    """
+    """`cache_path`, created."""
     path = cache_path(*parts)
     try:
         path.mkdir(parents=True, exist_ok=True)

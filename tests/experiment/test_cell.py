@@ -17,12 +17,18 @@ from bnrecal.config import Config
 from bnrecal.experiment import baselines
 from bnrecal.experiment.cell import finished, run_into
 from bnrecal.experiment.networks import recalibrate_network
+from bnrecal.experiment.records import ResultRecord
 from bnrecal.experiment.run import run
 from bnrecal.experiment.setup import Experiment, load
 from bnrecal.experiment.store import Store
 from bnrecal.experiment.variant import A8W8
 
 GAIN = "model.factory=helpers.gain:gain_net"
+
+
+def found(experiment: Config, folder: Path) -> ResultRecord | None:
+    result = finished(experiment, folder)
+    return None if result is None else result.result
 
 
 def no_evaluation(*_: object, **__: object) -> NoReturn:
@@ -40,14 +46,14 @@ def test_a_finished_experiment_is_found_and_a_changed_one_measured_again(
     experiment = config(GAIN, f"model.checkpoint={checkpoint}")
     save_gain_weights(checkpoint, 1.0)
     first = run_into(experiment, tmp_path / "cell").result
-    assert finished(experiment, tmp_path / "cell") == first
+    assert found(experiment, tmp_path / "cell") == first
     save_gain_weights(checkpoint, -1.0)
     assert finished(experiment, tmp_path / "cell") is None
     assert "cell is measured again: what the float network answers, the weights changed" in caplog.text
     second = run_into(experiment, tmp_path / "cell").result
     assert second["provenance"]["weights_hash"] != first["provenance"]["weights_hash"]
     monkeypatch.setattr(bnrecal.experiment.run, "evaluate", no_evaluation)
-    assert finished(experiment, tmp_path / "cell") == second
+    assert found(experiment, tmp_path / "cell") == second
 
 
 def save_gain_weights(path: Path, sign: float) -> None:
@@ -94,7 +100,7 @@ def test_accuracies_outlive_the_per_layer_statistics(tmp_path: Path, monkeypatch
     assert finished(experiment, tmp_path) is None
     monkeypatch.setattr(bnrecal.experiment.run, "evaluate", no_evaluation)
     assert run_into(experiment, tmp_path).result == kept
-    assert finished(experiment, tmp_path) == kept
+    assert found(experiment, tmp_path) == kept
     assert {path.name for path in tmp_path.iterdir()} == {"result.json", "layers.csv", "batchnorm.csv"}
 
 

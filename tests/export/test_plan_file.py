@@ -115,13 +115,12 @@ def test_the_plan_of_three_layers_by_hand() -> None:
 def test_what_is_read_back_is_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps({"model": "mine", **plan_content(PLANS, FOLDING, SPEC, ARRAY, {})}))
-    geometry = {"stride": (1, 2), "padding": (0, 3), "dilation": (2, 1)}
     one = SmtSpec(1, "W", sparsity=False, rounding="floor", saturate=False)
     assert read_plan(path) == PlanFile(
         [
-            PlannedConv("stem", None, False, "bn1", **geometry, groups=1),
-            PlannedConv("wide", SPEC, False, "bn2", **geometry, groups=2),
-            PlannedConv("signed", one, True, None, **geometry, groups=1),
+            PlannedConv("stem", None, False, "bn1", Geometry((1, 2), (0, 3), (2, 1), 1)),
+            PlannedConv("wide", SPEC, False, "bn2", Geometry((1, 2), (0, 3), (2, 1), 2)),
+            PlannedConv("signed", one, True, None, Geometry((1, 2), (0, 3), (2, 1), 1)),
         ],
         ["bn3"],
     )
@@ -133,6 +132,6 @@ def test_a_convolution_called_twice_is_read_back_with_its_own_rows_and_columns(t
     spec = SmtSpec(4, "Aw", rounding="floor")
     content = plan_content([LayerPlan(conv_info, 2, False)], Folding({"c": "bn"}, {}), spec, ArrayConfig(8, 4), {})
     (tmp_path / "plan.json").write_text(json.dumps(content))
-    conv = PlannedConv("c", SmtSpec(2, "Aw", rounding="floor"), False, "bn", (1, 2), (3, 0), (2, 1), 2)
+    conv = PlannedConv("c", SmtSpec(2, "Aw", rounding="floor"), False, "bn", geometry)
     assert read_plan(tmp_path / "plan.json") == PlanFile([conv], [])
     assert content["layers"][0]["calls"] == 2

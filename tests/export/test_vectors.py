@@ -14,6 +14,7 @@ from bnrecal.export.network import FoldedConv2d
 from bnrecal.export.plan_file import PlannedConv
 from bnrecal.export.vector_files import check_against_golden_model, corner_vectors, read_hex, write_hex, write_layer
 from bnrecal.export.vectors import LayerVectors, corner_operands, layer_vectors
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.policies.custom import CustomPolicy
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.intercept import attach
@@ -31,7 +32,7 @@ def vectors_of(layer: Layer, spec: SmtSpec, outputs: int = 6, signed: bool = Fal
         "bias": torch.zeros(filters),
         "input_scale": torch.tensor(1.0, dtype=torch.float64),
     }
-    folded = FoldedConv2d(tensors, PlannedConv("", spec, signed, None, groups=groups, **geometry))
+    folded = FoldedConv2d(tensors, PlannedConv("", spec, signed, None, Geometry(**geometry, groups=groups)))
     network = nn.Sequential(conv)
     attach(network, {"0": folded})
     return next(layer_vectors(network, {"0": folded}, ["0"], x[:1].float(), outputs, seed=0))
@@ -189,7 +190,7 @@ def test_vectors_leave_the_network_as_it_was() -> None:
     x, w, _, _ = small_layer()
     made: list[Tensor] = []
     tensors = {"weight": w, "scale": torch.ones(2), "bias": torch.ones(2), "input_scale": torch.tensor(1.0).double()}
-    planned = PlannedConv("", SmtSpec(4), False, None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
+    planned = PlannedConv("", SmtSpec(4), False, None, Geometry((1, 1), (0, 0), (1, 1), 1))
     folded = FoldedConv2d(tensors, planned)
     network = nn.Sequential(nn.Conv2d(8, 2, 2))
     attach(network, {"0": folded})

@@ -4,7 +4,7 @@ Only `running_mean`, `running_var` and `num_batches_tracked` change; gamma, beta
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnrecal.batchnorm.moments import Moments, batch_moments
-from bnrecal.errors import BnrecalError
+from bnrecal.errors import BnrecalError, some_of
 from bnrecal.files import warn_once
 from bnrecal.nbsmt.engines.cpu.channel_sums import Doubles
 from bnrecal.nbsmt.finite import check_images
@@ -22,6 +22,7 @@ from bnrecal.nbsmt.float_conv import forward
 from bnrecal.options import RECALIBRATION_METHODS
 
 RUNNING, FROZEN, BY_BATCH = "running", "frozen", "batch"  # see `normalization`
+MOST_NAMED = 5  # layers in a warning
 
 
 def normalization(layer: _BatchNorm) -> str:
@@ -44,18 +45,14 @@ def warn_of_others(network: nn.Module) -> None:
     by_batch = [name for name, layer in layers.items() if normalization(layer) == BY_BATCH]
     if frozen:
         warn_once(
-            f"recalibration leaves BatchNorm {_named(frozen)} alone, which keep the statistics they hold: set "
-            "track_running_stats=True to re-estimate them"
+            f"recalibration leaves BatchNorm {some_of(frozen, MOST_NAMED)} alone, which keep the statistics they hold: "
+            "set track_running_stats=True to re-estimate them"
         )
     if by_batch:
         warn_once(
-            f"BatchNorm {_named(by_batch)} hold no running statistics and normalise with those of each batch: accuracy "
-            "depends on the batch size, and recalibration has nothing to re-estimate"
+            f"BatchNorm {some_of(by_batch, MOST_NAMED)} hold no running statistics and normalise with those of each "
+            "batch: accuracy depends on the batch size, and recalibration has nothing to re-estimate"
         )
-
-
-def _named(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def batchnorms(network: nn.Module) -> dict[str, _BatchNorm]:
@@ -145,11 +142,7 @@ def recalibrate_(network: nn.Module, batches: Iterable[Tensor], *, method: str =
 
 
 def normalizing_layers(network: nn.Module) -> dict[str, _BatchNorm]:
-    """`batchnorms`, at least one.
-
-    Raises:
-        BnrecalError: if there is none.
-    """
+    """`batchnorms`, at least one."""
     layers = batchnorms(network)
     if not layers:
         raise BnrecalError("the network has no BatchNorm layer with running statistics: nothing to recalibrate")
@@ -166,16 +159,13 @@ def batch_statistics(
         note: called with the name of a layer and what its input was, before it normalises.
     """
 
-    def put(name: str, layer: _BatchNorm, x: Tensor) -> None:
-        batch = batch_moments(x)
-        note(name, batch)
-        _set_running(layer, batch.mean, batch.variance)
-
     def hook(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         # whatever the layer's own class does besides, it asks for its running statistics
         def before(_: nn.Module, args: Any, kwargs: Any) -> Any:
             x = _channels_last(args[0] if args else kwargs["input"])
-            put(name, layers[name], x)
+            batch = batch_moments(x)
+            note(name, batch)
+            _set_running(layers[name], batch.mean, batch.variance)
             return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "input": x})
 
         return before
@@ -249,11 +239,7 @@ class Estimate(ABC):
         self.batches = 0
 
     def add(self, batch: Moments) -> None:
-        """Take one batch in.
-
-        Raises:
-            BnrecalError: if it has a single value per channel, which has no variance.
-        """
+        """Take one batch in."""
         if batch.count < 2:
             raise BnrecalError("a batch brought a BatchNorm layer one value per channel: use larger batches")
         self.batches += 1

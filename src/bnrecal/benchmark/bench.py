@@ -5,6 +5,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -116,9 +117,9 @@ def _calls(built: Mapping[str, Built], images: Tensor) -> dict[str, Callable[[],
     """Return the threaded networks as they are timed: each as it is evaluated, and its floor."""
     float32 = built["float32"].network
     threaded = {label: one for label, one in built.items() if one.layers}
-    calls = {label: _call(as_evaluated(one, images.device), images) for label, one in threaded.items()}
+    calls = {label: partial(as_evaluated(one, images.device), images) for label, one in threaded.items()}
     floors = {label: floor_network(float32, one) for label, one in threaded.items()}
-    return calls | {FLOOR + label: _call(floor, images) for label, floor in floors.items() if floor is not None}
+    return calls | {FLOOR + label: partial(floor, images) for label, floor in floors.items() if floor is not None}
 
 
 def _time_variants(
@@ -136,7 +137,7 @@ def _time_variants(
     """
     float32 = built["float32"].network
     quickest = images if images.is_cuda else _quickest_batch(float32, images)
-    timed = {"float32": _call(float32, quickest), **calls}
+    timed: dict[str, Callable[[], object]] = {"float32": partial(float32, quickest), **calls}
     if images.is_cuda:
         timed["TF32"] = _in_tf32(timed["float32"])
         built = {"float32": built["float32"], "TF32": built["float32"], **built}
@@ -177,7 +178,7 @@ def _quickest_batch(network: nn.Module, images: Tensor) -> Tensor:
     """Return the images repeated as often as makes float32 quickest: with few of them PyTorch convolves otherwise."""
     candidates = {times: images.repeat(times, 1, 1, 1) for times in REPEATED}
     batches = {times: batch.contiguous(memory_format=torch.channels_last) for times, batch in candidates.items()}
-    calls = {str(times): _call(network, batch) for times, batch in batches.items()}
+    calls = {str(times): partial(network, batch) for times, batch in batches.items()}
     seconds = interleaved(calls, QUICK_REPEATS)
     return batches[min(REPEATED, key=lambda times: seconds[str(times)] / times)]
 
@@ -230,10 +231,6 @@ def time_layer(device: str, batch: int, repeats: int, emulate: bool = True) -> l
     ]
 
 
-def _call(network: nn.Module, images: Tensor) -> Callable[[], object]:
-    return lambda: network(images)
-
-
 def _in_tf32(call: Callable[[], object]) -> Callable[[], object]:
     """The same with the operands of convolutions and products rounded to 10 bits, PyTorch's default on GPUs."""
 
@@ -251,7 +248,7 @@ def network_peak(name: str, variant: str, device: str, batch: int, size: int) ->
     time_layer(device, 1, 1, emulate=False)  # compiled kernels and libraries count for no variant
 
     def make() -> Callable[[], object]:
-        return _call(build(name, VARIANTS[variant], images).network, images)
+        return partial(build(name, VARIANTS[variant], images).network, images)
 
     return peak_memory(make, device)
 

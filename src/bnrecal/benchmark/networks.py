@@ -82,7 +82,8 @@ def build(name: str, variant: Variant, images: Tensor) -> Built:
         twin(images)
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers.values())
     share = zeros / sum(layer.weight.numel() for layer in layers.values())
-    return Built(twin, ", ".join(sorted(_engine_names(layers))), share, layers)
+    engines = {prepared.engine_name for layer in layers.values() for prepared in layer.packed.convolutions()}
+    return Built(twin, ", ".join(sorted(engines)), share, layers)
 
 
 def _zero_smallest(weight: Tensor, share: float) -> None:
@@ -100,7 +101,3 @@ def _drop_float_weights(network: nn.Module, layers: dict[str, NBSMTConv2d]) -> N
         del convs[name].weight
         # a tensor and no parameter: a quantized layer compares its parameter with what was quantized
         vars(convs[name])["weight"] = torch.zeros((), device=device).expand(shape)
-
-
-def _engine_names(layers: dict[str, NBSMTConv2d]) -> set[str]:
-    return {prepared.engine_name for layer in layers.values() for prepared in layer.packed.convolutions()}

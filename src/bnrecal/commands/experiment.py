@@ -2,9 +2,8 @@
 
 import errno
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,18 +18,13 @@ from bnrecal.commands.cli.ranks import on_all_processes
 from bnrecal.config import Config, parse
 from bnrecal.errors import BnrecalError
 
+if TYPE_CHECKING:
+    from bnrecal.experiment.cell import CellResult
+
 _HYDRAS_OWN = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _OURS = "hydra_plugins.bnrecal_launchers.SerialLauncher"
 
 _summaries: list[str] = []  # of single experiments: printed when Hydra is through, which words errors itself
-
-
-@dataclass(frozen=True)
-class Done:
-    """A finished experiment: top-1 in %, and the summary for the terminal."""
-
-    top1: float
-    text: str
 
 
 def main() -> None:
@@ -61,42 +55,31 @@ def _hydra_main(composed: DictConfig) -> float | None:
     if done is None:  # of a process that only helps
         return None
     _summaries.append(done.text)
-    return done.top1
+    return done.result["top1"]
 
 
-def run_composed(composed: DictConfig) -> Done | None:
+def run_composed(composed: DictConfig) -> "CellResult | None":
     """Run what Hydra composed, into the folder that Hydra made; None on processes that only help."""
     config = parse(composed)
     folder = Path(HydraConfig.get().runtime.output_dir)
     return on_all_processes(config.gpus, lambda: _run_into(config, folder))
 
 
-def _run_into(config: Config, folder: Path) -> Done:
+def _run_into(config: Config, folder: Path) -> "CellResult":
     """Run an experiment unless `folder` already holds all of its result."""
     # imported here, after the arguments were found good: torch and its company take seconds
     from bnrecal.experiment import cell
-    from bnrecal.experiment.results import RESULT_FILE, summary
 
-    done = cell.run_into(config, folder)
-    text = summary(done.result, folder / RESULT_FILE)
-    return Done(done.result["top1"], f"{text} (finished earlier)" if done.reused else text)
+    return cell.run_into(config, folder)
 
 
-def finished_earlier(config: Config, folder: Path) -> Done | None:
-    """Return the result of just this experiment that `folder` holds, None if there is none.
-
-    Raises:
-        BnrecalError: if the experiment's network or images cannot be had.
-    """
+def finished_earlier(config: Config, folder: Path) -> "CellResult | None":
+    """Return the result of just this experiment that `folder` holds, None if there is none."""
     if not config.resume or not folder.is_dir():
         return None
     from bnrecal.experiment import cell
-    from bnrecal.experiment.results import RESULT_FILE, summary
 
-    result = cell.finished(config, folder)
-    if result is None:
-        return None
-    return Done(result["top1"], f"{summary(result, folder / RESULT_FILE)} (finished earlier)")
+    return cell.finished(config, folder)
 
 
 class SweepReport(Callback):

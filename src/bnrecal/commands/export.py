@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bnrecal.commands.cli.schemas import ExportConfig
 from bnrecal.config import experiment_part
+from bnrecal.errors import some_of
 from bnrecal.experiment.chance import refuse_chance
 from bnrecal.experiment.networks import prepare_variants
 from bnrecal.experiment.setup import load, prepare
@@ -13,11 +14,7 @@ from bnrecal.export.bundle import Export, export
 
 
 def make_export(config: ExportConfig, overrides: Sequence[str]) -> Export:  # noqa: ARG001
-    """Write, compare and print.
-
-    Raises:
-        BnrecalError: for a float32 network that answers by chance, and for anything else the user can mend.
-    """
+    """Write, compare and print."""
     experiment = prepare(load(experiment_part(config)))
     refuse_chance(experiment, None)
     variant = Variant.of(experiment.config)
@@ -60,7 +57,6 @@ def _kept(kept: dict[str, str], most: int = 3) -> list[str]:
         by_reason.setdefault(reason, []).append(name)
     lines = []
     for reason, names in list(by_reason.items())[:most]:
-        more = f" and {len(names) - most} more" if len(names) > most else ""
-        lines.append(f"  not folded  {', '.join(names[:most])}{more}: {reason}")
+        lines.append(f"  not folded  {some_of(names, most)}: {reason}")
     rest = sum(len(names) for names in list(by_reason.values())[most:])
     return lines + ([f"              and {rest} more (plan.json)"] if rest else [])

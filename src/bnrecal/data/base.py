@@ -67,11 +67,7 @@ class ImageSource(ABC):
 
 
 def configured_root(config: DataConfig) -> Path:
-    """The folder that `data.root` names.
-
-    Raises:
-        BnrecalError: if it names none, or none that exists.
-    """
+    """The folder that `data.root` names."""
     if config.root is None:
         raise BnrecalError(f"data={config.name} needs data.root=PATH, the folder that holds train/ and val/")
     root = Path(config.root).expanduser()

@@ -111,11 +111,7 @@ def row_type(side: int) -> np.dtype[np.void]:
 
 
 def make_room(path: Path, images: int, side: int) -> None:
-    """Make an empty file for so many crops, unless it is there; its size is logged first.
-
-    Raises:
-        BnrecalError: if the folder cannot be written, or its disk has less room than the file will take.
-    """
+    """Make an empty file for so many crops, unless it is there; its size is logged first."""
     if _rows(path, images, side) is not None:
         return
     row = row_type(side)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,11 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def from_config(config: DataConfig) -> "HuggingFaceSource":
-    """`huggingface` as the settings ask for it.
-
-    Raises:
-        BnrecalError: without `data.root`, or as `HuggingFaceSource`.
-    """
+    """`huggingface` as the settings ask for it."""
     if config.root is None:
         raise BnrecalError(
             "data=huggingface needs data.root=PATH of Parquet files, or the name of a data set on the hub"
@@ -85,7 +81,8 @@ class HuggingFaceSource(ImageSource):
         rows = self._rows[split]
         numbers = rows.kept[list(indices)]
         labels = rows.labels[numbers].tolist()
-        return _RowDataset(rows, numbers.tolist(), labels, preprocessing, augment, self.skip_corrupt)
+        picture = partial(_row_picture, rows, numbers.tolist())
+        return FileDataset(picture, labels, preprocessing, augment, self.skip_corrupt)
 
     def fingerprint(self, split: Split, indices: Sequence[int]) -> str:
         rows = self._rows[split]
@@ -146,35 +143,15 @@ class Rows:
             warn_once(f"{self.split}: {len(missing):,} of {classes:,} classes have no images: {some(names)}")
 
     def picture(self, number: int) -> Image.Image:
-        """Return the image of a row, RGB.
-
-        Raises:
-            BnrecalError: if it cannot be read.
-        """
+        """Return the image of a row, RGB."""
         entry = self.images[number][self.image]
         if entry["bytes"] is None:
             return decode(entry["path"])
         return decode_bytes(entry["bytes"], f"{self.title} row {number}")
 
 
-class _RowDataset(FileDataset):
-    """Chosen rows in a chosen order."""
-
-    def __init__(
-        self,
-        rows: Rows,
-        numbers: list[int],
-        labels: list[int],
-        preprocessing: Preprocessing,
-        augment: bool,
-        skip_corrupt: bool,
-    ) -> None:
-        super().__init__("", [str(number) for number in numbers], labels, preprocessing, augment, skip_corrupt)
-        self.rows = rows
-        self.numbers = numbers
-
-    def picture(self, i: int) -> Image.Image:
-        return self.rows.picture(self.numbers[i])
+def _row_picture(rows: Rows, numbers: Sequence[int], i: int) -> Image.Image:
+    return rows.picture(numbers[i])
 
 
 def _load(root: str) -> Any:
@@ -241,11 +218,7 @@ def _split_of(path: Path) -> Split | None:
 
 
 def _columns(title: str, features: Any) -> tuple[str, str]:
-    """Return the names of the image and the label column.
-
-    Raises:
-        BnrecalError: unless there is one of each.
-    """
+    """Return the names of the image and the label column."""
     from datasets import ClassLabel, Value
     from datasets import Image as Encoded
 
@@ -284,11 +257,7 @@ def _has_image(column: Any) -> NDArray[np.bool_]:
 
 
 def _is_imagenet(root: str, names: Sequence[str]) -> bool:
-    """Return whether the classes are ImageNet's 1,000 in the order of published networks.
-
-    Raises:
-        BnrecalError: if they are its synset ids in another order.
-    """
+    """Return whether the classes are ImageNet's 1,000 in the order of published networks."""
     if len(names) != len(wnids()):
         return False
     if set(names) == set(wnids()):

@@ -45,11 +45,7 @@ class Preprocessing:
 
     def evaluation(self, image: Image.Image) -> Tensor:
         """An RGB image as float32 (3, H, W): its `central_crop`, normalised."""
-        return self._normalised(self.central_crop(image))
-
-    def augmented(self, image: Image.Image) -> Tensor:
-        """An RGB image as a training input, float32 (3, crop, crop): its `random_crop`, normalised."""
-        return self._normalised(self.random_crop(image))
+        return Normalization(self, CPU)(self.central_crop(image))
 
     def central_crop(self, image: Image.Image) -> Tensor:
         """An RGB image as uint8 (H, W, 3): shorter side to `resize`, central crop.
@@ -90,9 +86,6 @@ class Preprocessing:
         from torchvision.transforms.functional import InterpolationMode
 
         return InterpolationMode.BICUBIC if self.interpolation == "bicubic" else InterpolationMode.BILINEAR
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        return Normalization(self, CPU)(pixels)
 
     def _opencv(self, image: Image.Image, resize: int) -> Image.Image:
         """The image resized by OpenCV, sides rounded down, and its central crop."""

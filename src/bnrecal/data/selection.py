@@ -59,9 +59,6 @@ def choose(source: ImageSource, split: Split, role: str, images: int | None, see
     """`images` of the split at random without repetition, or (None) all of them in order.
 
     The choice depends on (seed, role, size of the split) alone.
-
-    Raises:
-        BnrecalError: if the split has fewer.
     """
     size = source.size(split)
     if images is None:

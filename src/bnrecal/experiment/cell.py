@@ -17,6 +17,7 @@ from bnrecal.experiment.results import (
     Result,
     missing_details,
     read_result,
+    summary,
     write_details,
     write_result,
 )
@@ -28,10 +29,17 @@ log = logging.getLogger("bnrecal")
 
 @dataclass(frozen=True)
 class CellResult:
-    """The content of a folder's `result.json`, and whether all of it was there already."""
+    """The content of a folder's `result.json`, where that lies, and whether all of it was there already."""
 
     result: ResultRecord
+    path: Path
     reused: bool
+
+    @property
+    def text(self) -> str:
+        """The summary for the terminal."""
+        text = summary(self.result, self.path)
+        return f"{text} (finished earlier)" if self.reused else text
 
 
 def run_into(config: Config, folder: Path) -> CellResult:
@@ -47,19 +55,22 @@ def run_into(config: Config, folder: Path) -> CellResult:
 
     kept = earlier(config, folder, lambda: loaded().identity)
     if kept is not None and not missing_details(folder, checkpoint=config.save_checkpoint):
-        return CellResult(kept, reused=True)
+        return CellResult(kept, folder / RESULT_FILE, reused=True)
     if kept is None:
         details: Result | Details = run_loaded(loaded(), measured=lambda result: write_result(result, folder))
     else:
         details = describe(loaded())
     write_details(details, folder, checkpoint=config.save_checkpoint)
-    return CellResult(read_result(folder / RESULT_FILE), reused=False)
+    path = folder / RESULT_FILE
+    return CellResult(read_result(path), path, reused=False)
 
 
-def finished(config: Config, folder: Path) -> ResultRecord | None:
+def finished(config: Config, folder: Path) -> CellResult | None:
     """The result that `folder` holds, if it is of just this experiment and everything asked for is beside it."""
-    result = earlier(config, folder, partial(identify, config))
-    return None if result is None or missing_details(folder, checkpoint=config.save_checkpoint) else result
+    kept = earlier(config, folder, partial(identify, config))
+    if kept is None or missing_details(folder, checkpoint=config.save_checkpoint):
+        return None
+    return CellResult(kept, folder / RESULT_FILE, reused=True)
 
 
 def earlier(config: Config, folder: Path, identity_now: Callable[[], Identity]) -> ResultRecord | None:
@@ -67,9 +78,6 @@ def earlier(config: Config, folder: Path, identity_now: Callable[[], Identity]) 
 
     Args:
         identity_now: called where there is a result to compare with.
-
-    Raises:
-        BnrecalError: if the experiment's network or images cannot be had.
     """
     path = folder / RESULT_FILE
     if not config.resume or not path.exists():

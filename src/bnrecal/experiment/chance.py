@@ -36,9 +36,6 @@ def refuse_chance(experiment: Experiment, known: Correctness | None) -> None:
 
     Args:
         known: float32's outcome from an earlier run; without one a few validation images are evaluated.
-
-    Raises:
-        BnrecalError: with the likely causes, unless `data.allow_chance` is set.
     """
     if experiment.config.data.allow_chance:
         return

@@ -55,16 +55,11 @@ def experiment_identity(
     """
     return {
         "network": network_identity(config, source, model),
-        "images": {selection.role: version_of(source, selection) for selection in selections},
+        "images": {one.role: source.version(one.split, one.indices) for one in selections},
         "settings": settings_identity(config),
         "code": source_hash(),
         "versions": {name: version for name, version in versions().items() if name != "source"},
     }
-
-
-def version_of(source: ImageSource, selection: Selection) -> str:
-    """A short hash of the images themselves. Each is looked at on its disk, so it is made once an experiment."""
-    return source.version(selection.split, selection.indices)
 
 
 def settings_identity(config: Config) -> dict[str, Any]:

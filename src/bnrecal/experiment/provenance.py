@@ -45,14 +45,9 @@ def content_hash(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def resolved(config: Config) -> dict[str, Any]:
-    """The whole configuration as plain data."""
-    return asdict(config)
-
-
 def settings(config: Config) -> dict[str, Any]:
     """The settings that can change the numbers of this experiment, as plain data."""
-    content = {key: value for key, value in resolved(config).items() if key not in _NOT_CONTENT}
+    content = {key: value for key, value in asdict(config).items() if key not in _NOT_CONTENT}
     for key in ("download", "allow_chance", "crop_cache"):
         del content["data"][key]
     if not config.recal:

@@ -121,7 +121,9 @@ def accuracies(
     top1_wo = percent(without.top1)
     fp32_top1 = percent(fp32.top1)
     control_gain = percent(control.top1) - percent(a8w8.top1) if control else None
-    recovered = _recovered(outcome, without, a8w8, control) if control else None
+    recovered = None
+    if control:
+        recovered = recovered_share([a8w8.top1], [control.top1], [without.top1], [outcome.top1])
     return {
         "images": outcome.images,
         "top1": top1,
@@ -143,10 +145,6 @@ def accuracies(
         "restricted_top1": percent(outcome.restricted) if outcome.restricted is not None else None,
         "skipped": outcome.skipped,
     }
-
-
-def _recovered(outcome: Correctness, without: Correctness, a8w8: Correctness, control: Correctness) -> Recovered | None:
-    return recovered_share([a8w8.top1], [control.top1], [without.top1], [outcome.top1])
 
 
 def _share_line(share: float | None, low: float | None, high: float | None) -> list[str]:
@@ -197,11 +195,7 @@ def missing_details(folder: Path, *, checkpoint: bool) -> list[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        BnrecalError: if it holds none.
-    """
+    """The object in a JSON file."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -212,11 +206,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> ResultRecord:
-    """The record in a `result.json`.
-
-    Raises:
-        BnrecalError: if it is not one.
-    """
+    """The record in a `result.json`."""
     content = read_json(path)
     if not {"top1", "provenance"} <= content.keys():
         raise BnrecalError(f"{path} is not a result of bnrecal: it has no top1 or no provenance")

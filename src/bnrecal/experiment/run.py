@@ -19,7 +19,7 @@ from bnrecal.experiment.chance import refuse_chance
 from bnrecal.experiment.identity import content_key
 from bnrecal.experiment.layer_report import IMAGES, describe_batchnorms, describe_layers
 from bnrecal.experiment.networks import ThreadedNetwork, prepare_variants
-from bnrecal.experiment.provenance import resolved, versions
+from bnrecal.experiment.provenance import versions
 from bnrecal.experiment.records import ProvenanceRecord
 from bnrecal.experiment.results import Details, Result, accuracies
 from bnrecal.experiment.setup import Experiment, load, machine, prepare, variant_identity, variant_images
@@ -167,7 +167,7 @@ def result_provenance(experiment: Experiment, variant: Variant) -> ProvenanceRec
     return {
         "content": content_key(identity),
         "identity": identity,
-        "config": resolved(config),
+        "config": asdict(config),
         "versions": versions(),
         "device": describe_device(experiment.device),
         "device_kind": device_kind(experiment.device),

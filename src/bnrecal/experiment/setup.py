@@ -14,7 +14,7 @@ from bnrecal.data.crop_cache import CropCache
 from bnrecal.data.loader import ImageLoader, check_batch
 from bnrecal.data.selection import ImagesRecord, Selection, choose
 from bnrecal.device import DEFAULT_BATCH, choose_device, with_fitting_batches
-from bnrecal.experiment.identity import Identity, experiment_identity, settings_identity, version_of
+from bnrecal.experiment.identity import Identity, experiment_identity, settings_identity
 from bnrecal.experiment.layer_cache import LayerCache
 from bnrecal.experiment.variant import Variant
 from bnrecal.files import warn_once
@@ -76,8 +76,9 @@ class Experiment:
     @cached_property
     def recalibration_version(self) -> str:
         """The identity of the recalibration images, also where `config` itself does not recalibrate."""
-        known = self.identity["images"].get(self.recalibration.role)
-        return version_of(self.source, self.recalibration) if known is None else str(known)
+        chosen = self.recalibration
+        known = self.identity["images"].get(chosen.role)
+        return self.source.version(chosen.split, chosen.indices) if known is None else str(known)
 
     @cached_property
     def fusion(self) -> Fusion:
@@ -125,11 +126,7 @@ def identify(config: Config) -> Identity:
 
 
 def prepare(experiment: Experiment) -> Experiment:
-    """Bring a loaded experiment to its device and calibrate it.
-
-    Raises:
-        BnrecalError: for a device that is not there or computes wrongly, and for anything else the user can mend.
-    """
+    """Bring a loaded experiment to its device and calibrate it."""
     experiment = on_device(experiment)
     warn_of_others(experiment.model.network)
     return replace(experiment, convs=tuple(conv_infos(experiment)))

@@ -1,7 +1,8 @@
 """Does a folded network answer like the one it was made from?"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +33,7 @@ class Agreement:
     noisy: int = 0
 
     def __add__(self, other: "Agreement") -> "Agreement":
-        return Agreement(
-            self.images + other.images,
-            self.equal + other.equal,
-            self.top1 + other.top1,
-            self.folded_top1 + other.folded_top1,
-            self.noisy + other.noisy,
-        )
+        return Agreement(*map(add, astuple(self), astuple(other)))
 
     def percent(self, images: int) -> float:
         """A count as a share of all images in percent."""
@@ -55,9 +50,6 @@ def compare(
         pairs: networks that return logits (N, classes), by name.
         batches: float32 images (N, 3, H, W) and int64 labels (N,); label -1 marks an unreadable image.
         label_offset: logit index of label 0.
-
-    Raises:
-        BnrecalError: without a readable image.
     """
     total = dict.fromkeys(pairs, Agreement())
     for number, (images, labels) in enumerate(batches):

@@ -69,7 +69,8 @@ def export(experiment: Experiment, prepared: ThreadedNetwork, wanted: VectorsCon
         torch.save(folded_state(prepared.network, folding, traced), folder / FLOAT_STATE)
         plan = _plan(experiment, prepared, folding, wanted)
         (folder / PLAN).write_text(json.dumps(plan, indent=1) + "\n")
-        folded, quantized = _read_back(experiment, folder)
+        # from the files that were written
+        folded, quantized = folded_network(network, load_file(folder / MODEL), read_plan(folder / PLAN))
         vectors = _write_vectors(experiment, folded, quantized, wanted, image, folder)
         differences = layer_differences(prepared.network, quantized, folding.into, image)
         check_layers(differences)
@@ -92,11 +93,6 @@ def _plan(experiment: Experiment, prepared: ThreadedNetwork, folding: Folding, w
     content = plan_content(prepared.plans, folding, machine(smt), smt.array, folders)
     named = {"made_by": "bnrecal export", "model": experiment.model.name, "data": experiment.source.name}
     return {**named, **origin(experiment, prepared.variant), **content}
-
-
-def _read_back(experiment: Experiment, folder: Path) -> tuple[nn.Module, dict[str, FoldedConv2d]]:
-    """Return the folded quantized network from the two files that were written."""
-    return folded_network(experiment.model.network, load_file(folder / MODEL), read_plan(folder / PLAN))
 
 
 def _float_pair(experiment: Experiment, prepared: ThreadedNetwork, folder: Path) -> tuple[nn.Module, nn.Module]:
@@ -130,11 +126,7 @@ def _write_vectors(
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends well and is removed when it does not.
-
-    Raises:
-        BnrecalError: if `out` holds something that is no export, or its place cannot be written.
-    """
+    """A folder beside `out` that takes its place when the block ends well and is removed when it does not."""
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_export(out))):
         raise BnrecalError(f"out={out} exists and holds no export: choose another folder")
     try:

@@ -6,7 +6,7 @@ nothing else, that is a change of the convolution's scale and bias; its integer 
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnrecal.batchnorm.recalibrate import batchnorms
 from bnrecal.errors import first_line
 from bnrecal.nbsmt.float_conv import forward
+from bnrecal.quantization.chains import Tracer
 from bnrecal.quantization.intercept import ConvCall, Handler, attached, conv_modules
 
 
@@ -73,7 +74,7 @@ def trace_convolutions(network: nn.Module, images: Tensor) -> dict[str, TracedCo
     def check_output(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             if name in traced and output is not results[name]:
-                traced[name] = TracedConv(traced[name].calls, traced[name].weight, traced[name].bias, plain=False)
+                traced[name] = replace(traced[name], plain=False)
 
         return hook
 
@@ -100,7 +101,7 @@ def find_folds(network: nn.Module, traced: dict[str, TracedConv]) -> Folding:
     """
     layers = batchnorms(network)
     try:
-        graph = _Tracer().trace(network)
+        graph = Tracer().trace(network)
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError) as error:  # what users' code may
         return Folding({}, dict.fromkeys(layers, f"torch.fx cannot trace the network ({first_line(error)})"))
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
@@ -114,13 +115,6 @@ def find_folds(network: nn.Module, traced: dict[str, TracedConv]) -> Folding:
             else:
                 into[node.args[0].target] = node.target
     return Folding(into, {name: kept[name] for name in layers if name in kept})
-
-
-class _Tracer(fx.Tracer):
-    """Keeps convolutions and BatchNorm whole, subclasses included."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _obstacle(node: fx.Node, network: nn.Module, calls: "Counter[Any]", traced: dict[str, TracedConv]) -> str:

@@ -46,10 +46,7 @@ def policy_products(spec: SmtSpec) -> Integers:
     b = np.array(weights)[None, :]
     ra = np.array([reference.reduced_activation(value, spec.rounding, spec.saturate) for value in activations])[:, None]
     rb = np.array([reference.reduced_weight(value, spec.rounding, spec.saturate) for value in weights])[None, :]
-    rule = built_in(spec.policy)
-    two = np.empty((256, 256), np.int64)
-    for i in activations:
-        two[i] = [rule.collide(i, int(b[0, j]), int(ra[i, 0]), int(rb[0, j])) for j in range(256)]
+    two = np.vectorize(built_in(spec.policy).collide, otypes=[np.int64])(a, b, ra, rb)
     return np.stack([a * b, two, *[ra * rb] * (MOST_THREADS - 2)])
 
 

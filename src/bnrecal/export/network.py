@@ -12,7 +12,6 @@ from bnrecal.errors import BnrecalError, one_line
 from bnrecal.export.plan_file import PlanFile, PlannedConv
 from bnrecal.export.tensors import Tensors, entry
 from bnrecal.nbsmt.arithmetic import quantize_activation
-from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.quantization.nbsmt_conv import PackedWeight
 
@@ -73,13 +72,7 @@ class FoldedConv2d:
 
     def accumulate(self, call: ConvCall, levels: Tensor) -> Tensor:
         """int32 (N, O, H', W')."""
-        return self.packed.for_call(as_planned(call, self.conv)).accumulate(levels)
-
-
-def as_planned(call: ConvCall, conv: PlannedConv) -> ConvCall:
-    """The call with the plan's stride, padding, dilation and groups in the place of the module's."""
-    geometry = Geometry(conv.stride, conv.padding, conv.dilation, conv.groups)
-    return replace(call, geometry=geometry)
+        return self.packed.for_call(replace(call, geometry=self.conv.geometry)).accumulate(levels)
 
 
 def folded_network(
@@ -122,7 +115,7 @@ def _plain_keys(tensors: Tensors, handlers: dict[str, Handler]) -> set[str]:
 
 def _float_conv(weight: Tensor, bias: Tensor, conv: PlannedConv) -> Handler:
     def answer(call: ConvCall) -> Tensor:
-        return F.conv2d(call.x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return F.conv2d(call.x, weight, bias, **vars(conv.geometry))
 
     return answer
 
@@ -143,9 +136,6 @@ def load_folded_(network: nn.Module, state: Tensors) -> nn.Module:
 
     Returns:
         `network`.
-
-    Raises:
-        BnrecalError: if the entries do not fit the architecture.
     """
     for name in batchnorms(network):
         if entry(name, "running_mean") not in state:

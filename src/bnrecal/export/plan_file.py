@@ -9,7 +9,7 @@ from typing import Any
 
 from bnrecal.config import ArrayConfig
 from bnrecal.export.fold import Folding
-from bnrecal.nbsmt.geometry import Pair
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.layer_plan import FLOAT, LayerPlan, plan_speedup
 from bnrecal.quantization.systolic import cycle_speedup, layer_cycles, network_cycles
@@ -29,10 +29,7 @@ class PlannedConv:
     spec: SmtSpec | None
     signed: bool
     batchnorm: str | None
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-    groups: int
+    geometry: Geometry
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,12 @@ def _read_conv(layer: dict[str, Any], machine: dict[str, Any]) -> PlannedConv:
         None if layer["arithmetic"] == "float32" else SmtSpec(threads=layer["threads"], **machine),
         layer["arithmetic"] == "int8",
         layer["batchnorm"],
-        tuple(layer["stride"]),
-        tuple(layer["padding"]),
-        tuple(layer["dilation"]),
-        layer["groups"],
+        Geometry(
+            tuple(layer["stride"]),
+            tuple(layer["padding"]),
+            tuple(layer["dilation"]),
+            layer["groups"],
+        ),
     )
 
 

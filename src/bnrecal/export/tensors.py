@@ -1,7 +1,6 @@
 """The numbers of an exported network: integer weights with folded scales and biases, and a folded float state_dict."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +19,14 @@ def entry(name: str, key: str) -> str:
     return f"{name}.{key}".removeprefix(".")
 
 
-@dataclass(frozen=True)
-class FoldedNumbers:
-    """Factors and summands of one convolution's sums: float64 (O,) on the CPU."""
-
-    gain: Tensor
-    bias: Tensor
-
-
-def folded_numbers(network: nn.Module, folding: Folding, name: str, traced: TracedConv) -> FoldedNumbers:
-    """Gain and bias of a convolution with its BatchNorm, if it has one that folds: gain * (w * x) + bias."""
+def _gain_and_bias(network: nn.Module, folding: Folding, name: str, traced: TracedConv) -> tuple[Tensor, Tensor]:
+    """A convolution with its BatchNorm, if it has one that folds, is gain * (w * x) + bias; float64 (O,) on the CPU."""
     filters = traced.weight.shape[0]
     bias = torch.zeros(filters).double() if traced.bias is None else traced.bias.detach().double().cpu()
     if name not in folding.into:
-        return FoldedNumbers(torch.ones(filters).double(), bias)
+        return torch.ones(filters).double(), bias
     gain, shift = affine(batchnorms(network)[folding.into[name]])
-    return FoldedNumbers(gain, bias * gain + shift)
+    return gain, bias * gain + shift
 
 
 def exported_tensors(
@@ -55,20 +46,17 @@ def exported_tensors(
 
     Args:
         network: the threaded network, whose BatchNorm statistics count.
-
-    Raises:
-        BnrecalError: for a convolution that adds its bias outside the product.
     """
     tensors: Tensors = {}
     for plan in plans:
         name = plan.name
-        numbers = folded_numbers(network, folding, plan.name, traced[plan.name])
+        gain, bias = _gain_and_bias(network, folding, name, traced[name])
         if plan.threads != FLOAT:
             _check_bias(network, name, traced[name])
-            tensors |= _quantized(name, layers[name], numbers)
+            tensors |= _quantized(name, layers[name], gain, bias)
         elif traced[name].plain:
-            tensors[entry(name, "weight")] = scaled(traced[name].weight, numbers.gain)
-            tensors[entry(name, "bias")] = numbers.bias.float()
+            tensors[entry(name, "weight")] = scaled(traced[name].weight, gain)
+            tensors[entry(name, "bias")] = bias.float()
     for name in folding.kept:
         gain, shift = affine(batchnorms(network)[name])
         tensors |= {entry(name, "scale"): gain.float(), entry(name, "bias"): shift.float()}
@@ -84,9 +72,9 @@ def folded_state(network: nn.Module, folding: Folding, traced: dict[str, TracedC
     gone = tuple(f"{name}." for name in folding.into.values())
     state = {key: value.detach().cpu() for key, value in network.state_dict().items() if not key.startswith(gone)}
     for name in folding.into:
-        numbers = folded_numbers(network, folding, name, traced[name])
-        state[entry(name, "weight")] = scaled(traced[name].weight, numbers.gain)
-        state[entry(name, "bias")] = numbers.bias.float()
+        gain, bias = _gain_and_bias(network, folding, name, traced[name])
+        state[entry(name, "weight")] = scaled(traced[name].weight, gain)
+        state[entry(name, "bias")] = bias.float()
     return state
 
 
@@ -95,14 +83,14 @@ def scaled(weight: Tensor, gain: Tensor) -> Tensor:
     return (weight.double().cpu() * gain.view(-1, 1, 1, 1)).float().contiguous()
 
 
-def _quantized(name: str, layer: NBSMTConv2d, numbers: FoldedNumbers) -> Tensors:
+def _quantized(name: str, layer: NBSMTConv2d, gain: Tensor, bias: Tensor) -> Tensors:
     step = layer.input_scale * layer.weight_scale.double().cpu()
     permutation = {} if layer.permutation is None else {entry(name, "channel_order"): layer.permutation}
     return {
         **permutation,
         entry(name, "weight"): layer.weight.contiguous(),
-        entry(name, "scale"): (step * numbers.gain).float(),
-        entry(name, "bias"): numbers.bias.float(),
+        entry(name, "scale"): (step * gain).float(),
+        entry(name, "bias"): bias.float(),
         entry(name, "input_scale"): torch.tensor(layer.input_scale, dtype=torch.float64),
     }
 

@@ -74,11 +74,7 @@ def _parameters(vectors: Vectors) -> list[str]:
 
 
 def read_hex(folder: Path, spec: SmtSpec) -> Vectors:
-    """The vectors back from the hex text, as a test bench reads them.
-
-    Raises:
-        BnrecalError: if the files do not hold the vectors of such a machine.
-    """
+    """The vectors back from the hex text, as a test bench reads them."""
     text = {name: (folder / name).read_text() for name in (ACTIVATIONS, WEIGHTS, ACTIVE, SUMS, PARAMETERS)}
     words = {name: _numbers(text[name]) for name in (ACTIVE, SUMS)}
     parameters = dict(re.findall(r"localparam (\w+) = (\d+);", text[PARAMETERS]))

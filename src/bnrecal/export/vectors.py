@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bnrecal.export.network import FoldedConv2d, as_planned
+from bnrecal.export.network import FoldedConv2d
 from bnrecal.nbsmt.float_conv import forward
+from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 from bnrecal.seeds import derive_seed
@@ -60,13 +61,6 @@ class LayerVectors:
     sums: npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True)
-class _FirstCall:
-    call: ConvCall
-    levels: Tensor
-    sums: Tensor
-
-
 @torch.no_grad()
 def layer_vectors(
     network: nn.Module, layers: dict[str, FoldedConv2d], names: Sequence[str], image: Tensor, outputs: int, seed: int
@@ -78,13 +72,13 @@ def layer_vectors(
         image: float32 (1, 3, H, W).
         outputs: how many outputs of each layer, at random places that `seed` and the layer's name decide.
     """
-    first: dict[str, _FirstCall] = {}
+    first: dict[str, tuple[Tensor, Tensor]] = {}  # levels and sums of the first call
 
     def watched(name: str, layer: FoldedConv2d) -> Handler:
         def answer(call: ConvCall) -> Tensor:
             if name not in first:
                 levels = layer.levels(call.x)
-                first[name] = _FirstCall(as_planned(call, layer.conv), levels, layer.accumulate(call, levels))
+                first[name] = (levels, layer.accumulate(call, levels))
             return layer(call)
 
         return answer
@@ -95,17 +89,20 @@ def layer_vectors(
     finally:
         attach(network, dict(layers))
     for name in names:
-        yield _of_layer(name, layers[name], first.pop(name), outputs, derive_seed(seed, "vectors", name))
+        yield _of_layer(name, layers[name], *first.pop(name), outputs, derive_seed(seed, "vectors", name))
 
 
-def _of_layer(name: str, layer: FoldedConv2d, first: _FirstCall, outputs: int, seed: int) -> LayerVectors:
-    sums = first.sums[0].cpu().numpy()
+def _of_layer(
+    name: str, layer: FoldedConv2d, all_levels: Tensor, all_sums: Tensor, outputs: int, seed: int
+) -> LayerVectors:
+    sums = all_sums[0].cpu().numpy()
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(sums.size, generator=generator)[:outputs].numpy()
     positions = np.stack(np.unravel_index(chosen, sums.shape), 1).astype(np.int32)
-    levels = first.levels[0].cpu().numpy()
+    levels = all_levels[0].cpu().numpy()
     weight = layer.weight.numpy()
-    columns = [receptive_field(levels, first.call, weight.shape, position) for position in positions.tolist()]
+    geometry = layer.conv.geometry
+    columns = [receptive_field(levels, geometry, weight.shape, position) for position in positions.tolist()]
     threads = layer.spec.threads
     activations = by_thread(np.stack([column.ravel() for column in columns]), threads)
     weights = by_thread(weight[positions[:, 0]].reshape(len(positions), -1), threads)
@@ -114,17 +111,15 @@ def _of_layer(name: str, layer: FoldedConv2d, first: _FirstCall, outputs: int, s
     return LayerVectors(name, vectors, positions, levels, weight, sums)
 
 
-def receptive_field(levels: Bytes, call: ConvCall, weight: Sequence[int], position: Sequence[int]) -> Bytes:
+def receptive_field(levels: Bytes, g: Geometry, weight: Sequence[int], position: Sequence[int]) -> Bytes:
     """The inputs (C/groups, kh, kw) of one output, zero outside the image.
 
     Args:
         levels: (C, H, W).
-        call: gives stride, padding, dilation and groups.
         weight: the shape (O, C/groups, kh, kw).
         position: filter, row, column.
     """
     filters, channels, kh, kw = weight
-    g = call.geometry
     group = position[0] // (filters // g.groups)
     own = levels[group * channels : (group + 1) * channels]
     padded = np.pad(own, [(0, 0), (g.padding[0], g.padding[0]), (g.padding[1], g.padding[1])])

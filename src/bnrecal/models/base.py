@@ -1,16 +1,14 @@
 """The recipe that a family of networks returns, and the loaded network that an experiment gets."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
-from bnrecal.errors import BnrecalError
 from bnrecal.models.weights import State, install
 
 
@@ -64,15 +62,3 @@ Family = Callable[[ModelConfig, ImageSource], Recipe]
 def own_checkpoint(config: ModelConfig) -> Path | None:
     """The file that `model.checkpoint` names, if it names one."""
     return None if config.checkpoint is None else Path(config.checkpoint).expanduser()
-
-
-def arguments(config: ModelConfig) -> dict[str, Any]:
-    """`model.kwargs` as keyword arguments.
-
-    Raises:
-        BnrecalError: if it is no mapping of names.
-    """
-    kwargs = {} if config.kwargs is None else config.kwargs
-    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
-        raise BnrecalError(f"model.kwargs={kwargs}: write a mapping, for example model.kwargs={{depth: 20}}")
-    return dict(kwargs)

@@ -203,11 +203,7 @@ def _has(content: Any, found: Mapping[str, State]) -> str:
 
 
 def _plain(path: Path, state: State) -> State:
-    """Return the tensors as float32, counters as they are.
-
-    Raises:
-        BnrecalError: naming the first tensor that is no strided array of numbers.
-    """
+    """Return the tensors as float32, counters as they are."""
     converted: dict[str, str] = {}
     for name, tensor in state.items():
         if tensor.is_meta:

@@ -1,14 +1,12 @@
 """A network of the user's own, made by a function named on the command line."""
 
-from collections.abc import Callable
-
 from torch import nn
 
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError, with_place
-from bnrecal.models.base import Recipe, arguments, own_checkpoint
+from bnrecal.models.base import Recipe, own_checkpoint
 from bnrecal.user_objects import find_object
 
 
@@ -25,7 +23,7 @@ def custom_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
     factory = config.factory
     if factory is None:
         raise BnrecalError("model=custom needs model.factory=package.module:callable")
-    kwargs = arguments(config)
+    kwargs = config.kwargs or {}
     return Recipe(
         lambda _: _call(factory, kwargs),
         weights=config.checkpoint or factory,
@@ -43,7 +41,10 @@ def _default(data: ImageSource) -> Preprocessing:
 
 
 def _call(factory: str, kwargs: dict[str, object]) -> nn.Module:
-    function = find(factory)
+    function = find_object("model.factory", factory, "callable")
+    if not callable(function):
+        module_name, _, attribute = factory.partition(":")
+        raise BnrecalError(f"model.factory={factory}: {module_name} has no callable {attribute}")
     try:
         network = function(**kwargs)
     except Exception as error:  # whatever the user's code raises, reported with its place
@@ -51,16 +52,3 @@ def _call(factory: str, kwargs: dict[str, object]) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise BnrecalError(f"model.factory={factory} returned {type(network).__name__}, not an nn.Module")
     return network
-
-
-def find(factory: str) -> Callable[..., object]:
-    """The callable that "package.module:callable" names, with the current folder on the path.
-
-    Raises:
-        BnrecalError: if the text has another form, the module cannot be imported, or it has no such callable.
-    """
-    found = find_object("model.factory", factory, "callable")
-    if not callable(found):
-        module_name, _, attribute = factory.partition(":")
-        raise BnrecalError(f"model.factory={factory}: {module_name} has no callable {attribute}")
-    return found

@@ -17,7 +17,6 @@ from bnrecal.models.base import Family, LoadedModel, Recipe
 from bnrecal.models.checkpoint_file import read_state
 from bnrecal.models.weights import state_dict_hash
 from bnrecal.network_forms import logits_of, other_precisions, return_logits_, unwrapped
-from bnrecal.options import FAMILIES
 
 # module:function of this package, imported when asked for: torchvision's model zoo alone takes a second
 _FAMILIES = {
@@ -49,7 +48,10 @@ def load_model(config: ModelConfig, data: ImageSource, *, seed: int = 0) -> Load
         torch.manual_seed(seed)
         recipe = _family(config.family)(config, data)
         network = _with_weights(recipe, config.checkpoint_key)
-        preprocessing = _overridden(_usual_preprocessing(recipe, network), config)
+        usual = recipe.preprocessing
+        if not isinstance(usual, Preprocessing):
+            usual = usual(network)
+        preprocessing = _overridden(usual, config)
         if config.family == "custom":
             log_once(f"preprocessing of {config.name}: {preprocessing} (model.resize, interpolation, crop, mean, std)")
         _check_finite(network, recipe.weights)
@@ -58,8 +60,6 @@ def load_model(config: ModelConfig, data: ImageSource, *, seed: int = 0) -> Load
 
 
 def _family(name: str) -> Family:
-    if name not in _FAMILIES:
-        raise BnrecalError(f"model.family={name}: choose one of {', '.join(FAMILIES)}")
     module, _, function = _FAMILIES[name].partition(":")
     return cast(Family, getattr(import_module(f"bnrecal.models.{module}"), function))
 
@@ -77,12 +77,6 @@ def _with_weights(recipe: Recipe, key: str | None) -> nn.Module:
     if others:
         log_once(f"{recipe.weights}: the network has {', '.join(others)} weights and is computed in float32")
     return network.to("cpu", torch.float32).eval()
-
-
-def _usual_preprocessing(recipe: Recipe, network: nn.Module) -> Preprocessing:
-    if isinstance(recipe.preprocessing, Preprocessing):
-        return recipe.preprocessing
-    return recipe.preprocessing(network)
 
 
 def _overridden(base: Preprocessing, config: ModelConfig) -> Preprocessing:
@@ -110,11 +104,7 @@ def _check_finite(network: nn.Module, weights: str) -> None:
 
 
 def _label_offset(name: str, network: nn.Module, preprocessing: Preprocessing, data: ImageSource) -> int:
-    """Logit index of label 0.
-
-    Raises:
-        BnrecalError: if an image does not pass through the network, or its classes are not the data set's.
-    """
+    """Logit index of label 0."""
     outputs = _count_outputs(name, network, preprocessing, data)
     offset = outputs - data.num_classes
     if offset == 1 and data.imagenet_classes:

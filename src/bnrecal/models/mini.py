@@ -7,8 +7,10 @@ first convolution (which stays float32 in every experiment) runs at stride 1.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torchvision.models.densenet import DenseNet
@@ -19,7 +21,6 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.glyphs.draw import CLASSES
 from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING
 from bnrecal.errors import BnrecalError
-from bnrecal.files import atomic_path
 from bnrecal.models.base import Recipe, own_checkpoint
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
 from bnrecal.models.narrow import NarrowResNet
@@ -37,45 +38,19 @@ class Checkpoint:
     sha256: str
 
 
-def _resnet18(classes: int) -> nn.Module:
-    return _module(NarrowResNet(BasicBlock, (2, 2, 2, 2), width=8, num_classes=classes))
-
-
-def _resnet50(classes: int) -> nn.Module:
-    return _module(NarrowResNet(Bottleneck, (3, 4, 6, 3), width=8, num_classes=classes))
-
-
-def _resnet50_mlperf(classes: int) -> nn.Module:
-    return _module(MlperfResNet50(width=8, num_classes=classes))
-
-
-def _mobilenet_v1(classes: int) -> nn.Module:
-    return MlperfMobileNetV1(multiplier=0.25, num_classes=classes)
-
-
-def _densenet121(classes: int) -> nn.Module:
-    return _module(DenseNet(growth_rate=4, num_init_features=8, num_classes=classes))
-
-
-def _googlenet(classes: int) -> nn.Module:
+def _googlenet(num_classes: int) -> nn.Module:
     """A quarter of the channels; the auxiliary classifiers are for training alone and left out."""
 
-    def conv(inputs: int, outputs: int, **options: int) -> nn.Module:
-        return _module(BasicConv2d(inputs if inputs == 3 else _quarter(inputs), _quarter(outputs), **options))
+    def conv(inputs: int, outputs: int, **options: int) -> Any:
+        return BasicConv2d(inputs if inputs == 3 else _quarter(inputs), _quarter(outputs), **options)
 
-    def inception(*channels: int) -> nn.Module:
-        return _module(Inception(*map(_quarter, channels)))
+    def inception(*channels: int) -> Any:
+        return Inception(*map(_quarter, channels))
 
     blocks = [conv, inception, InceptionAux]
-    network = GoogLeNet(num_classes=classes, aux_logits=False, init_weights=False, blocks=blocks)
-    network.fc = nn.Linear(_quarter(1024), classes)
-    return _module(network)
-
-
-def _module(made: object) -> nn.Module:
-    """Gives back what torchvision, which is untyped, has made."""
-    assert isinstance(made, nn.Module)
-    return made
+    network: nn.Module = GoogLeNet(num_classes=num_classes, aux_logits=False, init_weights=False, blocks=blocks)
+    network.fc = nn.Linear(_quarter(1024), num_classes)
+    return network
 
 
 def _quarter(channels: int) -> int:
@@ -83,13 +58,13 @@ def _quarter(channels: int) -> int:
     return -(-channels // 16) * 4
 
 
-ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
-    "resnet18": _resnet18,
-    "resnet50": _resnet50,
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": partial(NarrowResNet, BasicBlock, (2, 2, 2, 2), width=8),
+    "resnet50": partial(NarrowResNet, Bottleneck, (3, 4, 6, 3), width=8),
     "googlenet": _googlenet,
-    "densenet121": _densenet121,
-    "resnet50_mlperf": _resnet50_mlperf,
-    "mobilenet_v1": _mobilenet_v1,
+    "densenet121": partial(DenseNet, growth_rate=4, num_init_features=8),
+    "resnet50_mlperf": partial(MlperfResNet50, width=8),
+    "mobilenet_v1": partial(MlperfMobileNetV1, multiplier=0.25),
 }
 
 
@@ -101,28 +76,18 @@ def read_index(folder: Path) -> dict[str, Checkpoint]:
     return {name: Checkpoint(**entry) for name, entry in json.loads(path.read_text()).items()}
 
 
-def write_index(folder: Path, index: dict[str, Checkpoint]) -> None:
-    """Replaces the folder's index."""
-    with atomic_path(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps({name: asdict(index[name]) for name in sorted(index)}, indent=2) + "\n")
-
-
 CHECKPOINTS = read_index(CHECKPOINT_FOLDER)
 """What is shipped. Further weights for one of ARCHITECTURES (pruned, say) are one more entry of the index."""
 
 MINI_NAMES = tuple(dict.fromkeys((*ARCHITECTURES, *CHECKPOINTS)))
 
 
-def build_mini(name: str, classes: int = CLASSES) -> nn.Module:
-    """An untrained mini network, in training mode, initialized from the global torch seed.
-
-    Raises:
-        BnrecalError: if `name` is no mini network.
-    """
+def build_mini(name: str) -> nn.Module:
+    """An untrained mini network, in training mode, initialized from the global torch seed."""
     _check_name(name)
     checkpoint = CHECKPOINTS.get(name)
     architecture = checkpoint.architecture if checkpoint else name
-    network = ARCHITECTURES[architecture](classes)
+    network = ARCHITECTURES[architecture](num_classes=CLASSES)
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     first.stride = (1, 1)
     return network
@@ -134,11 +99,7 @@ def _check_name(name: str) -> None:
 
 
 def mini_recipe(config: ModelConfig) -> Recipe:
-    """The mini network of this name with the weights shipped in this package, or with `model.checkpoint`.
-
-    Raises:
-        BnrecalError: if there is no such mini network, or no checkpoint of it is shipped.
-    """
+    """The mini network of this name with the weights shipped in this package, or with `model.checkpoint`."""
     name = config.name
     path = own_checkpoint(config)
     if path is not None:

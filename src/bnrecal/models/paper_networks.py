@@ -1,7 +1,7 @@
 """The networks of the paper's Table 1: at full size for ImageNet's classes, reduced for the embedded set."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from bnrecal.errors import BnrecalError
 from bnrecal.models.base import Recipe, own_checkpoint
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
 from bnrecal.models.published import Published, fetch
-from bnrecal.models.torchvision_models import recipe_of
+from bnrecal.models.torchvision_models import torchvision_recipe
 
 PRUNED = {"resnet18_p40": "resnet18"}
 TORCHVISION = ("resnet18", "resnet50", "googlenet", "densenet121")
@@ -59,21 +59,17 @@ MLPERF = {
 
 
 def paper_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
-    """A row of Table 1 with the weights that go with the data set.
-
-    Raises:
-        BnrecalError: if there is no such row, or its weights cannot be had.
-    """
+    """A row of Table 1 with the weights that go with the data set."""
     if data.name == "glyphs":
         from bnrecal.models.mini import mini_recipe
 
         return mini_recipe(config)
     if config.name in TORCHVISION:
-        return recipe_of(config.name, config, data)
+        return torchvision_recipe(config, data)
     if config.name in PRUNED:
         if config.checkpoint is None:
             raise BnrecalError(f"nobody publishes {config.name} for ImageNet: give model.checkpoint=PATH")
-        return recipe_of(PRUNED[config.name], config, data)
+        return torchvision_recipe(replace(config, name=PRUNED[config.name]), data)
     if config.name in MLPERF:
         return _mlperf_recipe(config, data)
     known = ", ".join((*TORCHVISION, *MLPERF))

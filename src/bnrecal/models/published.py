@@ -68,8 +68,6 @@ def _matches(path: Path, published: Published) -> bool:
 
 def git_blob_hash(path: Path) -> str:
     """The SHA-1 by which git names a file's content."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    begun = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: begun).hexdigest()

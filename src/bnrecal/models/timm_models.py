@@ -9,7 +9,7 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError, first_line
-from bnrecal.models.base import Recipe, arguments, own_checkpoint
+from bnrecal.models.base import Recipe, own_checkpoint
 from bnrecal.models.weights import State
 
 
@@ -28,7 +28,8 @@ def timm_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
         raise BnrecalError(f"model.name={config.name}: no network of timm {timm.__version__}")
     if config.checkpoint is None and not data.imagenet_classes:
         raise BnrecalError(f"data={data.name} has classes of its own: give model.checkpoint=PATH")
-    kwargs = {"pretrained": config.checkpoint is None, "num_classes": data.num_classes, **arguments(config)}
+    kwargs = {"pretrained": config.checkpoint is None, "num_classes": data.num_classes}
+    kwargs |= config.kwargs or {}
 
     def build(_: State) -> nn.Module:
         try:

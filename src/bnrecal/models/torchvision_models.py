@@ -11,9 +11,9 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 
 from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
-from bnrecal.data.preprocessing import Interpolation, Preprocessing
+from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.models.base import Recipe, arguments
+from bnrecal.models.base import Recipe
 from bnrecal.models.published import Published, fetch
 from bnrecal.models.weights import State, install
 
@@ -24,11 +24,6 @@ _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 def torchvision_recipe(config: ModelConfig, data: ImageSource) -> Recipe:
-    """A network of torchvision by its name there, `model.name`."""
-    return recipe_of(config.name, config, data)
-
-
-def recipe_of(name: str, config: ModelConfig, data: ImageSource) -> Recipe:
     """A network of torchvision by its name there.
 
     Args:
@@ -39,9 +34,10 @@ def recipe_of(name: str, config: ModelConfig, data: ImageSource) -> Recipe:
         BnrecalError: if torchvision has no such network or weights, they cannot be had, or the data set has other
             classes and there is no checkpoint. Building raises it if torchvision does not know an argument.
     """
+    name = config.name
     if name not in list_models(module=models):
         raise BnrecalError(f"model.name={name}: no classification network of torchvision")
-    kwargs = arguments(config)
+    kwargs = dict(config.kwargs or {})
     entry = _entry(name, str(kwargs.pop("weights", WEIGHTS)))
     if config.checkpoint is not None:
         path = Path(config.checkpoint).expanduser()
@@ -118,11 +114,5 @@ def _preprocessing(entry: WeightsEnum | None) -> Preprocessing:
         crop=transform.crop_size[0],
         mean=tuple(transform.mean),
         std=tuple(transform.std),
-        interpolation=_interpolation(transform.interpolation.value),
+        interpolation=transform.interpolation.value,  # bilinear or bicubic
     )
-
-
-def _interpolation(value: str) -> Interpolation:
-    if value not in ("bilinear", "bicubic"):
-        raise BnrecalError(f"interpolation {value} is not supported: choose another set of weights")
-    return "bicubic" if value == "bicubic" else "bilinear"

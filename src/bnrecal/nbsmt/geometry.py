@@ -69,11 +69,7 @@ def check_geometry(
     dilation: int | Pair,
     groups: int,
 ) -> Geometry:
-    """Return the geometry as pairs.
-
-    Raises:
-        ValueError: naming what no convolution has.
-    """
+    """Return the geometry as pairs."""
     if not isinstance(groups, int) or groups < 1 or filters % groups:
         raise ValueError(f"groups must divide the {filters} filters, not {groups!r}")
     if channels_per_group < 1:

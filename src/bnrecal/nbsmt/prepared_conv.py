@@ -132,12 +132,9 @@ class PreparedConv2d:
         y = self.engine.convolve(x, x_scale, scale, bias, signed=signed)
         return y if end is None else apply_end_(y.contiguous(memory_format=torch.channels_last), end)
 
-    def one_thread(self) -> "PreparedConv2d":
-        """Return the exact 8-bit convolution with the same weights, made once."""
-        return self._one_thread
-
     @cached_property
-    def _one_thread(self) -> "PreparedConv2d":
+    def one_thread(self) -> "PreparedConv2d":
+        """The exact 8-bit convolution with the same weights."""
         return PreparedConv2d(self.weight, SmtSpec(), **vars(self.geometry), device=self.layer.device)
 
     def _check(self, x: Tensor, dtype: torch.dtype) -> tuple[int, int, int, int]:

@@ -61,9 +61,5 @@ class SmtSpec:
             object.__setattr__(self, "policy", pinned(self.policy))
 
     def pinned(self) -> "SmtSpec":
-        """The same machine with a policy from outside as it is now, whatever its name will mean later.
-
-        Raises:
-            BnrecalError: if there is no such policy, or at the first operand pair that is wrong.
-        """
+        """The same machine with a policy from outside as it is now, whatever its name will mean later."""
         return replace(self, policy=pinned(self.policy)) if is_custom(self.policy) else self

@@ -160,7 +160,7 @@ def _pool(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.MaxPool2d | Non
     return pool if pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices else None
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Takes convolutions and BatchNorm of any class as they are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -186,7 +186,7 @@ def trace(network: nn.Module) -> fx.Graph:
     attributes = {module: dict(vars(module)) for module in network.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
-        graph = _Tracer().trace(network)
+        graph = Tracer().trace(network)
     except Exception as error:  # whatever the network's own code raises when it gets a stand-in for images
         raise Untraceable(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
     finally:

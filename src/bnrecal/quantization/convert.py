@@ -90,9 +90,6 @@ def collect_collisions(network: nn.Module, batches: Iterable[Tensor]) -> dict[st
 
     Args:
         batches: float32 (N, 3, H, W), on the network's device.
-
-    Raises:
-        BnrecalError: for a batch that is empty or not finite.
     """
     layers = threaded_layers(network)
     try:

@@ -132,9 +132,6 @@ def fuse(network: nn.Module) -> fx.GraphModule | None:
     Args:
         network: in eval mode, on a device where `ending` is not NONE. The two share all modules; BatchNorm's values
             are read now.
-
-    Raises:
-        Untraceable: if its forward is no fixed graph.
     """
     graph = trace(network)
     chains = find_chains(graph, dict(network.named_modules()))

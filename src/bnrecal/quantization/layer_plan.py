@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from bnrecal.errors import BnrecalError
+from bnrecal.errors import BnrecalError, some_of
 from bnrecal.options import THREADS
 from bnrecal.quantization.calibrate import ConvInfo
 
@@ -91,7 +91,7 @@ def check_names(
         why = "matches no quantized convolution"
         if any(matches_any(conv.name, [pattern]) for conv in convs):
             why = "matches only convolutions that stay float32"
-        raise BnrecalError(f"{key} names {pattern}, which {why}: choose among {_some(names)}")
+        raise BnrecalError(f"{key} names {pattern}, which {why}: choose among {some_of(names, 6)}")
 
 
 def check_skipped(key: str, skip: Sequence[str], network: nn.Module, convs: Sequence[ConvInfo]) -> None:
@@ -151,11 +151,7 @@ def load_plan(path: Path) -> dict[str, int]:
 
 
 def threads_by_layer(plan: str | None, layers: Mapping[str, int]) -> dict[str, int]:
-    """Return the threads that a plan file and `layers` ask of layers; `layers` wins.
-
-    Raises:
-        BnrecalError: as `load_plan`.
-    """
+    """Return the threads that a plan file and `layers` ask of layers; `layers` wins."""
     return {**(load_plan(Path(plan).expanduser()) if plan else {}), **layers}
 
 
@@ -169,7 +165,3 @@ def speedup(work: Iterable[tuple[int, int]]) -> float:
 def plan_speedup(plans: Sequence[LayerPlan]) -> float:
     """`speedup` of all convolutions but the first; one kept in float32 by `quant.skip` counts as one thread."""
     return speedup((plan.conv.macs, max(plan.threads, 1)) for plan in plans if plan.conv.order > 0)
-
-
-def _some(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

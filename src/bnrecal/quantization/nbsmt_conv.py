@@ -36,11 +36,7 @@ class PackedWeight:
         self._last: tuple[torch.device, Geometry, PreparedConv2d] | None = None  # of the last call
 
     def for_call(self, call: ConvCall) -> PreparedConv2d:
-        """Return the convolution of this weight for a call's input and geometry.
-
-        Raises:
-            BnrecalError: if the call's own weight has another shape.
-        """
+        """Return the convolution of this weight for a call's input and geometry."""
         last = self._last
         device = call.x.device
         if last is not None and call.geometry is last[1] and device == last[0]:  # to hash a geometry takes longer

@@ -103,10 +103,9 @@ class _Search:
     def __init__(self, active: Marks, sets: npt.NDArray[np.int64], cost: Marks) -> None:
         self.active = active
         self.sets = sets.copy()
-        more = np.append(cost[1:], cost[-1]) - cost
         # by n: of one less, of one more
         self.fewer = np.insert(cost[:-1], 0, cost[0]) - cost
-        self.more = more
+        self.more = np.append(cost[1:], cost[-1]) - cost
         members = np.eye(int(sets.max()) + 1, dtype=np.float32)[sets]
         self.counts = (active @ members).astype(np.int64)  # (pixels, sets)
         self.leaving = np.empty_like(active)

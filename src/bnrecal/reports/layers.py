@@ -30,11 +30,7 @@ INCHES_A_LAYER = 0.17
 
 
 def draw_folder(folder: Path) -> list[Path]:
-    """Draw `layers.png` and `layers.svg` from the tables of one experiment; returns their paths.
-
-    Raises:
-        BnrecalError: if a table is missing or is none of ours.
-    """
+    """Draw `layers.png` and `layers.svg` from the tables of one experiment; returns their paths."""
     layers = read_table(folder / LAYERS_FILE, ("name", "threads", "active_0", "mse", "mse_wo", "range"))
     norms = read_table(folder / BATCHNORM_FILE, ("name", "mean_shift", "variance_ratio"))
     title = _title(folder)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from bnrecal.errors import BnrecalError
 from bnrecal.experiment.results import RESULT_FILE, read_json, read_result
+from bnrecal.reports.common.tables import flat
 
 CELLS = "cells"  # the folder that Table 1, Figure 1 and the search keep finished measurements in
 WHOLE = ("smt.layers", "model.kwargs")  # settings whose keys are the user's: one column, as JSON
@@ -32,12 +33,6 @@ class Merged:
     unreadable: list[str]
 
 
-@dataclass
-class _Results:
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-
-
 def merge(folders: Sequence[Path]) -> Merged:
     """One row per result, each experiment once, sorted by model, data, threads and recalibration.
 
@@ -47,22 +42,23 @@ def merge(folders: Sequence[Path]) -> Merged:
     Raises:
         BnrecalError: for a folder that is missing or holds no result.
     """
-    results = _Results()
+    rows: list[dict[str, Any]] = []
+    unreadable: list[str] = []
     for folder in folders:
         if not folder.is_dir():
             raise BnrecalError(f"{folder} is not a folder")
-        before = len(results.rows)
+        before = len(rows)
         for path in _candidates(folder):
             try:
-                results.rows += _rows(path)
+                rows += _rows(path)
             except BnrecalError as error:
-                results.unreadable.append(str(error))
-        if len(results.rows) == before:
-            broken = f" that can be read ({'; '.join(results.unreadable)})" if results.unreadable else ""
+                unreadable.append(str(error))
+        if len(rows) == before:
+            broken = f" that can be read ({'; '.join(unreadable)})" if unreadable else ""
             raise BnrecalError(f"{folder} holds no {RESULT_FILE}{broken}: give a folder that runs or sweeps wrote to")
     # the same experiment may lie in several places, and a row of Table 1 shares its baselines with another
-    table = pd.DataFrame(results.rows).drop_duplicates(IDENTITY).sort_values(SORTED).reset_index(drop=True)
-    return Merged(_without_constants(table), results.unreadable)
+    table = pd.DataFrame(rows).drop_duplicates(IDENTITY).sort_values(SORTED).reset_index(drop=True)
+    return Merged(_without_constants(table), unreadable)
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
@@ -74,11 +70,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of the results in a file.
-
-    Raises:
-        BnrecalError: if it cannot be read, or a result lacks what this version writes.
-    """
+    """The rows of the results in a file."""
     results = _results(path)
     try:
         return [_row(result) for result in results]
@@ -87,11 +79,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _results(path: Path) -> Sequence[Mapping[str, Any]]:
-    """The results in a file: one, those of a model of Table 1, or none.
-
-    Raises:
-        BnrecalError: if it cannot be read.
-    """
+    """The results in a file: one, those of a model of Table 1, or none."""
     if path.name == RESULT_FILE:
         return [read_result(path)]
     results: list[Mapping[str, Any]] = read_json(path).get("results", [])
@@ -103,7 +91,10 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
     scalars = {key: value for key, value in result.items() if not isinstance(value, dict | list)}
     for of_table1 in ("cell", "right", "fp32_right"):
         scalars.pop(of_table1, None)
-    settings = {key: value for key, value in _flat(source["config"]).items() if key not in SAID}
+    settings = {}
+    for key, value in flat(source["config"], WHOLE).items():
+        if key not in SAID:
+            settings[key] = json.dumps(value) if isinstance(value, dict | list) else value
     return {
         **scalars,
         "exceptions": "; ".join(f"{name}: {why}" for name, why in result["exceptions"].items()),
@@ -111,18 +102,6 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
         **settings,
         **{f"version.{name}": version for name, version in source["versions"].items()},
     }
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"quant.act_range": "max", ...}; lists and the user's own mappings as JSON."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and name not in WHOLE:
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[name] = json.dumps(value) if isinstance(value, dict | list) else value
-    return flat
 
 
 def _without_constants(table: pd.DataFrame) -> pd.DataFrame:

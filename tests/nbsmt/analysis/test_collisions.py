@@ -102,7 +102,7 @@ def test_batches_add_up() -> None:
     assert total.mse == whole.mse
     assert total.zero_weight_share == whole.zero_weight_share
     with pytest.raises(ValueError, match="4 and of 1"):
-        whole + collision_statistics(prepared.one_thread(), x)
+        whole + collision_statistics(prepared.one_thread, x)
 
 
 def test_empty_batch_counts_nothing() -> None:

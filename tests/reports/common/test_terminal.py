@@ -3,7 +3,7 @@ import sys
 import pandas as pd
 import pytest
 
-from bnrecal.reports.common.document import Block, Entry, Heading, Notes, Paragraph, to_markdown
+from bnrecal.reports.common.document import Block, Entry, Heading, to_markdown
 from bnrecal.reports.common.terminal import for_terminal, print_document
 
 TABLE = pd.DataFrame(
@@ -15,7 +15,7 @@ TABLE = pd.DataFrame(
     }
 )
 WORDS = "Words that go on for long enough to be wrapped on a narrow terminal, NB-SMT among them."
-BLOCKS: list[Block] = [Heading("Title"), Paragraph(WORDS), TABLE, Notes(("a note", "another"))]
+BLOCKS: list[Block] = [Heading("Title"), WORDS, TABLE, ("a note", "another")]
 
 
 def test_markdown_has_the_whole_document() -> None:
@@ -70,7 +70,7 @@ def test_a_table_is_folded_only_where_it_does_not_fit(width: int) -> None:
 
 
 def test_a_long_note_goes_on_below_its_words() -> None:
-    assert for_terminal([Notes(("one two",))], 7) == "- one\n  two"
+    assert for_terminal([("one two",)], 7) == "- one\n  two"
 
 
 @pytest.mark.parametrize(("terminal", "kept"), [(True, False), (False, True)])

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from helpers.pages import numbers_of, read_page
-from helpers.table1_cells import LAYERS, ROWS, cells_of, layer
+from helpers.table1_cells import LAYERS, ROWS, TOPS, cells_of, layer
 
 from bnrecal.commands.table1 import write_report
 from bnrecal.reports.table1.layers import _decades, layer_charts, layer_records
@@ -45,6 +45,14 @@ def test_the_table_shows_the_papers_values_only_where_it_has_the_row(tmp_path: P
     assert "66.20" in mine
     assert "paper" not in mine
     assert "Compare directions, not levels" in page.text
+
+
+def test_a_significant_loss_by_recalibration_is_called_worse(tmp_path: Path) -> None:
+    loses_at_two = {**TOPS, "2t_w": 66.0}
+    page = read_page(table1(tmp_path, cells_of(ROWS[0], loses_at_two)))
+    gains = " ".join(page.text.split("What recalibration gains")[1].split())
+    assert "−2.00 (worse) p = 1.9e-06 net −2.10 (worse)" in gains  # 20 images lost, none gained: 2 / 2^20
+    assert "+5.90 p = " in gains
 
 
 def test_what_was_run_and_how_long_is_reported(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from hydra.core.config_store import ConfigStore
 
-from bnrecal.checks import at_least, sane_values
+from bnrecal.checks import sane_values
 from bnrecal.config import Config, check_device, setting
 from bnrecal.config import check as check_experiment
 from bnrecal.errors import BnrecalError
-from bnrecal.export.config import VectorsConfig, check_vectors
+from bnrecal.export.config import VectorsConfig
 from bnrecal.reports.table1.columns import Row
 from bnrecal.search.config import SearchConfig, check_search
 from bnrecal.training.config import Pruning, check_pruning
@@ -29,11 +29,14 @@ class Table1Config(Config):
 
     command: ClassVar[str] = "table1"
 
-    seeds: int = setting(1, "so many choices of calibration images: mean, spread, a test over seeds and images")
+    seeds: int = setting(
+        1, "so many choices of calibration images: mean, spread, a test over seeds and images", least=1
+    )
     jobs: int | None = setting(
         None,
         "models measured at a time, each in a process of up to 1.5 GB; null: one per core for glyphs as far as "
         "memory has room, else 1",
+        least=1,
     )
     rows: list[Row] = setting([], "which rows: configs/table1.yaml lists them")
     out: str = setting("outputs/table1", "the folder that the table goes to")
@@ -41,8 +44,6 @@ class Table1Config(Config):
     def check(self) -> None:
         """Raise BnrecalError at the first value out of range."""
         check_experiment(self)
-        at_least("seeds", self.seeds, 1)
-        at_least("jobs", 1 if self.jobs is None else self.jobs, 1)
         if not self.rows:
             raise BnrecalError("rows=[]: give at least one row, as configs/table1.yaml lists them")
         if self.smt.plan or self.smt.layers:
@@ -79,13 +80,14 @@ class Figure1Config(Config):
 
     command: ClassVar[str] = "figure1"
 
-    points: int = setting(9, "operating points per curve")
+    points: int = setting(9, "operating points per curve", least=2)
     glyph_images: int = setting(10_000, "validation images of the embedded data set; data.val_images wins over it")
     p40: str | None = setting(None, "checkpoint of the pruned ResNet-18, for data sets that none is shipped for")
     jobs: int | None = setting(
         None,
         "networks measured at a time, each in a process of up to 1.5 GB; null: one per core for glyphs as far as "
         "memory has room, else 1",
+        least=1,
     )
     networks: list[Network] = setting([], "which networks in which panel: configs/figure1.yaml lists them")
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -95,8 +97,6 @@ class Figure1Config(Config):
         """Raise BnrecalError at the first value out of range."""
         check_experiment(self)
         check_search(self.search)
-        at_least("points", self.points, 2)
-        at_least("jobs", 1 if self.jobs is None else self.jobs, 1)
         if not self.networks:
             raise BnrecalError("networks=[]: give at least one network, as configs/figure1.yaml lists them")
         for network in self.networks:
@@ -176,7 +176,6 @@ class ExportConfig(Config):
     def check(self) -> None:
         """Raise BnrecalError at the first value out of range."""
         check_experiment(self)
-        check_vectors(self.vectors)
 
 
 @dataclass

@@ -143,7 +143,7 @@ def _without_running(cell: Cell) -> Outcome | None:
         done = finished_earlier(parse_experiment(cell.config), cell.folder)
     except (BnrecalError, OmegaConfBaseException) as error:
         return Outcome.failed(error)
-    return None if done is None else Outcome(done.top1, done.text)
+    return None if done is None else Outcome(done.result["top1"], done.text)
 
 
 def _report(cell: Cell, outcome: Outcome) -> None:
@@ -181,7 +181,7 @@ def run_cell(cell: Cell, singletons: dict[Any, Any] | None = None) -> Outcome:
     value = done._return_value  # the property would raise what the cell raised
     if done.status is JobStatus.FAILED:
         return Outcome.failed(value)
-    return Outcome(value.top1, value.text) if value else Outcome()  # of a process that only helped
+    return Outcome(value.result["top1"], value.text) if value else Outcome()  # of a process that only helped
 
 
 def run_serially(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome]]:
@@ -195,11 +195,7 @@ def run_serially(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Outcome]]:
 
 
 def on_this_machine(n_jobs: int) -> Runner:
-    """Make a `Runner` that keeps `n_jobs` cells going, each in a process by itself, as `in_processes` does.
-
-    Raises:
-        BnrecalError: unless `n_jobs` is at least 1.
-    """
+    """Make a `Runner` that keeps `n_jobs` cells going, each in a process by itself, as `in_processes` does."""
     if n_jobs < 1:
         raise BnrecalError(f"hydra.launcher.n_jobs={n_jobs}: must be at least 1")
 

@@ -32,12 +32,13 @@ def decode_bytes(content: bytes, title: str) -> Image.Image:
 
     Args:
         title: what it is of, for messages.
-
-    Raises:
-        BnrecalError: as `decode`.
     """
     try:
-        return _decode(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Broken EXIF, palettes with transparency and the like do not change the pixels.
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+            return Image.open(BytesIO(content)).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BnrecalError(f"{title} is too large to be a photograph of the set: {error}") from error
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
@@ -68,11 +69,3 @@ def is_image(path: str) -> bool:
                 raise
             return False  # Pillow's own, as UnidentifiedImageError
     return True
-
-
-def _decode(content: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # Broken EXIF, palettes with transparency and the like do not change the pixels.
-        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-        return Image.open(BytesIO(content)).convert("RGB")

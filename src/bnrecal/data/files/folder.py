@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,6 @@ def labelled(root: Path, index: Index, labels: NDArray[np.int64], *, split: Spli
     Args:
         labels: -1 leaves a file out, as does OF_ANOTHER_SPLIT without a word.
         unlabelled: why files with the label -1 are left out, in the plural.
-
-    Raises:
-        BnrecalError: if none is left.
     """
     kept = np.flatnonzero(labels >= 0)
     left_out = dict(index.left_out)
@@ -138,8 +136,8 @@ class FolderSource(ImageSource):
     ) -> Dataset[tuple[Tensor, int]]:
         listing = self._listing(split)
         labels = listing.labels[list(indices)].tolist()
-        names = self.paths(split, indices)
-        return FileDataset(str(listing.root), names, labels, preprocessing, augment, self.skip_corrupt)
+        picture = partial(_decoded, str(listing.root), self.paths(split, indices))
+        return FileDataset(picture, labels, preprocessing, augment, self.skip_corrupt)
 
     def fingerprint(self, split: Split, indices: Sequence[int]) -> str:
         listing = self._listing(split)
@@ -161,12 +159,16 @@ class FolderSource(ImageSource):
         return digest.hexdigest()[:16]
 
 
+def _decoded(root: str, names: Sequence[str], i: int) -> Image.Image:
+    return decode(f"{root}/{names[i]}")
+
+
 class FileDataset(CropDataset):
-    """Chosen image files in a chosen order, read one at a time.
+    """Chosen pictures in a chosen order, read one at a time.
 
     Args:
-        root: folder that the names are relative to.
-        names, labels: one a picture.
+        picture: returns picture i, RGB, or raises BnrecalError; it is pickled for processes that load.
+        labels: one a picture.
         augment: the training transform, drawn from the global torch generator, instead of the evaluation one.
         skip_corrupt: give an unreadable picture as black with label UNREADABLE (-1) and log its path, instead
             of raising BnrecalError.
@@ -174,25 +176,23 @@ class FileDataset(CropDataset):
 
     def __init__(
         self,
-        root: str,
-        names: Sequence[str],
+        picture: Callable[[int], Image.Image],
         labels: Sequence[int],
         preprocessing: Preprocessing,
         augment: bool,
         skip_corrupt: bool,
     ) -> None:
         super().__init__(preprocessing)
-        self.root = root
-        self.names = list(names)
+        self.picture = picture
         self.labels = list(labels)
         self.augment = augment
         self.skip_corrupt = skip_corrupt
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.labels)
 
     def crop(self, i: int) -> tuple[Tensor, int]:
-        if not 0 <= i < len(self.names):
+        if not 0 <= i < len(self.labels):
             raise IndexError(i)
         try:
             picture = self.picture(i)
@@ -203,14 +203,6 @@ class FileDataset(CropDataset):
             return self._blank(), UNREADABLE
         cut = self.preprocessing.random_crop if self.augment else self.preprocessing.central_crop
         return cut(picture), self.labels[i]
-
-    def picture(self, i: int) -> Image.Image:
-        """Return picture i, RGB.
-
-        Raises:
-            BnrecalError: if it cannot be read.
-        """
-        return decode(f"{self.root}/{self.names[i]}")
 
     def _blank(self) -> Tensor:
         side = self.preprocessing.crop or self.preprocessing.resize or 1

@@ -15,17 +15,13 @@ from bnrecal.files import warn_once
 
 
 def from_config(config: DataConfig) -> FolderSource:
-    """`imagefolder` as the settings ask for it."""
-    return imagefolder(configured_root(config), skip_corrupt=config.skip_corrupt)
-
-
-def imagefolder(root: Path, *, skip_corrupt: bool = False) -> FolderSource:
-    """The images below root/train and root/val.
+    """The images below train/ and val/ of `data.root`.
 
     Raises:
         BnrecalError: if a split is missing, the splits' class folders differ, or their order is not clear; when a split
             is first used, if images lie beside its class folders.
     """
+    root = configured_root(config)
     classes = _classes(root, "train")
     different = set(classes) ^ set(_classes(root, "val"))
     if different:
@@ -35,7 +31,7 @@ def imagefolder(root: Path, *, skip_corrupt: bool = False) -> FolderSource:
         "imagefolder",
         len(classes),
         {"train": partial(_split, root, "train", numbers), "val": partial(_split, root, "val", numbers)},
-        skip_corrupt=skip_corrupt,
+        skip_corrupt=config.skip_corrupt,
     )
 
 
@@ -55,7 +51,8 @@ def in_class_order(names: Sequence[str]) -> list[str]:
     if odd is not None:
         short = min(by_value, key=len)
         raise BnrecalError(f"class folders {short} and {odd} are padded with zeros to different widths: pad all to one")
-    low, high = _swapped(numeric)
+    # the first neighbours in text order whose values are the other way round
+    high, low = next((before, after) for before, after in pairwise(numeric) if int(before) > int(after))
     if len(numeric) < len(names):
         other = next(name for name in as_text if name not in numeric)
         raise BnrecalError(
@@ -69,21 +66,14 @@ def in_class_order(names: Sequence[str]) -> list[str]:
     return by_value
 
 
-def _swapped(as_text: Sequence[str]) -> tuple[str, str]:
-    """The first two neighbours in text order whose values are the other way round, the lower value first."""
-    return next((after, before) for before, after in pairwise(as_text) if int(before) > int(after))
-
-
 def _classes(root: Path, split: Split) -> list[str]:
     folder = require_split(root, split, f"images lie in {split}/<class>/")
     classes = [path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
     if not classes:
-        raise BnrecalError(f"{folder} has no class folders{_colon(advice(folder))}")
+        instead = advice(folder)
+        hint = f": {instead}" if instead else ""
+        raise BnrecalError(f"{folder} has no class folders{hint}")
     return classes
-
-
-def _colon(text: str) -> str:
-    return f": {text}" if text else ""
 
 
 def _split(root: Path, split: Split, numbers: dict[str, int]) -> Listing:

@@ -33,13 +33,7 @@ CLASSES = (
 
 
 def from_config(config: DataConfig) -> FolderSource:
-    """`imagenette` as the settings ask for it."""
-    root = None if config.root is None else Path(config.root).expanduser()
-    return imagenette(root, download=config.download, skip_corrupt=config.skip_corrupt)
-
-
-def imagenette(root: Path | None, *, download: bool = False, skip_corrupt: bool = False) -> FolderSource:
-    """Imagenette in `root` or in the folder below it that the archive unpacks to; None: in the cache folder.
+    """Imagenette in `data.root` or in the folder below it that the archive unpacks to; null: in the cache folder.
 
     Labels run over ImageNet's 1,000 classes; `restricted_classes` are its ten.
 
@@ -48,15 +42,14 @@ def imagenette(root: Path | None, *, download: bool = False, skip_corrupt: bool 
     So its two folders are taken together and split as ImageNet is: files named ILSVRC2012_val_* (50 a class) are the
     validation images, all others the training images.
 
-    Args:
-        download: fetch the full-size archive with torchvision, which checks its hash, if it is not there yet.
+    `data.download` fetches the full-size archive with torchvision, which checks its hash, if it is not there yet.
 
     Raises:
         BnrecalError: if it is not there, saying how to get it, or cannot be downloaded.
     """
-    root = root or cache_dir("imagenette")
+    root = cache_dir("imagenette") if config.root is None else Path(config.root).expanduser()
     folder = _find(root)
-    if folder is None and download:
+    if folder is None and config.download:
         _download(root)
         folder = _find(root)
     if folder is None:
@@ -70,7 +63,7 @@ def imagenette(root: Path | None, *, download: bool = False, skip_corrupt: bool 
         len(wnids()),
         {"train": partial(_split, folder, "train", numbers), "val": partial(_split, folder, "val", numbers)},
         restricted_classes=tuple(sorted(numbers.values())),
-        skip_corrupt=skip_corrupt,
+        skip_corrupt=config.skip_corrupt,
         imagenet_classes=True,
     )
 
@@ -93,7 +86,7 @@ def _download(root: Path) -> None:
 
 
 def _split(folder: Path, split: Split, numbers: dict[str, int]) -> Listing:
-    """ImageNet's own split, known by the file names: see `imagenette`."""
+    """ImageNet's own split, known by the file names: see `from_config`."""
     index = list_images(folder)
     labels = _class_labels(index, numbers)
     validation = np.array([VALIDATION in index.name(i) for i in range(len(index))], dtype=bool)

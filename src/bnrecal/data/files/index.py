@@ -93,9 +93,6 @@ def list_images(root: Path) -> Index:
 
     A file counts as an image by its ending, or by its content where the ending is not one of EXTENSIONS. Hidden files
     and folders are passed over.
-
-    Raises:
-        BnrecalError: if a folder cannot be read.
     """
     root = root.resolve()
     cached = _cache_file(root)

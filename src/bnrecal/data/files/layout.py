@@ -28,9 +28,6 @@ def require_split(root: Path, split: Split, needed: str) -> Path:
 
     Args:
         needed: the layout that would do, in words.
-
-    Raises:
-        BnrecalError: if it is missing, with what lies there instead.
     """
     folder = root / split
     if folder.is_dir():

@@ -15,9 +15,10 @@ subset {1} counts 4: exactly 0 partners for 10 - 4 = 6 pairs, exactly 1 for 4. I
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import comb
-from typing import Literal, TypeAlias
+from operator import add
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -64,19 +65,8 @@ class CollisionStatistics:
             mine = len(self.steps_by_active) - 1
             theirs = len(other.steps_by_active) - 1
             raise ValueError(f"statistics of {mine} and of {theirs} threads do not add up")
-        steps = zip(self.steps_by_active, other.steps_by_active, strict=True)
-        return CollisionStatistics(
-            tuple(mine + theirs for mine, theirs in steps),
-            _added(self.reduced_activations, other.reduced_activations),
-            _added(self.reduced_weights, other.reduced_weights),
-            self.activations + other.activations,
-            self.zero_activations + other.zero_activations,
-            self.weights + other.weights,
-            self.zero_weights + other.zero_weights,
-            self.outputs + other.outputs,
-            self.squared_error + other.squared_error,
-            self.squared_output + other.squared_output,
-        )
+        sums = [_added(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return CollisionStatistics(*sums)
 
     @property
     def steps(self) -> int:
@@ -102,7 +92,10 @@ class CollisionStatistics:
         return float(self.squared_error.sum()) / self.outputs if self.outputs else 0.0
 
 
-def _added(one: int | None, other: int | None) -> int | None:
+def _added(one: Any, other: Any) -> Any:
+    """Return the sum of two counts; None where one is unknown, and of tuples the sum place by place."""
+    if isinstance(one, tuple):
+        return tuple(map(add, one, other))
     return None if one is None or other is None else one + other
 
 
@@ -133,7 +126,7 @@ def collision_statistics(prepared: PreparedConv2d, x: Tensor) -> CollisionStatis
 def _of_piece(prepared: PreparedConv2d, x: Tensor) -> CollisionStatistics:
     threads = prepared.spec.threads
     sums = prepared.accumulate(x)
-    exact = prepared.one_thread().accumulate(x) if threads > 1 else sums
+    exact = prepared.one_thread.accumulate(x) if threads > 1 else sums
     squared_error, squared_output = squared_sums(sums, exact).cpu()
     counts = _Counts(prepared, x, (sums.shape[2], sums.shape[3]))
     steps = -(-prepared.weight[0].numel() // threads) * sums.numel()

@@ -43,11 +43,7 @@ def choose_engine(layer: ConvLayer) -> type[Engine]:
 
 
 def make_engine(layer: ConvLayer) -> Engine | Folded:
-    """Return the engine that runs a layer, with its weights prepared.
-
-    Raises:
-        ValueError: as `choose_engine` does.
-    """
+    """Return the engine that runs a layer, with its weights prepared."""
     engine = choose_engine(layer)
     if engine.folds or layer.folded is layer:
         return engine(layer)

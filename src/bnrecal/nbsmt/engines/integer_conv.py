@@ -40,10 +40,10 @@ class FloatConv:
         self.weights = [w[:, low:high].to(device, dtype) for low, high in self.chunks]
 
     @staticmethod
-    def fits(w: Tensor, largest: int, dtype: torch.dtype = torch.float32) -> bool:
-        """Return whether even a single channel's sums are exact in this format."""
+    def fits(w: Tensor, largest: int) -> bool:
+        """Return whether even a single channel's sums are exact in float32."""
         worst = w.to(torch.int16).abs().sum((2, 3), dtype=torch.int64).max()
-        return int(worst) * largest < EXACT_BELOW[dtype]
+        return int(worst) * largest < EXACT_BELOW[torch.float32]
 
     def accumulate(self, x: Tensor) -> Tensor:
         total = self._sum(x, 0).to(torch.int32)
@@ -105,9 +105,6 @@ def chunks_within(w: Tensor, largest: int, limit: int, together: int = 1) -> lis
         w: integer (O, C, kh, kw), none of them 0.
         largest: bound on the magnitude of the activations.
         together: channels that stay together.
-
-    Raises:
-        ValueError: where so few channels exceed it.
     """
     worst = w.to(torch.int16).abs().sum((2, 3), dtype=torch.int64) * largest
     worst = F.pad(worst, (0, -worst.shape[1] % together)).view(len(worst), -1, together).sum(2)

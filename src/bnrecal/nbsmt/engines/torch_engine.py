@@ -70,22 +70,18 @@ class TorchEngine(Engine):
 
     @property
     def name(self) -> str:
-        """The format of the sums: one of `names`."""
         return self._name
 
     @property
     def layout(self) -> str:
-        """Channels per channel, for reports."""
         return self.channels.layout
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """Return int32 sums (N, O, H', W') of uint8 levels, or of int8 ones with one thread."""
         return torch.cat([self._conv.accumulate(self.channels.expand(part, 1.0, False)) for part in self._pieces(x)])
 
     def convolve(
         self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, *, signed: bool = False
     ) -> Tensor:
-        """Return sums * scale + bias of float32 activations or of their levels, float32, channels-last."""
         shape = self.layer.output_shape(x)
         y = torch.empty(shape, memory_format=torch.channels_last, device=self.layer.device)
         first = 0

@@ -4,6 +4,8 @@ With k bits an activation of 0..2^k - 1 and a weight of -2^(k-1)..2^(k-1) - 1 fi
 multiple of 2^(8-k), half to even, that k bits and a shift can hold. For k = 4 these are the rules of the golden model.
 """
 
+from types import SimpleNamespace
+
 from bnrecal.nbsmt.policies.builtin import POLICIES
 from bnrecal.nbsmt.policies.custom import CustomPolicy
 
@@ -48,12 +50,5 @@ def named(policy: str, bits: int) -> str:
     return policy if bits == 4 else f"{__name__}:OF_WIDTH_{bits}.{policy}"
 
 
-class _Widths:
-    """POLICIES at one width, as attributes."""
-
-    def __init__(self, bits: int) -> None:
-        vars(self).update({name: policy_of_width(name, bits) for name in POLICIES})
-
-
-OF_WIDTH_3 = _Widths(3)
-OF_WIDTH_5 = _Widths(5)
+OF_WIDTH_3 = SimpleNamespace(**{name: policy_of_width(name, 3) for name in POLICIES})
+OF_WIDTH_5 = SimpleNamespace(**{name: policy_of_width(name, 5) for name in POLICIES})

@@ -99,11 +99,7 @@ def is_rule(policy: object) -> bool:
 
 
 def load_policy(policy: AnyPolicy) -> Rule:
-    """Return the object itself, or the one that `module:ATTRIBUTE` names now; the current folder is searched too.
-
-    Raises:
-        BnrecalError: if there is none.
-    """
+    """Return the object itself, or the one that `module:ATTRIBUTE` names now; the current folder is searched too."""
     if not isinstance(policy, str):
         return policy
     loaded: Any = find_object("smt.policy", policy, "policy")
@@ -144,9 +140,7 @@ def _is_still(content: Content, earlier: Content, policy: PinnedPolicy) -> bool:
 
 def _pin(name: str, product: Product, terms: Sequence[Term] | None) -> PinnedPolicy:
     tables = product_tables(product, MOST_THREADS, _title(name))
-    given = None
-    if terms is not None:
-        given = _factors_of(terms)
+    given = None if terms is None else _factors_of(terms)
     return PinnedPolicy(name, hashlib.sha256(tables.tobytes()).hexdigest(), tables, given)
 
 

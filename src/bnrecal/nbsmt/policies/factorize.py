@@ -67,11 +67,7 @@ def product_tables(product: Product, threads: int, name: str) -> Integers:
 
 
 def ask(product: Product, places: Sequence[tuple[int, int, int]], name: str) -> list[int]:
-    """Return a rule's products for each (active, a, b).
-
-    Raises:
-        BnrecalError: with the place in the user's code, if it raises.
-    """
+    """Return a rule's products for each (active, a, b)."""
     try:
         return [product(a, b, p) for p, a, b in places]
     except Exception as error:  # whatever the user's code raises, reported with its place

@@ -30,22 +30,9 @@ class Heading:
     text: str
 
 
-@dataclass(frozen=True)
-class Paragraph:
-    """Sentences; a line break is kept in Markdown's source alone."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Notes:
-    """A list of remarks."""
-
-    items: tuple[str, ...]
-
-
+# A paragraph of sentences, whose line breaks are kept in Markdown's source alone, is a str; a list of remarks a tuple.
 # Cells of a frame are words (str) or numbers (Entry), column by column.
-Block: TypeAlias = "Heading | Paragraph | Notes | pd.DataFrame"
+Block: TypeAlias = "Heading | str | tuple[str, ...] | pd.DataFrame"
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
@@ -56,10 +43,10 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 def _markdown(block: Block) -> str:
     if isinstance(block, Heading):
         return f"# {block.text}"
-    if isinstance(block, Paragraph):
-        return block.text
-    if isinstance(block, Notes):
-        return "\n".join(f"- {item}" for item in block.items)
+    if isinstance(block, str):
+        return block
+    if isinstance(block, tuple):
+        return "\n".join(f"- {item}" for item in block)
     lines = [_line(block.columns), "|" + "---|" * len(block.columns)]
     return "\n".join([*lines, *map(_line, block.to_numpy())])
 

@@ -2,13 +2,13 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 from matplotlib.ticker import MaxNLocator
@@ -37,11 +37,8 @@ def never_fatal(what: Path) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        log.warning("bnrecal: %s was not written (%s: %s); the tables beside it are whole", what, _kind(error), error)
-
-
-def _kind(error: BaseException) -> str:
-    return type(error).__name__
+        kind = type(error).__name__
+        log.warning("bnrecal: %s was not written (%s: %s); the tables beside it are whole", what, kind, error)
 
 
 @dataclass(frozen=True)
@@ -114,17 +111,6 @@ def duration(seconds: float) -> str:
     return (
         f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     )
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted key, value), those that are not set left out."""
-    found = []
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            found += flat(value, f"{prefix}{key}.")
-        elif value is not None and value not in ({}, []):
-            found.append((f"{prefix}{key}", str(value)))
-    return found
 
 
 def write_page(path: Path, template: str, content: "DataclassInstance") -> None:

@@ -1,9 +1,10 @@
 """Tables as they are printed: every number turned into text once, for the CSV file and for the page that shows it."""
 
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -50,24 +51,31 @@ def printed(name: str, table: pd.DataFrame, digits: str) -> PrintedTable:
         name: of the CSV file.
         digits: format of floating-point numbers.
     """
-    text = {column: _printed_column(table[column], digits) for column in table}
-    return PrintedTable(name, pd.DataFrame(text))
 
+    def as_text(value: object) -> str:
+        if pd.isna(value):
+            return ""
+        return f"{value:{digits}}" if isinstance(value, float) else str(value)
 
-def _printed_column(values: pd.Series, digits: str) -> list[str]:
-    return [_printed_value(value, digits) for value in values]
-
-
-def _printed_value(value: object, digits: str) -> str:
-    if pd.isna(value):
-        return ""
-    return f"{value:{digits}}" if isinstance(value, float) else str(value)
+    return PrintedTable(name, table.map(as_text))
 
 
 def write_table(table: PrintedTable, out: Path) -> None:
     """Write a table into the folder `out`, whole or not at all."""
     with atomic_path(out / table.name) as path:
         path.write_text(table.csv)
+
+
+def flat(settings: Mapping[str, Any], whole: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted keys; the mappings named in `whole` stay as they are."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name not in whole:
+            found |= flat(value, whole, f"{name}.")
+        else:
+            found[name] = value
+    return found
 
 
 def custom_policies(policies: Iterable[str]) -> str:

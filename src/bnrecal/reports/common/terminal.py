@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bnrecal.reports.common.document import Block, Entry, Heading, Notes, Paragraph, to_markdown
+from bnrecal.reports.common.document import Block, Entry, Heading, to_markdown
 
 GAP = "  "
 
@@ -29,10 +29,12 @@ def for_terminal(blocks: Sequence[Block], width: int) -> str:
 
 
 def _block(block: Block, width: int) -> str:
-    if isinstance(block, Notes):
-        return "\n".join(_wrapped(f"- {item}", width, indent="  ") for item in block.items)
-    if isinstance(block, (Heading, Paragraph)):
+    if isinstance(block, tuple):
+        return "\n".join(_wrapped(f"- {item}", width, indent="  ") for item in block)
+    if isinstance(block, Heading):
         return _wrapped(block.text, width)
+    if isinstance(block, str):
+        return _wrapped(block, width)
     return "\n".join(_table(block, width))
 
 

@@ -54,14 +54,6 @@ class Dots:
 
 
 @dataclass(frozen=True)
-class GridLine:
-    """A labelled line across a chart."""
-
-    y: float | None
-    label: str
-
-
-@dataclass(frozen=True)
 class LayerChart:
     """Both charts of one network.
 
@@ -69,6 +61,7 @@ class LayerChart:
         count: layers that were measured.
         colliding: percent of all steps in which threads collide.
         width: of a bar, percent.
+        grid: lines across the chart of errors: pixels from the top, and a label.
     """
 
     source: str
@@ -78,7 +71,7 @@ class LayerChart:
     width: float
     bars: list[Bar]
     dots: list[Dots]
-    grid: list[GridLine]
+    grid: list[tuple[float | None, str]]
 
 
 def layer_records(layers: pd.DataFrame) -> list[LayerRecord]:
@@ -120,7 +113,7 @@ def _chart(cell: CellRecord, layers: Sequence[LayerRecord]) -> LayerChart:
         width=round(0.84 * width, 3),
         bars=[_bar(layer, place * width) for place, layer in enumerate(layers)],
         dots=[_dots(layer, (place + 0.42) * width, low, high) for place, layer in enumerate(layers)],
-        grid=[GridLine(_height(10.0**power, low, high), _power(power)) for power in _some(low, high)],
+        grid=[(_height(10.0**power, low, high), _power(power)) for power in _some(low, high)],
     )
 
 

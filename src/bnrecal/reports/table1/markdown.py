@@ -7,7 +7,7 @@ import pandas as pd
 
 from bnrecal.evaluation.significance import LEVEL
 from bnrecal.files import atomic_path
-from bnrecal.reports.common.document import Block, Entry, Heading, Notes, Paragraph, to_markdown
+from bnrecal.reports.common.document import Block, Entry, Heading, to_markdown
 from bnrecal.reports.common.tables import custom_policies
 from bnrecal.reports.table1.columns import (
     A8W8,
@@ -39,7 +39,7 @@ def document(tables: Tables) -> list[Block]:
         _levels(tables),
         _gains_explanation(seeds),
         _gains(tables),
-        Notes((_averages(tables.wide), *_losses(tables.gains), *_spared(tables))),
+        (_averages(tables.wide), *_losses(tables.gains), *_spared(tables)),
     ]
     if tables.paper is not None:
         blocks += _paper(tables.paper, images)
@@ -52,9 +52,9 @@ def _heading(tables: Tables, images: int, seeds: int) -> Heading:
     return Heading(f"Top-1 under NB-SMT{policy}, {data}, {images} validation images, {seeds} seed{'s' * (seeds > 1)}")
 
 
-def _explanation(tables: Tables, seeds: int) -> Paragraph:
+def _explanation(tables: Tables, seeds: int) -> str:
     spread = " (mean ± standard deviation over the seeds)" if seeds > 1 else ""
-    return Paragraph(
+    return (
         f"Top-1 in %{spread}, in brackets the difference to FP32 in points; standard error of a cell at most "
         f"{tables.long['stderr'].max():.2f} points. † the one layer of highest error runs one thread. ‡ depthwise "
         "convolutions run one thread."
@@ -85,9 +85,9 @@ def _of(table: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     return table[(table["source"] == row["source"]) & (table["model"] == row["model"])]
 
 
-def _gains_explanation(seeds: int) -> Paragraph:
+def _gains_explanation(seeds: int) -> str:
     test = "a test over all seeds and images" if seeds > 1 else "McNemar's exact test on the same images"
-    return Paragraph(
+    return (
         f"What recalibration gains, in points, with the p-value of {test}. The A8W8 column is the control: what\n"
         "recalibration gains without NB-SMT. Net: the gain less the control's (tested alike), and what share of the\n"
         "loss to A8W8 that is: of a significant loss the 95 % confidence interval, after the share itself where\n"
@@ -164,7 +164,7 @@ def _spared(tables: Tables) -> list[str]:
 
 def _paper(found: Sequence[Comparison], images: int) -> list[Block]:
     if not found:
-        return [Paragraph("None of these rows is in the paper.")]
+        return ["None of these rows is in the paper."]
     decided = all(one.agrees is not None for one in found)
     verdict = (
         f"* agrees: FP32 within {FLOAT32_POINTS}, A8W8 within {A8W8_POINTS}, the rest within {LOOSEST} and less "
@@ -178,4 +178,4 @@ def _paper(found: Sequence[Comparison], images: int) -> list[Block]:
         record = records.setdefault((one.source, one.model), {"Source": one.source, "Model": one.model})
         star = "*" if one.agrees else ""
         record[one.label] = Entry(f"{one.paper:.2f}: {one.difference:+.2f}{star} ± {one.stderr:.2f}")
-    return [Paragraph(text), pd.DataFrame(list(records.values()))]
+    return [text, pd.DataFrame(list(records.values()))]

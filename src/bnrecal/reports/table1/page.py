@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from bnrecal.evaluation.significance import LEVEL, Difference
-from bnrecal.reports.common.page import Axis, Tick, flat, never_fatal, number, p_value, write_page
-from bnrecal.reports.common.tables import PrintedTable, custom_policies
-from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, shown, threaded_pairs
-from bnrecal.reports.table1.gains import Gain
+from bnrecal.evaluation.significance import LEVEL
+from bnrecal.reports.common.page import Axis, Tick, never_fatal, number, write_page
+from bnrecal.reports.common.tables import PrintedTable, custom_policies, flat
+from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, shown
+from bnrecal.reports.table1.gains import Gain, Key
 from bnrecal.reports.table1.layers import LayerChart, layer_charts
-from bnrecal.reports.table1.losses import Loss, LossChart, loss_charts, mean_loss
+from bnrecal.reports.table1.losses import Loss, LossChart, loss_charts
 from bnrecal.reports.table1.numbers import Tables
 from bnrecal.reports.table1.paper import by_row, paper_gain, paper_table
 from bnrecal.reports.table1.records import CellRecord
@@ -31,24 +31,6 @@ class Level:
     difference: str | None
     paper: str | None
     paper_difference: str | None
-
-
-@dataclass(frozen=True)
-class LevelRow:
-    """A row of the main table."""
-
-    source: str
-    model: str
-    cells: list[Level]
-
-
-@dataclass(frozen=True)
-class Average:
-    """Mean losses over the rows; the paper's over those that it has."""
-
-    title: str
-    own: Loss
-    paper: Loss | None
 
 
 @dataclass(frozen=True)
@@ -106,69 +88,24 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Tested:
-    """A difference and its p-value.
-
-    Attributes:
-        sure: whether it is significant.
-    """
-
-    value: str
-    p: str
-    sure: bool
-    worse: bool
-
-
-@dataclass(frozen=True)
-class GainCell:
-    """A cell of the table of gains.
-
-    Attributes:
-        net: the gain beyond the control's; None of the control.
-        share: of the loss to A8W8 that is recovered, in percent with its interval.
-        paper: the paper's gain.
-    """
-
-    label: str
-    gain: Tested
-    net: Tested | None
-    share: str | None
-    paper: str | None
-
-
-@dataclass(frozen=True)
-class GainRow:
-    """A row of the table of gains."""
-
-    source: str
-    model: str
-    cells: list[GainCell]
-
-
-@dataclass(frozen=True)
-class Took:
-    """Seconds that a model's cells of one seed took."""
-
-    model: str
-    seed: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class WhatWasRun:
-    """Settings, versions, images and times."""
+    """Settings, versions, images, and the seconds that each model's cells of one seed took."""
 
     device: str
     versions: list[tuple[str, str]]
     settings: list[tuple[str, str]]
     images: list[tuple[str, str]]
-    times: list[Took]
+    times: list[tuple[str, int, float]]
     total: float
 
 
 @dataclass(frozen=True)
 class Content:
-    """All that the template shows."""
+    """All that the template shows.
+
+    Attributes:
+        gains: of each row, pair by pair, each with the paper's gain.
+    """
 
     data: str
     policy: str
@@ -176,10 +113,10 @@ class Content:
     seeds: int
     stderr: float
     labels: list[str]
-    rows: list[LevelRow]
-    averages: list[Average]
+    rows: dict[Key, list[Level]]
+    charts: list[LossChart]
     panels: list[Panel]
-    gains: list[GainRow]
+    gains: dict[Key, list[tuple[Gain, float | None]]]
     significant: float
     layers: list[LayerChart]
     run: WhatWasRun
@@ -207,10 +144,10 @@ def content(tables: Tables, cells: Sequence[CellRecord]) -> Content:
         seeds=int(long["seed"].nunique()),
         stderr=float(long["stderr"].max()),
         labels=[column.label for column in shown()],
-        rows=level_rows(tables.wide),
-        averages=[average(chart) for chart in charts],
+        rows=levels_by_row(tables.wide),
+        charts=charts,
         panels=[panel(chart) for chart in charts],
-        gains=gain_rows(tables),
+        gains=gains_by_row(tables),
         significant=LEVEL,
         layers=layer_charts(cells),
         run=what_was_run(cells),
@@ -218,13 +155,12 @@ def content(tables: Tables, cells: Sequence[CellRecord]) -> Content:
     )
 
 
-def level_rows(wide: pd.DataFrame) -> list[LevelRow]:
+def levels_by_row(wide: pd.DataFrame) -> dict[Key, list[Level]]:
     """The main table: value and difference to FP32 in each cell, ours and the paper's."""
     paper = by_row(paper_table())
-    rows = []
+    rows = {}
     for key, own in by_row(wide).items():
-        cells = [_level(column, own, paper.get(key, {})) for column in shown()]
-        rows.append(LevelRow(*key, cells))
+        rows[key] = [_level(column, own, paper.get(key, {})) for column in shown()]
     return rows
 
 
@@ -238,13 +174,6 @@ def _difference(column: Column, levels: dict[str, float]) -> str | None:
     if column in (FLOAT32, A8W8) or column.key not in levels:
         return None
     return number(levels[column.key] - levels[FLOAT32.key], signed=True)
-
-
-def average(chart: LossChart) -> Average:
-    """The mean loss without and with recalibration, ours and the paper's."""
-    own = mean_loss(chart.ours.values())
-    assert own is not None  # a table has rows
-    return Average(chart.pair.title, own, mean_loss(chart.paper.values()))
 
 
 def panel(chart: LossChart) -> Panel:
@@ -272,29 +201,14 @@ def _end(axis: Axis, value: float, name: str, *, recal: bool, right: bool) -> En
     return End(recal, axis.x(value), number(value), right, tip, value > axis.high)
 
 
-def gain_rows(tables: Tables) -> list[GainRow]:
-    """The table of gains: at each number of threads, net of the control too, beside the paper's."""
+def gains_by_row(tables: Tables) -> dict[Key, list[tuple[Gain, float | None]]]:
+    """The table of gains: at each number of threads, beside the paper's."""
     paper = by_row(paper_table())
-    rows = []
-    for key in by_row(tables.wide):
-        own = [gain for gain in tables.gains if (gain.source, gain.model) == key]
-        rows.append(GainRow(*key, [gain_cell(gain, paper.get(key)) for gain in own]))
+    rows: dict[Key, list[tuple[Gain, float | None]]] = {key: [] for key in by_row(tables.wide)}
+    for gain in tables.gains:
+        key = (gain.source, gain.model)
+        rows[key].append((gain, paper_gain(paper.get(key), gain.pair)))
     return rows
-
-
-def gain_cell(one: Gain, paper: dict[str, float] | None) -> GainCell:
-    """A gain, net of the control too, beside the paper's."""
-    if one.pair not in threaded_pairs():
-        return GainCell(one.pair.group, tested(one.gain), None, None, None)
-    share = None if one.recovered is None else one.recovered.in_percent()
-    published = paper_gain(paper, one.pair)
-    published_gain = None if published is None else number(published, signed=True)
-    return GainCell(one.pair.group, tested(one.gain), tested(one.net_gain), share, published_gain)
-
-
-def tested(one: Difference) -> Tested:
-    """A difference and its p-value as text."""
-    return Tested(number(one.points, signed=True), p_value(one.p), one.significant, one.points < 0)
 
 
 def what_was_run(cells: Sequence[CellRecord]) -> WhatWasRun:
@@ -304,14 +218,18 @@ def what_was_run(cells: Sequence[CellRecord]) -> WhatWasRun:
     durations: dict[tuple[str, int], set[float]] = defaultdict(set)
     for cell in cells:
         durations[str(cell["model"]), int(cell["seed"])].add(float(cell["seconds"]))
-    times = [Took(model, seed, math.fsum(each)) for (model, seed), each in durations.items()]
+    times = [(model, seed, math.fsum(each)) for (model, seed), each in durations.items()]
     config = {key: value for key, value in first["config"].items() if key not in ("model", "seed", "recal")}
+    settings = []
+    for key, value in flat(config).items():
+        if key != "smt.threads" and value not in (None, []):
+            settings.append((key, str(value)))
     images = first["images"].items()
     return WhatWasRun(
         device=first["device"],
         versions=list(first["versions"].items()),
-        settings=[(key, value) for key, value in flat(config) if key != "smt.threads"],
+        settings=settings,
         images=[(role, f"{one['images']} of {one['split']}, {one['fingerprint']}") for role, one in images],
         times=times,
-        total=math.fsum(took.seconds for took in times),
+        total=math.fsum(seconds for _, _, seconds in times),
     )

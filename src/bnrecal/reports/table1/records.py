@@ -1,6 +1,6 @@
 """Records that Table 1 is made of, as they lie in the JSON files of `cells/`."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from bnrecal.experiment.records import ResultRecord
 
@@ -25,12 +25,7 @@ class LayerRecord(TypedDict):
     relative_mse_wo: float | None
 
 
-class _Measured(ResultRecord):
-    cell: str
-    right: str
-
-
-class MeasuredCell(_Measured, total=False):
+class MeasuredCell(ResultRecord):
     """A cell as it is kept, whatever its row is called.
 
     Attributes:
@@ -40,8 +35,10 @@ class MeasuredCell(_Measured, total=False):
         layers: one record a convolution, in the cells of the fastest network with recalibration alone.
     """
 
-    fp32_right: str
-    layers: list[LayerRecord]
+    cell: str
+    right: str
+    fp32_right: NotRequired[str]
+    layers: NotRequired[list[LayerRecord]]
 
 
 class CellRecord(MeasuredCell):

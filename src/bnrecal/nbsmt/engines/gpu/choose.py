@@ -29,7 +29,6 @@ class TritonEngine(Engine):
 
     @classmethod
     def can_run(cls, layer: ConvLayer) -> str:
-        """Return why Triton does not run this layer, or "" where it does."""
         if layer.device.type != "cuda" and layer.engine_name is None:  # its interpreter is for tests
             return "made for GPUs"
         if layer.beyond_bytes:
@@ -37,19 +36,16 @@ class TritonEngine(Engine):
         return "" if triton_runs(layer.device) else triton_trouble(layer.device) or "Triton has no kernels for it"
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """Return int32 sums (N, O, H', W') of uint8 levels, or of int8 ones with one thread."""
         return self.conv.accumulate(x)
 
     def convolve(
         self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, *, signed: bool = False
     ) -> Tensor:
-        """Return sums * scale + bias of float32 activations or of their levels."""
         return self.conv.convolve(x, x_scale, scale, bias, signed)
 
     def convolve_to_end(
         self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, end: ConvEnd, *, signed: bool = False
     ) -> Tensor:
-        """Return what `end` makes of that, in the kernel that multiplies."""
         return self.conv.convolve(x, x_scale, scale, bias, signed, end)
 
 

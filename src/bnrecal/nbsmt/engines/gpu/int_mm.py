@@ -37,7 +37,6 @@ class IntMMEngine(Engine):
 
     @classmethod
     def can_run(cls, layer: ConvLayer) -> str:
-        """Return why `torch._int_mm` does not run this layer, or "" where it does."""
         if layer.device.type != "cuda" and layer.engine_name is None:  # a processor has it too, for tests
             return "made for GPUs"
         if layer.beyond_bytes:
@@ -49,7 +48,6 @@ class IntMMEngine(Engine):
         return "" if int_mm_is_exact(layer.device) else "torch._int_mm is not exact, or not there"
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """Return int32 sums (N, O, H', W') of uint8 levels (N, C, H, W), or of int8 ones with one thread."""
         _, _, height, width = self.layer.output_shape(x)
         piece = max(1, ROWS_BYTES // (height * width * self.weight.shape[0]))
         return torch.cat([self._sums(some) for some in torch.split(x, piece)])
@@ -57,7 +55,6 @@ class IntMMEngine(Engine):
     def convolve(
         self, x: Tensor, x_scale: float, scale: Tensor, bias: Tensor | None, *, signed: bool = False
     ) -> Tensor:
-        """Return sums * scale + bias of float32 activations or of their levels, float32."""
         sums = self.accumulate(levels_of(x, x_scale, signed))
         y = sums.float().mul_(scale.view(1, -1, 1, 1))
         return y if bias is None else y.add_(bias.view(1, -1, 1, 1))

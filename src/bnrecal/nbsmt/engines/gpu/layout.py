@@ -7,7 +7,6 @@ from torch import Tensor
 
 from bnrecal.nbsmt.decompose.expansion import expand_weights, plan_expansion
 from bnrecal.nbsmt.decompose.operands import Operand, fold_taps
-from bnrecal.nbsmt.policies.builtin import Value
 from bnrecal.nbsmt.spec import SmtSpec
 
 # Groups are put together until they fill this many channels: one tensor-core instruction takes 32, and a group of 4
@@ -66,12 +65,8 @@ class ExpandedLayout:
 
 def code_of(operand: Operand) -> int:
     """The operand in 12 bits that `kernels` takes."""
-    none, one, more = [_value_bits(value) for value in operand.values]
+    none, one, more = [NARROW_BITS[value.narrow] | WIDE_BITS[value.wide] for value in operand.values]
     return operand.pattern | none << 3 | one << 6 | more << 9
-
-
-def _value_bits(value: Value) -> int:
-    return NARROW_BITS[value.narrow] | WIDE_BITS[value.wide]
 
 
 def lay_out(weight: Tensor, spec: SmtSpec, groups: int, device: torch.device) -> tuple[ExpandedLayout, Tensor]:

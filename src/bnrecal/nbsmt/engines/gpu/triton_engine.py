@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from dataclasses import dataclass
 
 import torch
 import triton
@@ -30,16 +29,6 @@ GATHERED_BLOCK = (256, 64) if INTERPRETED else (8, 128)
 DEPTHWISE_TILE = (128, 64) if INTERPRETED else (64, 32)
 
 
-@dataclass(frozen=True)
-class Source:
-    """The input as written pixels see it: pixel (i, j) sees `taps` from (i, j) * stride - padding on."""
-
-    taps: Pair
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-
-
 class TritonConv:
     """Int8 products and int32 sums on tensor cores; exact. Weights are expanded and packed when it is made."""
 
@@ -62,15 +51,20 @@ class TritonConv:
         self._choose_views()
 
     def _choose_views(self) -> None:
-        """Choose what the first kernel writes and the second reads: bordered input, pixels seen, or im2col's rows."""
+        """Choose what the first kernel writes and the second reads: bordered input, pixels seen, or im2col's rows.
+
+        Written pixel (i, j) sees `taps` of the input, from (i, j) * stride - padding on, as `source` has them.
+        """
         g, one, none = self.geometry, (1, 1), (0, 0)
         self.bordered = not self.layer.folds_taps and (self.kernel != one or any(g.padding))
         if self.bordered:
-            self.source = Source(one, one, g.padding, one)
+            self.taps = one
+            self.source = Geometry(one, g.padding, one, g.groups)
             self.seen = self.kernel
             self.inner = Geometry(g.stride, none, g.dilation, g.groups)
         else:
-            self.source = Source(self.kernel, g.stride, g.padding, g.dilation)
+            self.taps = self.kernel
+            self.source = g
             self.seen = one
             self.inner = pointwise(g.groups)
 
@@ -148,7 +142,7 @@ class TritonConv:
             x, expanded, words, lay.operands, lay.places, lay.sources, lay.codes, inverse or 1.0, pixels, height, width,
             lay.total, x.shape[2], x.shape[3], x.stride(0), x.stride(2), x.stride(3), lay.columns, lay.groups,
             count, gathered, lay.width, lay.bundle, lay.depth, *s.stride, *s.padding, *s.dilation,
-            T=lay.threads, TAPS=s.taps[0] * s.taps[1], VEC=vector, QUANTIZE=inverse is not None, SIGNED=signed,
+            T=lay.threads, TAPS=self.taps[0] * self.taps[1], VEC=vector, QUANTIZE=inverse is not None, SIGNED=signed,
             HALF_EVEN=self.spec.rounding == "half_even", LANES=LANES, BP=bp, BC=bc,
         )  # fmt: skip
 
