@@ -257,7 +257,7 @@ class Ended(nn.Module):
         if threaded is None:
             x = conv(x)
         else:
-            checked = any(source.result.finite for source in self._sources)
+            checked = bool(self._sources) and self._sources[0].result.finite
             if residual is None or _fits_output(conv, threaded, x, residual):
                 return threaded.run_to_end(x, end, checked=checked)
             x = threaded.run_to_end(x, None, checked=checked)

@@ -73,7 +73,7 @@ def test_any_number_of_workers(torchs_team: bool, monkeypatch: pytest.MonkeyPatc
     spec = SmtSpec(4)
     operands = tuple(operands_of(full_pattern(4), spec))
     quantizer = Quantizer(operands, spec, 20, 1)
-    quantizer.args["block"] = 3
+    quantizer.own.args["block"] = quantizer.block = 3
     x = torch.rand(3, 20, 17, 5)
     wanted = defined(quantize_activation(x, 0.01), operands, spec, 1)
     for workers in (1, 2, 3, 8):

@@ -82,8 +82,8 @@ def test_operands_of_the_full_pattern(threads: int, channels: int, rounding: str
     operands = tuple(operands_of(full_pattern(threads), spec))
     x = random_levels((1, 2 * channels, 1, 3))
     quantizer = Quantizer(operands, spec, channels, 2)
-    assert quantizer.args["full"]
-    assert not Quantizer(operands[:1] * 3, spec, channels, 2).args["full"]
+    assert quantizer.own.args["full"]
+    assert not Quantizer(operands[:1] * 3, spec, channels, 2).own.args["full"]
     _, expanded = quantizer(x, 1.0, False)
     rows = pixels_of(x).reshape(-1, channels)  # one group of one pixel
     for levels, found in zip(rows, pixels_of(expanded).reshape(len(rows), -1), strict=True):

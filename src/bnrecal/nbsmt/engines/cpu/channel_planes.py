@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from bnrecal.nbsmt.engines.cpu.kernels.channel_planes import ARGS, CHANNELS, RUN, kernel
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import buffer, copy_args, new_args, run_kernel, scratch, set_args
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import OwnArgs, buffer_address, new_args, run_kernel, scratch
 from bnrecal.nbsmt.geometry import Geometry, Pair
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -39,6 +39,11 @@ class PlaneLayout:
     def positions(self) -> int:
         """Positions of one phase."""
         return len(self.outputs)
+
+    @property
+    def used(self) -> int:
+        """Positions of one phase up to the last one with an output: none of the last image's lower border."""
+        return int(np.flatnonzero(self.outputs >= 0)[-1]) + 1
 
 
 def plan_layout(images: int, size: Pair, kernel: Pair, g: Geometry) -> PlaneLayout:
@@ -90,26 +95,27 @@ class Planes:
         self.pitch = 64 * ((len(layout.sources) + reach) // 64 + 1 | 1)
         self.bytes = self.pitch * -(-channels // CHANNELS) * CHANNELS
         self.borders = [np.full(channels + CHANNELS, value, np.uint8) for value in (0, 128)]
-        self.args = new_args(
+        self.border_addresses = [border.ctypes.data for border in self.borders]
+        args = new_args(
             ARGS,
             channels=channels,
             pitch=self.pitch,
             pixels=layout.sources.ctypes.data,
             positions=len(layout.sources),
         )
+        self.own = OwnArgs(args)
+        self.units = -(-len(layout.sources) // RUN)
 
     def __call__(self, levels: Tensor, signed: bool) -> int:
         """Return the address of the planes of uint8 levels (N, C, H, W), channels-last.
 
         The next call in this thread overwrites them.
         """
-        planes = buffer("planes", self.bytes).data_ptr()
-        args = set_args(
-            copy_args(self.args),
-            source=levels.data_ptr(),
-            planes=planes,
-            border=self.borders[signed].ctypes.data,
-            scratch=scratch("rows", 8 * RUN),
-        )
-        run_kernel(kernel(), args, -(-len(self.layout.sources) // RUN))
+        planes = buffer_address("planes", self.bytes)
+        args = self.own.args
+        args["source"] = levels.data_ptr()
+        args["planes"] = planes
+        args["border"] = self.border_addresses[signed]
+        args["scratch"] = scratch("rows", 8 * RUN)
+        run_kernel(kernel(), args, self.units)
         return planes

@@ -96,7 +96,7 @@ class _Sums:
         Args:
             second: address of what the kernel takes besides.
         """
-        set_args(self.args, first=first.data_ptr(), second=second, next_unit=0)
+        set_args(self.args, first=first.data_ptr(), second=second)
         run_kernel(kernel(), self.args, self.units)
         # Along the first axis NumPy adds in order: unit after unit, then the lanes of one channel.
         by_lane = np.add.reduce(self.by_unit, axis=0).reshape(2, -1, self.channels)

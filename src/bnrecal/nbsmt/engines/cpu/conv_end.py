@@ -11,7 +11,7 @@ from torch import Tensor
 from bnrecal.nbsmt.arithmetic import inverse_scale
 from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
 from bnrecal.nbsmt.engines.cpu.kernels.conv_end import ARGS, SPARE_BYTES, kernel
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, new_args, run_kernel, scratch, set_args
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, OwnArgs, new_args, run_kernel, scratch, set_args
 from bnrecal.nbsmt.engines.cpu.kernels.simd_f32 import LANES
 from bnrecal.nbsmt.engines.cpu.quantizer import empty_levels
 from bnrecal.nbsmt.engines.engine import NO_NUMBA
@@ -72,25 +72,24 @@ class EndPass:
     def take(self, y: Tensor, first: int) -> None:
         """Write the end of images first, first + 1, ... of which y is the convolution's output, as of `end_`."""
         values = y.shape[0] * self.values
-        args = set_args(
-            self.args_from(first),
-            source=y.data_ptr(),
-            values=values,
-            scratch=scratch("conv_end", SPARE_BYTES),
-        )
+        args = self.args_from(first)
+        args["source"] = y.data_ptr()
+        args["values"] = values
+        args["scratch"] = scratch("conv_end", SPARE_BYTES)
         run_kernel(kernel(), args, -(-values // self.kept.block))
         self.note(args)
 
     def args_from(self, first: int) -> Args:
-        """Return the record by which a kernel writes the end of image `first` and the next; `note` it afterwards."""
+        """Return the record by which a kernel writes the end of image `first` and the next.
+
+        `note` it afterwards, before the next one is asked for.
+        """
         at = first * self.values
-        args = copy_args(self.kept.args)
-        if self.target is not None:
-            args["target"] = self.target.data_ptr() + 4 * at
-        if self.levels is not None:
-            args["levels"] = self.levels.data_ptr() + at
-        if self.residual is not None:
-            args["residual"] = self.residual.data_ptr() + 4 * at
+        args = self.kept.own.args
+        args["target"] = 0 if self.target is None else self.target.data_ptr() + 4 * at
+        args["levels"] = 0 if self.levels is None else self.levels.data_ptr() + at
+        args["residual"] = 0 if self.residual is None else self.residual.data_ptr() + 4 * at
+        args["not_finite"] = 0
         return args
 
     def note(self, args: Args) -> None:
@@ -117,7 +116,7 @@ class _EndArgs:
         self.block = lanes * max(1, BLOCK // lanes)
         self.alpha = end.alpha.repeat(lanes // channels)
         self.beta = end.beta.repeat(lanes // channels)
-        self.args = new_args(
+        args = new_args(
             ARGS,
             alpha=self.alpha.data_ptr(),
             beta=self.beta.data_ptr(),
@@ -133,7 +132,8 @@ class _EndArgs:
             bounds = (-128.0, 127.0) if levels.signed else (0.0, 255.0)
             least = _clamp(_product(end.lowest, inverse), *bounds)
             most = _clamp(_product(end.highest, inverse), *bounds)
-            set_args(self.args, inverse=inverse, least=least, most=most)
+            set_args(args, inverse=inverse, least=least, most=most)
+        self.own = OwnArgs(args)
 
 
 def _product(a: float, b: float) -> float:

@@ -1,6 +1,7 @@
 """NB-SMT on a processor: a dense 8-bit convolution and sparse weights, quantized and put together by numba kernels."""
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -60,6 +61,7 @@ class DenseSparseEngine(Engine):
         eight_bit = layer.engine_name != "float32" and can_trust(tuple(layer.weight.shape))
         self.exactness = onednn_exactness() if eight_bit else Exactness.NONE
         self.share = cheapest(layer.weight, layer.spec, layer.geometry, self.exactness)
+        self._seen: OrderedDict[torch.Size, _Seen] = OrderedDict()
         self._parts: DenseSparse | None = None
         parts = self._decompose()  # kept for the first call
         self.operands = parts.operands
@@ -141,10 +143,11 @@ class DenseSparseEngine(Engine):
         signed: bool = False,
     ) -> Tensor | None:
         """Return `convolve` with its end, some images at a time; None where levels are asked for and none exist."""
-        shape = torch.Size(self.layer.output_shape(x))
+        seen = self._seen_at(x)
+        shape = seen.output
         end_pass = EndPass(end, shape)
         try:
-            slices = self._slices(x, ENDED_BYTES)
+            slices = seen.ended
             for part in slices:
                 some = x if len(slices) == 1 else x[part]
                 if self._only_dense:
@@ -228,6 +231,13 @@ class DenseSparseEngine(Engine):
             size -= 1
         return [slice(first, first + size) for first in range(0, images, size)]
 
+    def _seen_at(self, x: Tensor) -> "_Seen":
+        if x.shape not in self._seen:
+            if len(self._seen) == PACKED_SHAPES:
+                self._seen.popitem(last=False)
+            self._seen[x.shape] = _Seen(torch.Size(self.layer.output_shape(x)), self._slices(x, ENDED_BYTES))
+        return self._seen[x.shape]
+
     def _sparse_sums_for(self, levels: Tensor) -> SparseSums:
         shape = levels.shape
         if shape not in self._sparse_sums:
@@ -268,6 +278,14 @@ class DenseSparseEngine(Engine):
         weight = self._dense_weight()
         dtype = torch.float32 if FloatConv.fits(weight, 255) else torch.float64
         return FloatConv(weight, self.layer.geometry, 255, dtype, weight.device)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Of one shape of input: the shape of the output, and the images whose ends are made together."""
+
+    output: torch.Size
+    ended: list[slice]
 
 
 def _channels_last(x: Tensor) -> Tensor:

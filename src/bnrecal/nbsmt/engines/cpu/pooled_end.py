@@ -34,7 +34,7 @@ def end_pooled(y: Tensor, end: ConvEnd, pool: MaxPool) -> Tensor | None:
     scratch_bytes = SPARE_BYTES + pitch * (pool.kernel[0] + 1)
     args = new_args(
         ARGS,
-        end=record.ctypes.data,
+        end=int(record["address"]),
         channels=channels,
         rows=rows,
         columns=columns,

@@ -9,8 +9,8 @@ from bnrecal.nbsmt.engines.cpu.kernels import operand_select
 from bnrecal.nbsmt.engines.cpu.kernels.quantize import ARGS, SPARE_BYTES, kernel
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import (
     SLACK,
+    OwnArgs,
     buffer,
-    copy_args,
     new_args,
     run_kernel,
     scratch,
@@ -34,19 +34,21 @@ class Quantizer:
         half_even = spec.rounding == "half_even"
         masks_bytes = 2 * channels + 64
         per_worker = operand_select.SCRATCH_BYTES + masks_bytes + max(1, len(operands)) * channels + SPARE_BYTES
-        self.args = new_args(
+        self.block = max(1, BLOCK_BYTES // (channels * groups))
+        self.scratch_bytes = -(-per_worker // 64) * 64
+        args = new_args(
             ARGS,
             groups=groups,
             channels=channels,
             threads=spec.threads,
-            operands=len(operands),
             full=operands == FULL_OPERANDS.get(spec.threads),
             table=self.table.ctypes.data,
             round_up=7 * half_even,
             round_odd=half_even,
-            block=max(1, BLOCK_BYTES // (channels * groups)),
-            scratch_bytes=-(-per_worker // 64) * 64,
+            block=self.block,
+            scratch_bytes=self.scratch_bytes,
         )
+        self.own = OwnArgs(args)
 
     def __call__(self, x: Tensor, x_scale: float, signed: bool) -> tuple[Tensor, Tensor]:
         """Return levels and dense operands of an input, both overwritten by the next call in this thread.
@@ -63,7 +65,7 @@ class Quantizer:
             if not self.expands:
                 return x, x
         images, _, height, width = x.shape
-        args = copy_args(self.args)
+        args = self.own.args
         if x.dtype == torch.float32:
             levels = _channels_last("levels", images, self.groups * self.channels, height, width)
             x = x.contiguous(memory_format=torch.channels_last)
@@ -72,15 +74,17 @@ class Quantizer:
             set_args(args, lowest=lowest, highest=highest, offset=offset)
         else:
             levels = x
+            args["source"] = 0
         target = levels
         if self.expands:
             target = _channels_last("operands", images, len(self.operands) * levels.shape[1], height, width)
-        else:
-            set_args(args, operands=0)
+        args["operands"] = len(self.operands) if self.expands else 0
         pixels = images * height * width
-        set_args(args, pixels=pixels, levels=levels.data_ptr(), target=target.data_ptr())
-        set_args(args, scratch=scratch("quantize", int(args["scratch_bytes"])))
-        run_kernel(kernel(), args, -(-pixels // int(args["block"])))
+        args["pixels"] = pixels
+        args["levels"] = levels.data_ptr()
+        args["target"] = target.data_ptr()
+        args["scratch"] = scratch("quantize", self.scratch_bytes)
+        run_kernel(kernel(), args, -(-pixels // self.block))
         return levels, target
 
     @property

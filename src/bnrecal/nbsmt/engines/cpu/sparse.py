@@ -8,7 +8,7 @@ from torch import Tensor
 from bnrecal.nbsmt.decompose.dense_sparse import SparseWeights
 from bnrecal.nbsmt.engines.cpu.channel_planes import Planes, plan_layout
 from bnrecal.nbsmt.engines.cpu.kernels.instructions import LANES
-from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, copy_args, new_args, run_kernel, scratch, set_args
+from bnrecal.nbsmt.engines.cpu.kernels.runtime import Args, OwnArgs, new_args, run_kernel, scratch
 from bnrecal.nbsmt.engines.cpu.kernels.sparse import ARGS, kernel
 from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer
 from bnrecal.nbsmt.engines.cpu.sparse_layout import LEAST_FILTERS, SparseLayout
@@ -42,18 +42,22 @@ class SparseSums:
         np.subtract.at(self.signed_base, sparse.filters.numpy(), 128 * sparse.weights.numpy().sum(1, dtype=np.int32))
         self.zeros = np.zeros_like(self.signed_base)
         self.no_values = torch.zeros(len(self.zeros))
+        self.base_addresses = (self.zeros.ctypes.data, self.signed_base.ctypes.data)
         self.args = self._args(spec)
+        self.own = OwnArgs(self.args)
+        self.scratch_bytes = int(self.args["scratch_bytes"])
+        self.units = int(self.args["units"])
 
     def _args(self, spec: SmtSpec) -> Args:
         plan = self.plan
-        strips = -(-plan.layout.positions // plan.strip)
+        strips = -(-plan.used // plan.strip)
         half_even = spec.rounding == "half_even"
         return new_args(
             ARGS,
             units=strips * -(-self.filters // plan.chunk),
             strips=strips,
             strip=plan.strip,
-            positions=plan.layout.positions,
+            positions=plan.used,
             pixels=plan.layout.outputs.ctypes.data,
             pitch=self.planes.pitch,
             phase_pitch=plan.layout.positions,
@@ -104,26 +108,26 @@ class SparseSums:
             self(levels, signed, None if dense is None else _wider(dense, self.filters), wider, scale, bias)
             target.copy_(wider[:, : target.shape[1]])
             return
-        inexact = np.zeros((), np.uint64)
         padded_scale = self.no_values if scale is None else _padded(scale)
         padded_bias = self.no_values if bias is None else _padded(bias)
-        args = set_args(
-            copy_args(self.args),
-            planes=self.planes(levels, signed),
-            base=(self.signed_base if signed else self.zeros).ctypes.data,
-            scale=padded_scale.data_ptr(),
-            bias=padded_bias.data_ptr(),
-            inexact=inexact.ctypes.data,
-            scratch=scratch("sparse", int(self.args["scratch_bytes"])),
-        )
+        args = self.own.args
+        args["planes"] = self.planes(levels, signed)
+        args["base"] = self.base_addresses[signed]
+        args["scale"] = padded_scale.data_ptr()
+        args["bias"] = padded_bias.data_ptr()
+        args["inexact"] = 0
+        args["scratch"] = scratch("sparse", self.scratch_bytes)
         if isinstance(target, Tensor):
-            set_args(args, target=target.data_ptr(), target_integers=target.dtype == torch.int32)
+            args["target"] = target.data_ptr()
+            args["target_integers"] = target.dtype == torch.int32
+            args["end"] = 0
         else:
-            args["end"] = target.ctypes.data
-        if dense is not None:
-            set_args(args, dense=dense.data_ptr(), dense_floats=dense.dtype == torch.float32)
-        run_kernel(kernel(), args, int(args["units"]))
-        if inexact:
+            args["target_integers"] = 0
+            args["end"] = target["address"]
+        args["dense"] = 0 if dense is None else dense.data_ptr()
+        args["dense_floats"] = dense is not None and dense.dtype == torch.float32
+        run_kernel(kernel(), args, self.units)
+        if args["inexact"]:
             raise Inexact
 
 

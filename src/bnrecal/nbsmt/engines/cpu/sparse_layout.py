@@ -32,6 +32,7 @@ STRIP = 256 if WIDE else 128
 PLANES_BYTES = 131072 if WIDE else 24576
 CROWDED = 6  # entries of a filter in a slice from which on a layer is such
 CROWDED_STRIP, CROWDED_BYTES = (128, 32768) if WIDE else (STRIP, PLANES_BYTES)
+FEW_UNITS = 12  # with fewer of them half a strip: else workers wait for the last one
 SUMS_BYTES = 262144  # of a unit at most: they are to stay in the second-level cache
 LEAST_FILTERS = LANES  # that the kernel finishes together
 FILTERS = 512  # of a unit at most
@@ -51,6 +52,7 @@ class SparseLayout:
     def __init__(self, sparse: SparseWeights, layer: Layer, layout: PlaneLayout) -> None:
         self.layer = layer
         self.layout = layout
+        self.used = layout.used
         entries = number_entries(sparse, layer, layout)
         reach = int(layout.offsets[entries.taps].max(initial=0))
         self.crowded = len(entries.taps) > CROWDED * layer.filters * layer.part
@@ -108,8 +110,12 @@ class SparseLayout:
 
     def _strip(self) -> int:
         """Return positions of a strip: as many as there are or as fit, in multiples of POSITIONS."""
-        fit = min(CROWDED_STRIP if self.crowded else STRIP, SUMS_BYTES // (4 * self.chunk))
-        return max(1, min(fit, self.layout.positions) // POSITIONS) * POSITIONS
+        strip = CROWDED_STRIP if self.crowded else STRIP
+        units = -(-self.used // strip) * -(-self.layer.filters // self.chunk)
+        if units < FEW_UNITS:
+            strip //= 2
+        fit = min(strip, SUMS_BYTES // (4 * self.chunk))
+        return max(1, min(fit, self.used) // POSITIONS) * POSITIONS
 
     def _divide(self, planes: Ints, entries: Entries) -> Ints:
         """Return int64 (slices,), the block of every slice: as many slices of one group as fit.

@@ -54,7 +54,7 @@ ARGS = args_dtype(
     "base",  # int32 (filters,) to add
     "scale",  # float32 (filters,)
     "bias",  # float32 (filters,)
-    "inexact",  # uint64, set to 1 where a dense float32 reaches 2^24: it may have been rounded
+    "inexact",  # made 1 where a dense float32 reaches 2^24: it may have been rounded
     "end",  # a record of `conv_end.ARGS`: what the scaled sums go through, and where the results go; 0: none
     "scratch",
     "scratch_bytes",  # of it for each worker
@@ -267,7 +267,7 @@ def _finish(
                     trouble = True
             low = high
     if floats and s.any_bit(bits, np.int32(OVER)):
-        v.store_u64(args.inexact, u64(1))
+        args.inexact = u64(1)
     if trouble:
         end = carray(v.pointer(args.end), 1, conv_end.ARGS)[0]
         end.not_finite = u64(1)
