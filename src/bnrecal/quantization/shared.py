@@ -5,19 +5,23 @@ buffers, and the same inputs. So choices of threads that differ late in a networ
 recalibrated BatchNorm statistics included, which are equal until the first layer that differs.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from bnrecal.nbsmt.float_conv import forward
-from bnrecal.quantization.fused import Ended
+from bnrecal.quantization.fused import Ended, FusedNetwork
 from bnrecal.quantization.intercept import ConvInterceptor
 
+log = logging.getLogger("bnrecal")
+K = TypeVar("K")
 KEPT_BYTES = 256_000_000  # of all results that are kept for a later network; what does not fit is computed again
 _PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device, type(None))
 
@@ -163,11 +167,11 @@ class _Pass(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, and keep its result if another network takes it."""
         value = super().run_node(n)
-        if n.op in ("call_module", "call_function", "call_method") and isinstance(value, Tensor):
-            if not value.is_inference():  # writes to those are not counted
-                ended = self._ended(n)
-                finite, made = (False, None) if ended is None else (ended.result.finite, ended.result.made)
-                self.results.keep(self.numbers[n], _Kept(value, value._version, finite, made))
+        computed = n.op in ("call_module", "call_function", "call_method")
+        if computed and isinstance(value, Tensor) and not value.is_inference():  # writes to those are not counted
+            ended = self._ended(n)
+            finite, made = (False, None) if ended is None else (ended.result.finite, ended.result.made)
+            self.results.keep(self.numbers[n], _Kept(value, value._version, finite, made))
         return value
 
     def _forget_levels(self) -> None:
@@ -182,24 +186,13 @@ class _Pass(fx.Interpreter):
 
     def _key(self, node: fx.Node) -> Hashable:
         """Return what determines a node's result, given the numbers of the nodes before."""
-        arguments = self._frozen((node.args, node.kwargs))
+        arguments = _frozen((node.args, node.kwargs), self.numbers)
         if node.op == "call_module":
             return (node.op, module_key(self.submodules[str(node.target)]), arguments)
         if node.op == "get_attr":
             return (node.op, _frozen(self.fetch_attr(str(node.target))))
         what = node.target if node.op in ("call_function", "call_method") else ""
         return (node.op, what, arguments)
-
-    def _frozen(self, value: object) -> Hashable:
-        """Return a node's arguments as a key, nodes by their numbers."""
-        return _frozen(fx.node.map_arg(value, lambda node: _Number(self.numbers[node])))  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class _Number:
-    """Stands for a node among a node's arguments."""
-
-    of: int
 
 
 def module_key(module: nn.Module) -> Hashable:
@@ -215,26 +208,75 @@ def module_key(module: nn.Module) -> Hashable:
     return (type(module), _frozen(vars(module)))
 
 
-def _frozen(value: object) -> Hashable:
-    """Return a hashable value that is equal for what computes alike."""
+def _frozen(value: object, numbers: Mapping[fx.Node, int] = MappingProxyType({})) -> Hashable:
+    """Return a hashable value that is equal for what computes alike.
+
+    Args:
+        numbers: that nodes within the value are known by.
+    """
     if isinstance(value, _PLAIN):
         return (type(value), value)
-    if isinstance(value, _Number):
-        return value
+    if isinstance(value, fx.Node):
+        return (fx.Node, numbers[value])
     if isinstance(value, nn.Parameter):
-        return ("parameter", id(value))
+        return (nn.Parameter, id(value))
     if isinstance(value, Tensor):
-        return (value.dtype, tuple(value.shape), value.stride(), value.detach().contiguous().numpy().tobytes())
+        return (Tensor, value.dtype, value.shape, value.stride(), value.detach().contiguous().numpy().tobytes())
     if isinstance(value, nn.Module):
         return module_key(value)
     if isinstance(value, ConvInterceptor):
         return (ConvInterceptor, value.strict, id(value.handler))
     if isinstance(value, Mapping):
-        return (dict, tuple((key, _frozen(part)) for key, part in value.items() if key != "extra_repr"))
+        return (dict, tuple((key, _frozen(part, numbers)) for key, part in value.items() if key != "extra_repr"))
     if isinstance(value, list | tuple):
-        return (type(value), tuple(_frozen(part) for part in value))
+        return (type(value), tuple(_frozen(part, numbers) for part in value))
     if isinstance(value, slice):
-        return (slice, _frozen((value.start, value.stop, value.step)))
+        return (slice, _frozen((value.start, value.stop, value.step), numbers))
     if isinstance(value, set | frozenset) and not value:
         return (type(value),)
-    return ("object", id(value))
+    return (object, id(value))
+
+
+class EvaluatedNetworks(Generic[K]):
+    """Networks in evaluation: each as `FusedNetwork` has it, and from the third batch on what begins alike once.
+
+    On the second batch the shared passes are compared with each network's own, as `FusedNetwork` compares its form.
+
+    Args:
+        networks: in eval mode, on one device; they stay as they are meanwhile.
+    """
+
+    def __init__(self, networks: Mapping[K, nn.Module]) -> None:
+        self.names = list(networks)
+        self.each = [FusedNetwork(network) for network in networks.values()]
+        self.shared: SharedNetworks | None = None
+        self.batches = 0
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Iterator[tuple[K, Any]]:
+        """Yield each network's name and its logits, in any order."""
+        self.batches += 1
+        if self.shared is not None:
+            for place, logits in self.shared(images):
+                yield self.names[place], logits
+            return
+        before = torch.random.get_rng_state()
+        own = []
+        for name, network in zip(self.names, self.each, strict=True):
+            own.append(forward(network, images))
+            yield name, own[-1]
+        if self.batches == 2 and images.device.type == "cpu" and torch.equal(before, torch.random.get_rng_state()):
+            self.shared = self._compared(images, own)
+
+    def _compared(self, images: Tensor, own: Sequence[Any]) -> SharedNetworks | None:
+        """Return the shared passes if networks have something in common, and their logits by these are their own."""
+        fused = [network.fused for network in self.each if isinstance(network.fused, fx.GraphModule)]
+        if len(fused) < max(2, len(self.each)):
+            return None
+        shared = SharedNetworks(fused)
+        if not shared.takers:
+            return None
+        if all(torch.equal(logits, own[place]) for place, logits in shared(images)):
+            return shared
+        log.warning("evaluation goes on network by network: what networks have in common gives other logits")
+        return None
