@@ -13,7 +13,7 @@ from bnrecal.config import experiment_part
 from bnrecal.device import describe_device
 from bnrecal.experiment.measured_on import kind_here, warn_of_another_device
 from bnrecal.experiment.provenance import content_hash, settings_key
-from bnrecal.experiment.setup import load, prepare
+from bnrecal.experiment.setup import Experiment, load, prepare
 from bnrecal.experiment.store import Store
 from bnrecal.models.paper_networks import PRUNED
 from bnrecal.reports.figure1.page import write_figure1_page
@@ -21,6 +21,8 @@ from bnrecal.reports.figure1.picture import write_figure1_pictures
 from bnrecal.reports.figure1.points import FigurePoint, write_points
 from bnrecal.search.curves import measure_curves
 from bnrecal.search.records import CurveRecord
+
+GLYPH_BATCH = 250  # images: of 32 x 32 pixels so many take a fifth less time each than 100, with the same logits
 
 
 def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
@@ -88,7 +90,7 @@ def measure_network(config: Figure1Config, network: Network, folder: Path) -> li
 
     def measure() -> dict[str, Any]:
         started = time.perf_counter()
-        prepared = prepare(experiment)
+        prepared = with_small_images(prepare(experiment))
         search = config.search if network.plan else None
         records = measure_curves(prepared, config.points, network.slow, search, folder)
         seconds = round(time.perf_counter() - started, 2)
@@ -99,6 +101,15 @@ def measure_network(config: Figure1Config, network: Network, folder: Path) -> li
     kept = Store(folder).get(name, {**experiment.identity, **own}, measure, resume=config.resume)
     warn_of_another_device(config, kept.get("device_kind"))
     return cast(list[FigurePoint], kept["points"])
+
+
+def with_small_images(experiment: Experiment) -> Experiment:
+    """Evaluate the small images of the embedded data set more at a time, once calibrated, unless a number is given."""
+    config = experiment.config
+    if config.batch_size is not None or experiment.source.name != "glyphs" or experiment.device.type != "cpu":
+        return experiment
+    size = min(GLYPH_BATCH, len(experiment.validation.indices))
+    return replace(experiment, config=replace(config, batch_size=size))
 
 
 def _point(network: Network, record: CurveRecord, seconds: float, device: str, policy: str) -> FigurePoint:

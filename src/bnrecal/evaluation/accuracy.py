@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation.standard_error import of_share
 from bnrecal.nbsmt.finite import check_images
-from bnrecal.nbsmt.float_conv import forward
 from bnrecal.network_forms import logits_of
-from bnrecal.quantization.fused import FusedNetwork
+from bnrecal.quantization.shared import EvaluatedNetworks
 
 K = TypeVar("K")
 Bools = npt.NDArray[np.bool_]
@@ -85,14 +84,14 @@ def evaluate(
     if not networks:
         return {}
     parts: dict[K, list[Correctness]] = {name: [] for name in networks}
-    fused = {name: FusedNetwork(network) for name, network in networks.items()}
+    together = EvaluatedNetworks(networks)
     for number, (images, labels) in enumerate(batches, start=1):
         readable = labels >= 0
         kept = images[readable] if not bool(readable.all()) else images
         if len(kept):
             check_images(kept, f"validation batch {number}")
-        for name, network in fused.items():
-            logits = _logits(name, network, kept, label_offset, labels)
+        for name, output in together(kept):
+            logits = _logits(name, output, label_offset, labels)
             outcome = _judge(logits, labels[readable], label_offset, restricted_classes)
             parts[name].append(Correctness(*outcome, skipped=int((~readable).sum())))
     result = {name: concatenate(outcomes) for name, outcomes in parts.items() if outcomes}
@@ -101,8 +100,8 @@ def evaluate(
     return result
 
 
-def _logits(name: object, network: FusedNetwork, images: Tensor, offset: int, labels: Tensor) -> Tensor:
-    logits = logits_of(forward(network, images))
+def _logits(name: object, output: object, offset: int, labels: Tensor) -> Tensor:
+    logits = logits_of(output)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise BnrecalError(f"the network must return logits (images, classes), not {_describe(logits)}")
     if int(labels.max()) + offset >= logits.shape[1]:
