@@ -30,7 +30,8 @@ from typing import Any, NoReturn
 FORKS = sys.platform != "darwin"  # whose frameworks do not survive a fork
 SOCKET = "BNRECAL_TEST_FORKS"
 READ_AT_IMPORT = ("HOME", "PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "NUMBA_DISABLE_JIT")
-PRELOADED = ("experiment", "table1", "figure1", "plan", "export", "bench", "merge", "plot", "parallel.sweep")
+COMMANDS = ("experiment", "table1", "figure1", "plan", "export", "bench", "merge", "plot", "parallel.sweep")
+PRELOADED = (*[f"commands.{name}" for name in COMMANDS], "experiment.cell")
 MOST = 1 << 20  # bytes that are read at a time
 STARTS_WITHIN = 120.0  # seconds
 
@@ -86,7 +87,8 @@ def server() -> str:
 def serve(path: Path, parent: int) -> None:
     """Answer requests until the process `parent` ends."""
     for name in PRELOADED:
-        import_module(f"bnrecal.commands.{name}")
+        import_module(f"bnrecal.{name}")
+    warm_up()
     gc.freeze()  # a collection in a fork would copy the pages of all that was imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that handle a request
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -102,6 +104,27 @@ def serve(path: Path, parent: int) -> None:
                 handle(connection)
             connection.close()
     shutil.rmtree(path.parent)
+
+
+def warm_up() -> None:
+    """Do what every command would do for itself: half of the time of a short one.
+
+    It reads Hydra's tables, draws the letters, loads the kernels and checks them.
+    """
+    import torch
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.plugins import Plugins
+
+    from bnrecal.data.glyphs.atlas import load_atlas
+    from bnrecal.nbsmt.analysis.self_check import check_exact_once
+
+    OverridesParser.create().parse_overrides(["seed=0"])
+    Plugins.instance()
+    load_atlas()
+    workers = torch.get_num_threads()
+    torch.set_num_threads(1)  # a fork would wait for threads that it has not
+    check_exact_once(torch.device("cpu"))
+    torch.set_num_threads(workers)
 
 
 def alive(pid: int) -> bool:
