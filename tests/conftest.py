@@ -19,13 +19,30 @@ LARGE = 900 * 2**20  # bytes that a test process keeps at most from one file of 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put quick tests first, in the part of all tests that each of xdist's processes starts with."""
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    quick = [item for item in items if not item.get_closest_marker("slow")]
+    kinds: dict[str, list[pytest.Item]] = {"quick": [], "alone": [], "slow": []}
+    for item in items:
+        kinds[_kind(item)].append(item)
     ordered = []
     for part in range(processes):
-        for some in (quick, slow):
-            ordered += some[len(some) * part // processes : len(some) * (part + 1) // processes]
-    items[:] = ordered
+        slow = _share(kinds["slow"], part, processes)
+        # one process has all of these, so that the others need not wait for it
+        alone = kinds["alone"] if part == 0 else []
+        wanted = len(_share(items, part, processes)) - len(alone) - len(slow)
+        quick = [kinds["quick"].pop(0) for _ in range(min(wanted, len(kinds["quick"])))]
+        ordered += [*quick, *alone, *slow]
+    items[:] = [*ordered, *kinds["quick"]]
+
+
+def _kind(item: pytest.Item) -> str:
+    """Return "alone" for a test that starts several processes, "slow" for others that are marked so, else "quick"."""
+    if isinstance(item, pytest.Function) and "several_processes" in item.fixturenames:
+        return "alone"
+    return "slow" if item.get_closest_marker("slow") else "quick"
+
+
+def _share(items: list[pytest.Item], part: int, processes: int) -> list[pytest.Item]:
+    """Return a part of a list, as xdist cuts it."""
+    return items[len(items) * part // processes : len(items) * (part + 1) // processes]
 
 
 @pytest.fixture(scope="session", autouse=True)

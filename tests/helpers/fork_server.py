@@ -66,6 +66,11 @@ def run_in_fork(
         return int(connection.recv(MOST))
 
 
+def as_fork(module: str, *arguments: str) -> list[str]:
+    """Return the arguments with which Python runs a module in a fork of the server at the variable SOCKET."""
+    return ["-S", __file__, "run", module, *arguments]
+
+
 @cache
 def server() -> str:
     """Return the socket of the server that all test processes share; the first one that asks starts it."""
