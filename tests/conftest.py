@@ -3,11 +3,15 @@
 import ctypes
 import gc
 import os
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from helpers import fork_server
 from hypothesis import settings
 
 settings.register_profile("bnrecal", derandomize=True, deadline=None)
@@ -45,6 +49,15 @@ def _share(items: list[pytest.Item], part: int, processes: int) -> list[pytest.I
     return items[len(items) * part // processes : len(items) * (part + 1) // processes]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
+    """Make xdist's processes forks of the server of forks: most of their memory, which is torch's, they share."""
+    if fork_server.FORKS:
+        os.environ[fork_server.SOCKET] = fork_server.server()
+        for spec in specs:
+            spec.python = shlex.join([sys.executable, *fork_server.as_fork()])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     cache = tmp_path_factory.mktemp("cache")
@@ -53,8 +66,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     drawn.mkdir(exist_ok=True)
     (cache / "glyphs").symlink_to(drawn)  # the same images for all: ten seconds of drawing
     os.environ.pop("HYDRA_FULL_ERROR", None)
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # commands under test find tests/nets.py
+    os.environ["PYTHONPATH"] = fork_server.with_tests(os.environ.get("PYTHONPATH", ""))
 
 
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
