@@ -3,11 +3,15 @@
 import ctypes
 import gc
 import os
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from helpers import fork_server
 from hypothesis import settings
 
 settings.register_profile("bnrecal", derandomize=True, deadline=None)
@@ -19,13 +23,39 @@ LARGE = 900 * 2**20  # bytes that a test process keeps at most from one file of 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put quick tests first, in the part of all tests that each of xdist's processes starts with."""
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    quick = [item for item in items if not item.get_closest_marker("slow")]
+    kinds: dict[str, list[pytest.Item]] = {"quick": [], "alone": [], "slow": []}
+    for item in items:
+        kinds[_kind(item)].append(item)
     ordered = []
     for part in range(processes):
-        for some in (quick, slow):
-            ordered += some[len(some) * part // processes : len(some) * (part + 1) // processes]
-    items[:] = ordered
+        slow = _share(kinds["slow"], part, processes)
+        # one process has all of these, so that the others need not wait for it
+        alone = kinds["alone"] if part == 0 else []
+        wanted = len(_share(items, part, processes)) - len(alone) - len(slow)
+        quick = [kinds["quick"].pop(0) for _ in range(min(wanted, len(kinds["quick"])))]
+        ordered += [*quick, *alone, *slow]
+    items[:] = [*ordered, *kinds["quick"]]
+
+
+def _kind(item: pytest.Item) -> str:
+    """Return "alone" for a test that starts several processes, "slow" for others that are marked so, else "quick"."""
+    if isinstance(item, pytest.Function) and "several_processes" in item.fixturenames:
+        return "alone"
+    return "slow" if item.get_closest_marker("slow") else "quick"
+
+
+def _share(items: list[pytest.Item], part: int, processes: int) -> list[pytest.Item]:
+    """Return a part of a list, as xdist cuts it."""
+    return items[len(items) * part // processes : len(items) * (part + 1) // processes]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
+    """Make xdist's processes forks of the server of forks: most of their memory, which is torch's, they share."""
+    if fork_server.FORKS:
+        os.environ[fork_server.SOCKET] = fork_server.server()
+        for spec in specs:
+            spec.python = shlex.join([sys.executable, *fork_server.as_fork()])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,8 +66,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     drawn.mkdir(exist_ok=True)
     (cache / "glyphs").symlink_to(drawn)  # the same images for all: ten seconds of drawing
     os.environ.pop("HYDRA_FULL_ERROR", None)
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # commands under test find tests/nets.py
+    os.environ["PYTHONPATH"] = fork_server.with_tests(os.environ.get("PYTHONPATH", ""))
 
 
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from helpers.command_line import CUSTOM, bnrecal, fresh_cache
+from helpers.fork_server import FORKS, SOCKET, as_fork, server
 
 from bnrecal.errors import BnrecalError
 from bnrecal.evaluation import process_group
@@ -80,7 +82,8 @@ if __name__ == "__main__":
 """
 
 
-def _start(*arguments: str) -> list["subprocess.Popen[str]"]:
+def _start(arguments: Sequence[str], folder: Path) -> list["subprocess.Popen[str]"]:
+    """Start Python twice, as torchrun would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -88,11 +91,13 @@ def _start(*arguments: str) -> list["subprocess.Popen[str]"]:
     return [
         subprocess.Popen(
             [sys.executable, *arguments],
+            cwd=folder,
             env={
                 **os.environ,
                 "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
                 "PYTHONPATH": os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")]),
+                SOCKET: server() if FORKS else "",
             },
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
@@ -101,13 +106,13 @@ def _start(*arguments: str) -> list["subprocess.Popen[str]"]:
 
 
 def _outputs(tmp_path: Path, text: str) -> list[str]:
-    script = tmp_path / "script.py"
-    script.write_text(text)
-    return _finished(str(script), str(tmp_path))
+    (tmp_path / "script.py").write_text(text)
+    return _finished("script", str(tmp_path), folder=tmp_path)
 
 
-def _finished(*arguments: str) -> list[str]:
-    processes = _start(*arguments)
+def _finished(module: str, *arguments: str, folder: Path) -> list[str]:
+    """Run a module in two processes whose end is not what a test is about: forks, where they can be had."""
+    processes = _start(as_fork(module, *arguments) if FORKS else ["-m", module, *arguments], folder)
     said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     return [out for out, _ in said]
@@ -129,12 +134,12 @@ def test_a_failure_of_any_rank_is_raised_on_rank_0_and_the_group_goes_on(tmp_pat
 
 @pytest.mark.usefixtures("several_processes")
 def test_a_run_by_two_processes_is_the_run_by_one(tmp_path: Path) -> None:
-    run = ["-m", "bnrecal", *CUSTOM, "recal=true", "device=cpu", "workers=0"]
+    run = [*CUSTOM, "recal=true", "device=cpu", "workers=0"]
     together, apart = tmp_path / "together", tmp_path / "apart"
-    first, second = _finished(*run, f"hydra.run.dir={together}")
+    first, second = _finished("bnrecal", *run, f"hydra.run.dir={together}", folder=tmp_path)
     assert str(together) in first
     assert second == ""
-    bnrecal(*run[2:], f"hydra.run.dir={apart}", folder=tmp_path, env=fresh_cache(tmp_path / "cache"))
+    bnrecal(*run, f"hydra.run.dir={apart}", folder=tmp_path, env=fresh_cache(tmp_path / "cache"))
     found = [json.loads((folder / "result.json").read_text()) for folder in (together, apart)]
     for key in ("images", "top1", "top5", "top1_wo_recal", "fp32_top1", "a8w8_top1", "control_gain"):
         assert found[0][key] == found[1][key], key
@@ -146,7 +151,7 @@ def test_a_rank_that_dies_ends_the_others_with_one_line(killed: int, tmp_path: P
     script, notes = tmp_path / "script.py", tmp_path / "notes"
     script.write_text(_WAITS)
     notes.mkdir()
-    processes = _start(str(script), str(notes))
+    processes = _start([str(script), str(notes)], tmp_path)
     deadline = time.monotonic() + 120
     while len([note for note in notes.iterdir() if note.read_text()]) < 2:
         assert time.monotonic() < deadline, "waited in vain"

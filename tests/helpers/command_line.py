@@ -32,7 +32,7 @@ def run(
     """Run a command in `folder`.
 
     Args:
-        fork: spare its imports where that is possible; not for commands that start processes of their own.
+        fork: spare its imports where that is possible; not where a test is about how a process ends.
         module: what is run in place of `bnrecal`.
     """
     changes = env or {}

@@ -1,7 +1,10 @@
-"""Commands in forks of one process that has imported what they import: torch alone takes five seconds a command.
+"""Commands, and pytest's processes, in forks of one process that has imported what they import.
+
+Torch alone takes five seconds a command, and 300 MB a process, which forks share.
 
     python fork_server.py serve SOCKET PID            until the process PID ends
     python fork_server.py run MODULE ARGUMENTS        as `python -m MODULE ARGUMENTS`, in a fork
+    python fork_server.py run -u -c CODE              as `python -u -c CODE`, in a fork
 
 A fork has a folder, environment variables, files and an exit status of its own: but for its imports it is a process of
 its own. Variables that are read during imports (`READ_AT_IMPORT`) do not reach it.
@@ -20,17 +23,20 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 FORKS = sys.platform != "darwin"  # whose frameworks do not survive a fork
 SOCKET = "BNRECAL_TEST_FORKS"
 READ_AT_IMPORT = ("HOME", "PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "NUMBA_DISABLE_JIT")
-PRELOADED = ("experiment", "table1", "figure1", "plan", "export", "bench", "merge", "plot", "parallel.sweep")
+COMMANDS = ("experiment", "table1", "figure1", "plan", "export", "bench", "merge", "plot", "parallel.sweep")
+PRELOADED = (*[f"commands.{name}" for name in COMMANDS], "experiment.cell")
 MOST = 1 << 20  # bytes that are read at a time
 STARTS_WITHIN = 120.0  # seconds
 
@@ -65,17 +71,21 @@ def run_in_fork(
         return int(connection.recv(MOST))
 
 
+def as_fork(*arguments: str) -> list[str]:
+    """Return what makes Python run MODULE ARGUMENTS in a fork of the server that the variable SOCKET names."""
+    return ["-S", __file__, "run", *arguments]
+
+
 @cache
 def server() -> str:
-    """Return the socket of the server that all test processes share; the first one that asks starts it."""
-    worker = "PYTEST_XDIST_WORKER" in os.environ
-    session = os.environ["PYTEST_XDIST_TESTRUNUID"][:12] if worker else str(os.getpid())
-    path = Path(tempfile.gettempdir()) / f"bnrecal-{session}" / "forks"
-    with suppress(FileExistsError):
-        path.parent.mkdir()
-        command = [sys.executable, __file__, "serve", str(path), str(os.getppid() if worker else os.getpid())]
-        quiet = [(os.POSIX_SPAWN_OPEN, standard, os.devnull, os.O_RDWR, 0) for standard in (0, 1)]
-        os.posix_spawn(sys.executable, command, {**os.environ, "OPENBLAS_NUM_THREADS": "1"}, file_actions=quiet)
+    """Return the socket of the server, which starts at the first call; a process that it forked has the same."""
+    if os.environ.get(SOCKET):
+        return os.environ[SOCKET]
+    path = Path(tempfile.mkdtemp(prefix="bnrecal-")) / "forks"
+    command = [sys.executable, __file__, "serve", str(path), str(os.getpid())]
+    quiet = [(os.POSIX_SPAWN_OPEN, standard, os.devnull, os.O_RDWR, 0) for standard in (0, 1)]
+    variables = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": with_tests(os.environ.get("PYTHONPATH", ""))}
+    os.posix_spawn(sys.executable, command, variables, file_actions=quiet)
     deadline = time.monotonic() + STARTS_WITHIN
     while not path.exists():
         assert time.monotonic() < deadline, "the server of forks did not start"
@@ -83,10 +93,18 @@ def server() -> str:
     return str(path)
 
 
+def with_tests(paths: str) -> str:
+    """Return PYTHONPATH with this folder's, in which commands under test find `helpers.nets`."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), paths]))
+
+
 def serve(path: Path, parent: int) -> None:
     """Answer requests until the process `parent` ends."""
-    for name in PRELOADED:
-        import_module(f"bnrecal.commands.{name}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # as in the test processes, which find all of this loaded
+        for name in PRELOADED:
+            import_module(f"bnrecal.{name}")
+    warm_up()
     gc.freeze()  # a collection in a fork would copy the pages of all that was imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that handle a request
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -102,6 +120,27 @@ def serve(path: Path, parent: int) -> None:
                 handle(connection)
             connection.close()
     shutil.rmtree(path.parent)
+
+
+def warm_up() -> None:
+    """Do what every command would do for itself: half of the time of a short one.
+
+    It reads Hydra's tables, draws the letters, loads the kernels and checks them.
+    """
+    import torch
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.plugins import Plugins
+
+    from bnrecal.data.glyphs.atlas import load_atlas
+    from bnrecal.nbsmt.analysis.self_check import check_exact_once
+
+    OverridesParser.create().parse_overrides(["seed=0"])
+    Plugins.instance()
+    load_atlas()
+    workers = torch.get_num_threads()
+    torch.set_num_threads(1)  # a fork would wait for threads that it has not
+    check_exact_once(torch.device("cpu"))
+    torch.set_num_threads(workers)
 
 
 def alive(pid: int) -> bool:
@@ -139,11 +178,15 @@ def work(request: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
     os.environ.clear()
     os.environ.update(request["env"])
     module, *arguments = request["command"]
-    sys.argv = [module, *arguments]
     sys.path[0] = os.getcwd()
     status = 0
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if module == "-u":  # as xdist calls Python: -u -c CODE
+            sys.modules["__main__"] = ModuleType("__main__")
+            exec(arguments[-1], vars(sys.modules["__main__"]))
+        else:
+            sys.argv = [module, *arguments]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):

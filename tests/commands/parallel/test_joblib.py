@@ -36,19 +36,19 @@ def test_all_cells_of_a_sweep_and_none_a_second_time(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")  # no warning of semaphores that a killed process left behind
     stamps = {path: path.stat().st_mtime_ns for path in results(tmp_path)}
     assert len(stamps) == 2
-    assert bnrecal(*sweep, folder=tmp_path, fork=False).count("(finished earlier)") == 2
+    assert bnrecal(*sweep, folder=tmp_path).count("(finished earlier)") == 2
     assert {path: path.stat().st_mtime_ns for path in results(tmp_path)} == stamps
 
 
 def test_a_process_that_is_killed_is_one_failed_cell_and_the_same_command_completes_it(tmp_path: Path) -> None:
     sweep = [*JOBLIB, *SMALL, "model=custom", "model.factory=helpers.troubles:deadly", "smt.threads=1,2,4"]
     sweep += [f"model.kwargs={{fuse: {tmp_path / 'fuse'}}}"]
-    done = run(*sweep, folder=tmp_path, fork=False)
+    done = run(*sweep, folder=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("failed: its process died") == 1
     assert "Traceback" not in done.stderr
     assert len(results(tmp_path)) == 2
-    assert bnrecal(*sweep, folder=tmp_path, fork=False).count("(finished earlier)") == 2
+    assert bnrecal(*sweep, folder=tmp_path).count("(finished earlier)") == 2
     assert len(results(tmp_path)) == 3
 
 

@@ -32,8 +32,9 @@ print(json.dumps({"kernels": kernels_compile(), "exactness": onednn_exactness().
 """
 
 
-def cases(path: Path) -> Path:
-    """Layers with their golden sums: some by the plain form, which other tests compare with the golden model."""
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of layers with their golden sums: some by the plain form, which other tests compare with the golden model."""
     generator = torch.Generator().manual_seed(0)
     found: list[Any] = []
     for spec in [(1,), (2,), (4,), *((threads, policy) for threads in (2, 4) for policy in POLICIES[1:])]:
@@ -49,6 +50,7 @@ def cases(path: Path) -> Path:
             prepared = PreparedConv2d(w.to(torch.int8), SmtSpec(*spec), engine="float64", **options)  # type: ignore[arg-type]
             sums = prepared.accumulate(x.byte())
             found.append({"spec": spec, "x": x.byte(), "w": w.to(torch.int8), "sums": sums, **options})
+    path = tmp_path_factory.mktemp("cases") / "cases.pt"
     torch.save(found, path)
     return path
 
@@ -63,18 +65,18 @@ PRODUCTS = {
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_lesser_processors_compute_the_same(processor: str, tmp_path: Path) -> None:
+def test_lesser_processors_compute_the_same(processor: str, cases: Path) -> None:
     skip_if_missing(processor)
-    found = json.loads(run([CHECK, str(cases(tmp_path / "cases.pt"))], PROCESSORS[processor]))
+    found = json.loads(run([CHECK, str(cases)], PROCESSORS[processor]))
     assert found["kernels"] == kernels_compile()
     assert found["products"] == PRODUCTS[processor]
     if processor in ("SSE41", "AVX2", "AVX512_CORE"):
         assert found["exactness"] != "full"
 
 
-def test_256_bit_vnni_computes_the_same(tmp_path: Path) -> None:
+def test_256_bit_vnni_computes_the_same(cases: Path) -> None:
     skip_if_missing("AVX512_CORE_VNNI")
-    found = json.loads(run([CHECK, str(cases(tmp_path / "cases.pt"))], NARROW_VNNI))
+    found = json.loads(run([CHECK, str(cases)], NARROW_VNNI))
     assert found["products"] == "VNNI_256"
 
 

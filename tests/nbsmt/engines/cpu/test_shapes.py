@@ -77,8 +77,9 @@ def options(g: Geometry) -> dict[str, Any]:
     return {"stride": g.stride, "padding": g.padding, "dilation": g.dilation, "groups": g.groups}
 
 
-def cases(path: Path) -> Path:
-    """Layers with inputs and their sums in float64, which other tests compare with the golden model."""
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of layers with inputs and their sums in float64, which other tests compare with the golden model."""
     found: list[Any] = []
     for layer in LAYERS:
         w = integers(layer.weight, -128, 128, 0.05, 0.1, len(found)).to(torch.int8)
@@ -90,15 +91,16 @@ def cases(path: Path) -> Path:
             x = (x.to(torch.int16) - 128).to(torch.int8) if layer.signed else x
             steps.append((x, exact.accumulate(x)))
         found.append((layer.threads, layer.engine, w, options(g), steps))
+    path = tmp_path_factory.mktemp("cases") / "cases.pt"
     torch.save(found, path)
     return path
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_every_shape_at_every_instruction_set(processor: str, tmp_path: Path) -> None:
+def test_every_shape_at_every_instruction_set(processor: str, cases: Path) -> None:
     skip_if_missing(processor)
     cap = {"ONEDNN_MAX_CPU_ISA": processor}  # numba's kernels stay this processor's: compiled already
-    assert run([CHECK, str(cases(tmp_path / "cases.pt"))], cap) == ""
+    assert run([CHECK, str(cases)], cap) == ""
 
 
 @needs_onednn
