@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +32,7 @@ SOCKET = "BNRECAL_TEST_FORKS"
 READ_AT_IMPORT = ("HOME", "PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "NUMBA_DISABLE_JIT")
 PRELOADED = ("experiment", "table1", "figure1", "plan", "export", "bench", "merge", "plot", "parallel.sweep")
 MOST = 1 << 20  # bytes that are read at a time
-STARTS_WITHIN = 120.0  # seconds
+STARTS_WITHIN = 600.0  # seconds; a crowded machine takes minutes over its imports
 
 
 def run_in_fork(
@@ -76,15 +76,37 @@ def server() -> str:
         command = [sys.executable, __file__, "serve", str(path), str(os.getppid() if worker else os.getpid())]
         quiet = [(os.POSIX_SPAWN_OPEN, standard, os.devnull, os.O_RDWR, 0) for standard in (0, 1)]
         os.posix_spawn(sys.executable, command, {**os.environ, "OPENBLAS_NUM_THREADS": "1"}, file_actions=quiet)
+    wait_for(path)
+    return str(path)
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a server listens at `path`; a server that fails before removes its folder."""
     deadline = time.monotonic() + STARTS_WITHIN
     while not path.exists():
-        assert time.monotonic() < deadline, "the server of forks did not start"
+        assert path.parent.exists(), "the server of forks failed while it started: its error is in stderr"
+        assert time.monotonic() < deadline, f"the server of forks did not start in {STARTS_WITHIN:.0f} s"
         time.sleep(0.05)
-    return str(path)
 
 
 def serve(path: Path, parent: int) -> None:
     """Answer requests until the process `parent` ends."""
+    with ExitStack() as failure:
+        failure.callback(shutil.rmtree, path.parent)
+        listener = listen(path)
+        failure.pop_all()
+    while alive(parent):
+        with suppress(TimeoutError):
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                handle(connection)
+            connection.close()
+    shutil.rmtree(path.parent)
+
+
+def listen(path: Path) -> socket.socket:
+    """Import what commands import, then listen at `path`."""
     for name in PRELOADED:
         import_module(f"bnrecal.commands.{name}")
     gc.freeze()  # a collection in a fork would copy the pages of all that was imported
@@ -94,14 +116,7 @@ def serve(path: Path, parent: int) -> None:
     listener.listen()
     listener.settimeout(1)
     path.with_suffix(".new").rename(path)
-    while alive(parent):
-        with suppress(TimeoutError):
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                handle(connection)
-            connection.close()
-    shutil.rmtree(path.parent)
+    return listener
 
 
 def alive(pid: int) -> bool:
