@@ -18,4 +18,4 @@ else
     uv pip install --quiet --python "$environment" -e '.[test]' "$versions"
 fi
 uv pip list --python "$environment" | grep -iE '^(torch|torchvision|triton|numba|numpy|pandas|scipy|hydra-core) '
-exec "$environment/bin/python" -m pytest -W default::DeprecationWarning "${@:-tests}"
+OMP_NUM_THREADS=1 exec "$environment/bin/python" -m pytest -n 2 --dist worksteal -W default::DeprecationWarning "${@:-tests}"

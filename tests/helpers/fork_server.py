@@ -25,7 +25,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -38,7 +38,7 @@ READ_AT_IMPORT = ("HOME", "PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA",
 COMMANDS = ("experiment", "table1", "figure1", "plan", "export", "bench", "merge", "plot", "parallel.sweep")
 PRELOADED = (*[f"commands.{name}" for name in COMMANDS], "experiment.cell")
 MOST = 1 << 20  # bytes that are read at a time
-STARTS_WITHIN = 120.0  # seconds
+STARTS_WITHIN = 600.0  # seconds; a crowded machine takes minutes over its imports
 
 
 def run_in_fork(
@@ -86,11 +86,17 @@ def server() -> str:
     quiet = [(os.POSIX_SPAWN_OPEN, standard, os.devnull, os.O_RDWR, 0) for standard in (0, 1)]
     variables = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": with_tests(os.environ.get("PYTHONPATH", ""))}
     os.posix_spawn(sys.executable, command, variables, file_actions=quiet)
+    wait_for(path)
+    return str(path)
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a server listens at `path`; a server that fails before removes its folder."""
     deadline = time.monotonic() + STARTS_WITHIN
     while not path.exists():
-        assert time.monotonic() < deadline, "the server of forks did not start"
+        assert path.parent.exists(), "the server of forks failed while it started: its error is in stderr"
+        assert time.monotonic() < deadline, f"the server of forks did not start in {STARTS_WITHIN:.0f} s"
         time.sleep(0.05)
-    return str(path)
 
 
 def with_tests(paths: str) -> str:
@@ -100,6 +106,22 @@ def with_tests(paths: str) -> str:
 
 def serve(path: Path, parent: int) -> None:
     """Answer requests until the process `parent` ends."""
+    with ExitStack() as failure:
+        failure.callback(shutil.rmtree, path.parent)
+        listener = listen(path)
+        failure.pop_all()
+    while alive(parent):
+        with suppress(TimeoutError):
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                handle(connection)
+            connection.close()
+    shutil.rmtree(path.parent)
+
+
+def listen(path: Path) -> socket.socket:
+    """Import what commands import, then listen at `path`."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # as in the test processes, which find all of this loaded
         for name in PRELOADED:
@@ -112,14 +134,7 @@ def serve(path: Path, parent: int) -> None:
     listener.listen()
     listener.settimeout(1)
     path.with_suffix(".new").rename(path)
-    while alive(parent):
-        with suppress(TimeoutError):
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                handle(connection)
-            connection.close()
-    shutil.rmtree(path.parent)
+    return listener
 
 
 def warm_up() -> None:
