@@ -20,6 +20,11 @@ settings.load_profile("bnrecal")
 LARGE = 900 * 2**20  # bytes that a test process keeps at most from one file of tests to the next
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the server of forks import with the filters of warnings that pytest was given."""
+    os.environ[fork_server.WARNINGS] = " ".join(config.getoption("pythonwarnings") or [])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put quick tests first, in the part of all tests that each of xdist's processes starts with."""
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -38,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _kind(item: pytest.Item) -> str:
-    """Return "alone" for a test that starts several processes, "slow" for others that are marked so, else "quick"."""
+    """Return "alone" for a test that none of its kind may run beside, "slow" for others marked so, else "quick"."""
     if isinstance(item, pytest.Function) and "several_processes" in item.fixturenames:
         return "alone"
     return "slow" if item.get_closest_marker("slow") else "quick"
@@ -77,7 +82,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def several_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let one test at a time start several processes that load torch, which takes half a gigabyte in each."""
+    """Let one test at a time start processes that load torch themselves, which takes half a gigabyte in each."""
     with FileLock(_shared(tmp_path_factory) / "several"):
         yield
 

@@ -11,6 +11,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "quickstart.md"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("several_processes")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Jupyter, about itself
 def test_the_notebook_runs_and_shows_what_it_is_about(tmp_path: Path) -> None:
     notebook = jupytext.read(PAGE)

@@ -25,7 +25,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -34,11 +34,12 @@ from typing import Any, NoReturn
 
 FORKS = sys.platform != "darwin"  # whose frameworks do not survive a fork
 SOCKET = "BNRECAL_TEST_FORKS"
+WARNINGS = "BNRECAL_TEST_WARNINGS"  # what pytest was given with -W
 READ_AT_IMPORT = ("HOME", "PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "NUMBA_DISABLE_JIT")
 COMMANDS = ("experiment", "table1", "figure1", "plan", "export", "bench", "merge", "plot", "parallel.sweep")
 PRELOADED = (*[f"commands.{name}" for name in COMMANDS], "experiment.cell")
 MOST = 1 << 20  # bytes that are read at a time
-STARTS_WITHIN = 600.0  # seconds; a crowded machine takes minutes over its imports
+STARTS_WITHIN = 300.0  # seconds
 
 
 def run_in_fork(
@@ -85,18 +86,13 @@ def server() -> str:
     command = [sys.executable, __file__, "serve", str(path), str(os.getpid())]
     quiet = [(os.POSIX_SPAWN_OPEN, standard, os.devnull, os.O_RDWR, 0) for standard in (0, 1)]
     variables = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": with_tests(os.environ.get("PYTHONPATH", ""))}
-    os.posix_spawn(sys.executable, command, variables, file_actions=quiet)
-    wait_for(path)
-    return str(path)
-
-
-def wait_for(path: Path) -> None:
-    """Wait until a server listens at `path`; a server that fails before removes its folder."""
+    pid = os.posix_spawn(sys.executable, command, variables, file_actions=quiet)
     deadline = time.monotonic() + STARTS_WITHIN
     while not path.exists():
-        assert path.parent.exists(), "the server of forks failed while it started: its error is in stderr"
-        assert time.monotonic() < deadline, f"the server of forks did not start in {STARTS_WITHIN:.0f} s"
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the server of forks ended: its error is above"
+        assert time.monotonic() < deadline, "the server of forks did not start"
         time.sleep(0.05)
+    return str(path)
 
 
 def with_tests(paths: str) -> str:
@@ -106,24 +102,9 @@ def with_tests(paths: str) -> str:
 
 def serve(path: Path, parent: int) -> None:
     """Answer requests until the process `parent` ends."""
-    with ExitStack() as failure:
-        failure.callback(shutil.rmtree, path.parent)
-        listener = listen(path)
-        failure.pop_all()
-    while alive(parent):
-        with suppress(TimeoutError):
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                handle(connection)
-            connection.close()
-    shutil.rmtree(path.parent)
-
-
-def listen(path: Path) -> socket.socket:
-    """Import what commands import, then listen at `path`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # as in the test processes, which find all of this loaded
+        for option in ("error", *os.environ.get(WARNINGS, "").split()):  # as in test processes, which find all loaded
+            warnings._setoption(option)  # type: ignore[attr-defined]
         for name in PRELOADED:
             import_module(f"bnrecal.{name}")
     warm_up()
@@ -134,7 +115,14 @@ def listen(path: Path) -> socket.socket:
     listener.listen()
     listener.settimeout(1)
     path.with_suffix(".new").rename(path)
-    return listener
+    while alive(parent):
+        with suppress(TimeoutError):
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                handle(connection)
+            connection.close()
+    shutil.rmtree(path.parent)
 
 
 def warm_up() -> None:

@@ -34,7 +34,7 @@ print(json.dumps({"kernels": kernels_compile(), "exactness": onednn_exactness().
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of layers with their golden sums: some by the plain form, which other tests compare with the golden model."""
+    """A file of layers with their sums by the plain form, which other tests compare with the golden model."""
     generator = torch.Generator().manual_seed(0)
     found: list[Any] = []
     for spec in [(1,), (2,), (4,), *((threads, policy) for threads in (2, 4) for policy in POLICIES[1:])]:

@@ -226,7 +226,7 @@ def test_short_memory_halves_the_batch_and_changes_nothing(
     generator = torch.Generator().manual_seed(8)
     w = torch.randint(-128, 128, (4, 8, 3, 3), generator=generator).to(torch.int8)
     x = torch.randn(7, 8, 5, 5, generator=generator)
-    prepared = PreparedConv2d(w, SmtSpec(4), padding=1, engine=ENGINE)
+    prepared = PreparedConv2d(w, SmtSpec(2), padding=1, engine=ENGINE)
     whole = prepared(x, 0.05, torch.ones(4))
     original = triton_engine._expanded
     asked = []

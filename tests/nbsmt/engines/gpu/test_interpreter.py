@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 triton = pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kernels are not tested")
-# Up to Triton 3.6 its interpreter makes numbers of arrays of one element, which NumPy refuses since 2.4.
+# Up to Triton 3.6 its interpreter makes numbers of arrays of one element, of which NumPy warns, and which it refuses
+# since 2.4.
 OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
+WARNED = ("-W", "ignore:Conversion of an array:DeprecationWarning") if OLD else ()
 CASES = [Path(__file__).with_name(name) for name in ("interpreter_cases.py", "interpreter_end_cases.py")]
 PROCESSES = 2  # so that two workers share them
 
@@ -28,7 +30,7 @@ def _cases() -> list[str]:
 @pytest.mark.parametrize("process", range(PROCESSES))
 def test_kernels_equal_the_golden_model_in_the_interpreter(process: int, tmp_path: Path) -> None:
     chosen = _cases()[process::PROCESSES]
-    alone = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'own'}"]
+    alone = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'own'}", *WARNED]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", *alone, *chosen],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
