@@ -43,11 +43,6 @@ class LossChart:
         """An axis over all values, but for one of the paper's that would squeeze all others."""
         return loss_axis(_values(self.ours.values()), _values(self.paper.values()))
 
-    @property
-    def means(self) -> tuple[Loss | None, Loss | None]:
-        """The mean over our rows, and over the paper's."""
-        return mean_loss(self.ours.values()), mean_loss(self.paper.values())
-
 
 def loss_charts(wide: pd.DataFrame) -> list[LossChart]:
     """One chart a pair of columns, most threads first, of a table in the layout of `table1.csv`."""

@@ -14,7 +14,7 @@ from bnrecal.reports.common.tables import PrintedTable, custom_policies, flat
 from bnrecal.reports.table1.columns import A8W8, FLOAT32, Column, shown
 from bnrecal.reports.table1.gains import Gain, Key
 from bnrecal.reports.table1.layers import LayerChart, layer_charts
-from bnrecal.reports.table1.losses import Loss, LossChart, loss_charts
+from bnrecal.reports.table1.losses import Loss, LossChart, loss_charts, mean_loss
 from bnrecal.reports.table1.numbers import Tables
 from bnrecal.reports.table1.paper import by_row, paper_gain, paper_table
 from bnrecal.reports.table1.records import CellRecord
@@ -104,6 +104,7 @@ class Content:
     """All that the template shows.
 
     Attributes:
+        averages: a title, the mean over our rows, and over the paper's.
         gains: of each row, pair by pair, each with the paper's gain.
     """
 
@@ -114,7 +115,7 @@ class Content:
     stderr: float
     labels: list[str]
     rows: dict[Key, list[Level]]
-    charts: list[LossChart]
+    averages: list[tuple[str, Loss | None, Loss | None]]
     panels: list[Panel]
     gains: dict[Key, list[tuple[Gain, float | None]]]
     significant: float
@@ -137,6 +138,9 @@ def content(tables: Tables, cells: Sequence[CellRecord]) -> Content:
     """All that the template shows."""
     long = tables.long
     charts = loss_charts(tables.wide)
+    averages = []
+    for chart in charts:
+        averages.append((chart.pair.title, mean_loss(chart.ours.values()), mean_loss(chart.paper.values())))
     return Content(
         data=str(long["data"].iloc[0]),
         policy=custom_policies(long["policy"].dropna()),
@@ -145,7 +149,7 @@ def content(tables: Tables, cells: Sequence[CellRecord]) -> Content:
         stderr=float(long["stderr"].max()),
         labels=[column.label for column in shown()],
         rows=levels_by_row(tables.wide),
-        charts=charts,
+        averages=averages,
         panels=[panel(chart) for chart in charts],
         gains=gains_by_row(tables),
         significant=LEVEL,
