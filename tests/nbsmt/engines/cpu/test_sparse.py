@@ -113,9 +113,21 @@ def test_borders_are_shared_where_the_stride_is_one() -> None:
     layout = plan_layout(2, (3, 3), (3, 3), Geometry((1, 1), (1, 1), (1, 1), 1))
     # Rows of one border and three pixels; images of one border row and three others.
     assert layout.positions == 2 * 4 * 4
+    # The last output is the third in the third row of the second image.
+    assert layout.used == 4 * 4 + 2 * 4 + 3
     assert layout.offsets.tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
     assert layout.sources.tolist()[:10] == [-1, -1, -1, -1, -1, 0, 1, 2, -1, 3]
     assert layout.sources.tolist()[-5:] == [-1] * 5
     strided = plan_layout(1, (4, 4), (3, 3), Geometry((2, 2), (1, 1), (1, 1), 1))
     assert strided.phases.tolist() == [0, 1, 0, 2, 3, 2, 0, 1, 0]
     assert strided.offsets.tolist() == [0, 0, 1, 0, 0, 1, 3, 3, 4]
+
+
+def test_few_positions_make_strips_that_two_workers_share_evenly() -> None:
+    if not sparse_layout.WIDE:
+        pytest.skip("strips are short anyway")
+    # 8 images of 14 x 14 have 1784 positions: of 7 strips of 256 one worker would get four.
+    shape = torch.Size((8, 4, 14, 14))
+    g = Geometry((1, 1), (1, 1), (1, 1), 1)
+    conv = SparseSums(all_sparse(torch.ones(16, 4, 3, 3)), SmtSpec(1), Layer(1, 4, 16, 1), g, (3, 3), shape)
+    assert conv.units == 14

@@ -232,6 +232,7 @@ class DenseSparseEngine(Engine):
         return [slice(first, first + size) for first in range(0, images, size)]
 
     def _seen_at(self, x: Tensor) -> "_Seen":
+        """Return what follows from the shape of an input."""
         if x.shape not in self._seen:
             if len(self._seen) == PACKED_SHAPES:
                 self._seen.popitem(last=False)

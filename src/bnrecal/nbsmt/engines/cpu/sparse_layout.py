@@ -32,7 +32,7 @@ STRIP = 256 if WIDE else 128
 PLANES_BYTES = 131072 if WIDE else 24576
 CROWDED = 6  # entries of a filter in a slice from which on a layer is such
 CROWDED_STRIP, CROWDED_BYTES = (128, 32768) if WIDE else (STRIP, PLANES_BYTES)
-FEW_UNITS = 12  # with fewer of them half a strip: else workers wait for the last one
+FEW_UNITS = 12  # with fewer of them strips are short as well: else workers wait for the last unit
 SUMS_BYTES = 262144  # of a unit at most: they are to stay in the second-level cache
 LEAST_FILTERS = LANES  # that the kernel finishes together
 FILTERS = 512  # of a unit at most
@@ -42,6 +42,7 @@ class SparseLayout:
     """The arrays of a kernel's args that depend on weights and shape.
 
     Attributes:
+        used: positions up to the last one with an output.
         strip, length: positions of a unit, and of the planes of operands that it needs.
         chunk: filters of a unit.
         blocks, sets, sources, kinds, entries, starts: as the kernel takes them.
@@ -110,11 +111,9 @@ class SparseLayout:
 
     def _strip(self) -> int:
         """Return positions of a strip: as many as there are or as fit, in multiples of POSITIONS."""
-        strip = CROWDED_STRIP if self.crowded else STRIP
-        units = -(-self.used // strip) * -(-self.layer.filters // self.chunk)
-        if units < FEW_UNITS:
-            strip //= 2
-        fit = min(strip, SUMS_BYTES // (4 * self.chunk))
+        units = -(-self.used // STRIP) * -(-self.layer.filters // self.chunk)
+        short = self.crowded or units < FEW_UNITS
+        fit = min(CROWDED_STRIP if short else STRIP, SUMS_BYTES // (4 * self.chunk))
         return max(1, min(fit, self.used) // POSITIONS) * POSITIONS
 
     def _divide(self, planes: Ints, entries: Entries) -> Ints:

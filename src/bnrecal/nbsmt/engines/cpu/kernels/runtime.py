@@ -105,7 +105,7 @@ def copy_args(args: Args) -> Args:
 
 
 class OwnArgs(threading.local):
-    """Each thread's own copy of a record, for all its calls: to make one and find its address takes 20 microseconds.
+    """Each thread's own copy of a record, for all its calls: to make one takes longer than to write what differs.
 
     Whatever differs between calls is to be written anew in each.
     """
