@@ -161,7 +161,7 @@ def test_layers_of_another_class_are_told_apart() -> None:
 class Clamped(Tiny):
     """Other bounds of the clamps than `Tiny`, in the graph alone, and a function that stays by itself."""
 
-    function: Callable[[Tensor], Tensor] = staticmethod(F.relu6)
+    function: Callable[[Tensor], Tensor] = staticmethod(torch.relu)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.stem(x)))
