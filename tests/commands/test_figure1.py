@@ -1,5 +1,6 @@
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -140,3 +141,16 @@ def test_the_embedded_set_is_measured_on_more_images_unless_their_number_is_give
 def test_values_out_of_range_are_reported(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(BnrecalError, match=message):
         made(tmp_path, ONE, override)
+
+
+def test_small_images_are_evaluated_more_at_a_time_unless_their_number_is_given() -> None:
+    config = read_config(Figure1Config, SMALL)
+    experiment = bnrecal.experiment.setup.load(config)
+    whole = replace(experiment, config=replace(config, batch_size=None))
+    assert whole.batch_size == 20  # no more than there are
+    larger = bnrecal.commands.figure1.with_small_images(whole)
+    assert larger.config == replace(whole.config, batch_size=20)
+    many = replace(whole, validation=replace(whole.validation, indices=tuple(range(1000))))
+    assert bnrecal.commands.figure1.with_small_images(many).batch_size == bnrecal.commands.figure1.GLYPH_BATCH
+    given = replace(experiment, config=replace(config, batch_size=7))
+    assert bnrecal.commands.figure1.with_small_images(given) is given

@@ -85,11 +85,14 @@ def test_choices_along_a_curve_have_their_own_logits(name: str) -> None:
     few = [layers[-1], layers[len(layers) // 2]]
     curve = [dict.fromkeys(few[:count], 2) for count in range(3)]
     networks = [*choices(network, batch, curve, recal=False), *choices(network, batch, curve, recal=True), network]
-    together = SharedNetworks(fused_all(networks))
+    graphs = fused_all(networks)
+    together = SharedNetworks(graphs)
     other = images(4, seed=1, size=32).contiguous(memory_format=torch.channels_last)
     assert all_equal(by_place(together, other), alone(networks, other))
     assert sum(together.takers.values()) >= len(networks) - 1
     assert all_equal(by_place(together, batch), alone(networks, batch))  # nothing stays from the batch before
+    chains = [module for graph in graphs for module in graph.modules() if isinstance(module, Ended)]
+    assert all(chain.result.made is None for chain in chains)
 
 
 def test_what_is_alike_runs_once(ran: list[str]) -> None:
@@ -156,35 +159,46 @@ def test_layers_of_another_class_are_told_apart() -> None:
 
 
 class Clamped(Tiny):
-    """Another bound of the clamp, in the graph alone."""
+    """Other bounds of the clamps than `Tiny`, in the graph alone, and a function that stays by itself."""
+
+    function: Callable[[Tensor], Tensor] = staticmethod(torch.relu)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.stem(x)))
         x = F.relu6(self.bn2(self.conv2(x)) + 5)
-        x = F.relu6(5 * self.bn3(self.depthwise(x)))
+        x = self.function(5 * self.bn3(self.depthwise(x)))
         x = F.relu6(self.bn4(self.dilated(x)))
         return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Reflected(Clamped):
+    function = staticmethod(torch.abs)
 
 
 def test_other_functions_between_the_layers_are_told_apart() -> None:
     batch = images(16)
     network = with_statistics(tiny(), batch)
-    other = copy.deepcopy(network, {id(value): value for value in network.parameters()})
-    other.__class__ = Clamped
-    networks = [network, other]
+    networks: list[nn.Module] = [network]
+    for kind in (Clamped, Reflected):
+        parameters = {id(value): value for value in network.parameters()}
+        networks.append(copy.deepcopy(network, dict(parameters)))
+        networks[-1].__class__ = kind
     logits = by_place(SharedNetworks(fused_all(networks)), batch)
     assert all_equal(logits, alone(networks, batch))
-    assert not torch.equal(*logits)
+    assert not torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[1], logits[2])
 
 
 class Overwrites(Tiny):
     """Writes over what the first layers give, after others may have kept it."""
 
+    factor = 1.0
+
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.stem(x)))
         mean = x.mean((2, 3))
         y = self.bn2(self.conv2(x.mul_(self.factor)))
-        return self.fc(F.relu(y).mean((2, 3)) + mean.repeat(1, 2))  # type: ignore[no-any-return, operator]
+        return self.fc(F.relu(y).mean((2, 3)) + mean.repeat(1, 2))  # type: ignore[no-any-return]
 
 
 def test_a_result_that_is_written_over_is_computed_again(ran: list[str]) -> None:
@@ -194,7 +208,8 @@ def test_a_result_that_is_written_over_is_computed_again(ran: list[str]) -> None
     networks = [copy.deepcopy(network, dict(parameters)) for _ in range(3)]
     for place, one in enumerate(networks):
         one.__class__ = Overwrites
-        vars(one)["factor"] = 2.0 + place
+        assert isinstance(one, Overwrites)
+        one.factor = 2.0 + place
     together = SharedNetworks(fused_all(networks))
     assert together.takers
     ran.clear()
