@@ -283,7 +283,7 @@ class DenseSparseEngine(Engine):
 
 @dataclass(frozen=True)
 class _Seen:
-    """Of one shape of input: the shape of the output, and the images whose ends are made together."""
+    """Numbers that an input's shape decides: the output's shape, and the images whose ends are made together."""
 
     output: torch.Size
     ended: list[slice]
