@@ -109,6 +109,7 @@ def serve(path: Path, parent: int) -> None:
             import_module(f"bnrecal.{name}")
     warm_up()
     gc.freeze()  # a collection in a fork would copy the pages of all that was imported
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with `parent`
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that handle a request
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path.with_suffix(".new")))
@@ -174,6 +175,7 @@ def handle(connection: socket.socket) -> NoReturn:
 
 def work(request: Mapping[str, Any], files: Sequence[int]) -> NoReturn:
     """Be the process that was asked for, to its end."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for standard, given in enumerate(files):
         os.dup2(given, standard)
         os.close(given)
