@@ -43,7 +43,7 @@ STARTS_WITHIN = 300.0  # seconds
 
 
 def run_in_fork(
-    command: Sequence[str], folder: Path, env: Mapping[str, str], files: Sequence[int], timeout: float = 1800
+    command: Sequence[str], folder: Path, env: Mapping[str, str], files: Sequence[int], timeout: float | None
 ) -> int:
     """Run `python -m MODULE ARGUMENTS` in a fork of the server that listens at `env[SOCKET]`.
 
@@ -51,7 +51,7 @@ def run_in_fork(
         command: MODULE, ARGUMENTS.
         env: all environment variables.
         files: descriptors of stdin, stdout and stderr.
-        timeout: seconds, after which the fork is killed.
+        timeout: seconds, after which the fork is killed; None lets it run.
 
     Returns:
         The exit status; minus a signal's number where one ended it.
@@ -211,4 +211,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(Path(sys.argv[2]), int(sys.argv[3]))
     else:
-        sys.exit(run_in_fork(sys.argv[2:], Path.cwd(), os.environ, (0, 1, 2)))
+        sys.exit(run_in_fork(sys.argv[2:], Path.cwd(), os.environ, (0, 1, 2), None))
