@@ -39,7 +39,7 @@ READ_AT_IMPORT = ("HOME", "PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA",
 COMMANDS = ("experiment", "table1", "figure1", "plan", "export", "bench", "merge", "plot", "parallel.sweep")
 PRELOADED = (*[f"commands.{name}" for name in COMMANDS], "experiment.cell")
 MOST = 1 << 20  # bytes that are read at a time
-STARTS_WITHIN = 300.0  # seconds
+STARTS_WITHIN = 600.0  # seconds; a fresh, crowded machine compiles kernels and takes minutes over imports
 
 
 def run_in_fork(

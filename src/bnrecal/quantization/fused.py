@@ -195,7 +195,7 @@ class Ended(nn.Module):
         self.result = _Result()  # apart, because a module is slow to set an attribute
         self._takers = 0
         self._takes_made = False
-        self._sources = () if source is None else (source,)  # in a tuple it is no module of this one
+        self._sources: tuple[Ended, ...] = () if source is None else (source,)  # in a tuple it is no module of this one
         self.conv = chain.conv
         self.norm = chain.norm
         norm = chain.norm
