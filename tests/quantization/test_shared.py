@@ -80,7 +80,7 @@ def test_choices_along_a_curve_have_their_own_logits(name: str) -> None:
     batch = images(4, size=32).contiguous(memory_format=torch.channels_last)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = with_statistics(mini.ARCHITECTURES[name](10), batch)
+        network = with_statistics(mini.ARCHITECTURES[name](num_classes=10), batch)
     layers = [info.name for info in calibrate(network, [batch])][1:]
     few = [layers[-1], layers[len(layers) // 2]]
     curve = [dict.fromkeys(few[:count], 2) for count in range(3)]
