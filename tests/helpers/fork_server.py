@@ -169,7 +169,8 @@ def handle(connection: socket.socket) -> NoReturn:
         work(json.loads(content), files)
     connection.sendall(str(pid).encode())
     _, status = os.waitpid(pid, 0)
-    connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    with suppress(BrokenPipeError):  # after Ctrl-C nobody may wait for it
+        connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 
 
