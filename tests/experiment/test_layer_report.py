@@ -106,7 +106,7 @@ def test_every_column_of_the_table_of_layers(monkeypatch: pytest.MonkeyPatch) ->
         sizes = dict(zip(("input", "output", "kernel", "groups"), SIZES[plan.name], strict=True))
         row = {"name": plan.name, **sizes, "macs": plan.conv.macs, "threads": plan.threads, "reason": plan.reason}
         row["cycles"] = layer_cycles(plan.conv, max(plan.threads, 1), 16, 16)
-        row["execution"] = None  # of a layer that is not quantized
+        row["engine"] = None  # of a layer that is not quantized
         layer = prepared[own].layers.get(plan.name)
         if layer is not None:
             row |= {"engine": layer.engine, "scale": layer.input_scale, "range": layer.range}
