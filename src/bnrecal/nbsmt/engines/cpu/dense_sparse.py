@@ -1,6 +1,5 @@
 """NB-SMT on a processor: a dense 8-bit convolution and sparse weights, quantized and put together by numba kernels."""
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,13 +8,13 @@ from torch import Tensor
 
 from bnrecal.nbsmt.decompose.dense_sparse import DenseSparse, decompose_weights
 from bnrecal.nbsmt.engines.conv_end import ConvEnd
+from bnrecal.nbsmt.engines.cpu.by_shape import ByShape
 from bnrecal.nbsmt.engines.cpu.conv_end import EndPass
 from bnrecal.nbsmt.engines.cpu.cost_model import cheapest
 from bnrecal.nbsmt.engines.cpu.kernels import channel_planes, depthwise, quantize
 from bnrecal.nbsmt.engines.cpu.kernels import sparse as sparse_kernel
 from bnrecal.nbsmt.engines.cpu.kernels.runtime import MANY, Args
 from bnrecal.nbsmt.engines.cpu.onednn import (
-    PACKED_SHAPES,
     SIGNED_OFFSET,
     Exactness,
     OneDnnConv,
@@ -61,7 +60,7 @@ class DenseSparseEngine(Engine):
         eight_bit = layer.engine_name != "float32" and can_trust(tuple(layer.weight.shape))
         self.exactness = onednn_exactness() if eight_bit else Exactness.NONE
         self.share = cheapest(layer.weight, layer.spec, layer.geometry, self.exactness)
-        self._seen: OrderedDict[torch.Size, _Seen] = OrderedDict()
+        self._ended: ByShape[_Ended] = ByShape()
         self._parts: DenseSparse | None = None
         parts = self._decompose()  # kept for the first call
         self.operands = parts.operands
@@ -69,7 +68,7 @@ class DenseSparseEngine(Engine):
         channels, groups = layer.weight.shape[1], layer.geometry.groups
         self.shape = SparseLayer(layer.spec.threads, channels, len(layer.weight), groups)
         self.quantizer = Quantizer(self.operands, layer.spec, channels, groups)
-        self._sparse_sums: OrderedDict[torch.Size, SparseSums] = OrderedDict()
+        self._sparse_sums: ByShape[SparseSums] = ByShape()
         self._onednn: dict[bool, OneDnnConv] = {}  # for unsigned and for signed levels
         self._used: set[str] = set()
         self._exact: dict[tuple[torch.Size, bool], bool] = {}  # by shape of the operands, and whether they are signed
@@ -143,11 +142,11 @@ class DenseSparseEngine(Engine):
         signed: bool = False,
     ) -> Tensor | None:
         """Return `convolve` with its end, some images at a time; None where levels are asked for and none exist."""
-        seen = self._seen_at(x)
-        shape = seen.output
+        plan = self._ended.get(x.shape, lambda: self._plan_ends(x))
+        shape = plan.output
+        slices = plan.slices
         end_pass = EndPass(end, shape)
         try:
-            slices = seen.ended
             for part in slices:
                 some = x if len(slices) == 1 else x[part]
                 if self._only_dense:
@@ -200,7 +199,7 @@ class DenseSparseEngine(Engine):
     ) -> None:
         """Write into `target` as `SparseSums` does."""
         levels, operands = self.quantizer(x, x_scale, signed)
-        sparse_sums = self._sparse_sums_for(levels)
+        sparse_sums = self._sparse_sums_for(levels.shape)
         if not self.operands:
             sparse_sums(levels, signed, None, target, scale, bias)
             return
@@ -231,24 +230,16 @@ class DenseSparseEngine(Engine):
             size -= 1
         return [slice(first, first + size) for first in range(0, images, size)]
 
-    def _seen_at(self, x: Tensor) -> "_Seen":
-        """Return what follows from the shape of an input."""
-        if x.shape not in self._seen:
-            if len(self._seen) == PACKED_SHAPES:
-                self._seen.popitem(last=False)
-            self._seen[x.shape] = _Seen(torch.Size(self.layer.output_shape(x)), self._slices(x, ENDED_BYTES))
-        return self._seen[x.shape]
+    def _plan_ends(self, x: Tensor) -> "_Ended":
+        return _Ended(torch.Size(self.layer.output_shape(x)), self._slices(x, ENDED_BYTES))
 
-    def _sparse_sums_for(self, levels: Tensor) -> SparseSums:
-        shape = levels.shape
-        if shape not in self._sparse_sums:
-            if len(self._sparse_sums) == PACKED_SHAPES:
-                self._sparse_sums.popitem(last=False)
+    def _sparse_sums_for(self, shape: torch.Size) -> SparseSums:
+        def make() -> SparseSums:
             sparse = self._decompose().sparse
             layer = self.layer
-            self._sparse_sums[shape] = SparseSums(sparse, self.spec, self.shape, layer.geometry, layer.kernel, shape)
-        self._sparse_sums.move_to_end(shape)
-        return self._sparse_sums[shape]
+            return SparseSums(sparse, self.spec, self.shape, layer.geometry, layer.kernel, shape)
+
+        return self._sparse_sums.get(shape, make)
 
     def _dense_conv(self, operands: Tensor, signed: bool) -> tuple[IntegerConv, Tensor]:
         """Return what does the sums at this shape, and the operands as it takes them: floats without the offset."""
@@ -282,11 +273,11 @@ class DenseSparseEngine(Engine):
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Numbers that an input's shape decides: the output's shape, and the images whose ends are made together."""
+class _Ended:
+    """The output's shape, and the images whose ends are made together."""
 
     output: torch.Size
-    ended: list[slice]
+    slices: list[slice]
 
 
 def _channels_last(x: Tensor) -> Tensor:

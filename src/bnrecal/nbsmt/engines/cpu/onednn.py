@@ -10,7 +10,6 @@ search of thousands of layers at every instruction set (`scripts/search_exactnes
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
@@ -21,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnrecal.nbsmt.decompose.dense_sparse import PAIR_LIMIT
+from bnrecal.nbsmt.engines.cpu.by_shape import ByShape
 from bnrecal.nbsmt.engines.integer_conv import EXACT_BELOW, FloatConv, channel_range, chunks_within
 from bnrecal.nbsmt.geometry import Geometry, Pair
 
 SIGNED_OFFSET = 128  # oneDNN takes unsigned activations only: signed ones travel as x + 128
-PACKED_SHAPES = 2  # a loader's full batches and its last
 TRIAL_SHAPE, TRIAL_WEIGHT = (16, 64, 14, 14), (64, 64, 3, 3)
 TRIAL_GEOMETRY = Geometry((1, 1), (1, 1), (1, 1), 1)
 
@@ -49,7 +48,7 @@ class OneDnnConv:
     def __init__(self, weights: Callable[[], Tensor], geometry: Geometry, zero_point: int = 0) -> None:
         """Ask for int8 weights (O, C / groups, kh, kw) when they are packed; activations count from `zero_point`."""
         self.weights, self.geometry, self.zero_point = weights, geometry, zero_point
-        self._packed: OrderedDict[torch.Size, tuple[Tensor, Tensor, Tensor]] = OrderedDict()
+        self._packed: ByShape[tuple[Tensor, Tensor, Tensor]] = ByShape()
 
     @cached_property
     def kernel(self) -> Pair:
@@ -95,12 +94,7 @@ class OneDnnConv:
 
         Any other order works too, but is converted on every call: seconds for the largest layers.
         """
-        if x.shape not in self._packed:
-            if len(self._packed) == PACKED_SHAPES:
-                self._packed.popitem(last=False)
-            self._packed[x.shape] = self._pack(self.weights(), x, geometry)
-        self._packed.move_to_end(x.shape)
-        return self._packed[x.shape]
+        return self._packed.get(x.shape, lambda: self._pack(self.weights(), x, geometry))
 
     def _pack(self, w: Tensor, x: Tensor, g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
         unit = torch.ones(w.shape[0])

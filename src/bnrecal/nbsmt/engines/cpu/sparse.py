@@ -43,10 +43,10 @@ class SparseSums:
         self.zeros = np.zeros_like(self.signed_base)
         self.no_values = torch.zeros(len(self.zeros))
         self.base_addresses = (self.zeros.ctypes.data, self.signed_base.ctypes.data)
-        self.args = self._args(spec)
-        self.own = OwnArgs(self.args)
-        self.scratch_bytes = int(self.args["scratch_bytes"])
-        self.units = int(self.args["units"])
+        args = self._args(spec)
+        self.own = OwnArgs(args)
+        self.scratch_bytes = int(args["scratch_bytes"])
+        self.units = int(args["units"])
 
     def _args(self, spec: SmtSpec) -> Args:
         plan = self.plan
