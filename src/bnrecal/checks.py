@@ -39,10 +39,12 @@ def sane_values(config: Any, prefix: str = "") -> None:
         key = f"{prefix}{field.name}"
         value = getattr(config, field.name)
         _sane(key, value)
-        if value is not None and "least" in field.metadata:
-            at_least(key, value, field.metadata["least"])
-        if value is not None and "choices" in field.metadata:
-            one_of(key, value, field.metadata["choices"])
+        least = field.metadata.get("least")
+        choices = field.metadata.get("choices")
+        if value is not None and least is not None:
+            at_least(key, value, least)
+        if value is not None and choices:
+            one_of(key, value, choices)
 
 
 def _sane(key: str, value: Any) -> None:

@@ -28,15 +28,15 @@ from bnrecal.options import (
 T = TypeVar("T")
 
 
-def setting(default: T, help: str, **allowed: Any) -> T:
+def setting(default: T, help: str, *, least: int | None = None, choices: tuple[object, ...] = ()) -> T:
     """A field of a configuration with what it means; `bnrecal --help` and `bnrecal COMMAND --help` print it.
 
     Args:
         default: a list is copied for each configuration.
         help: what it means, its unit or range, and what may be chosen.
-        allowed: `least`, the smallest number, or `choices`, a tuple of values; `sane_values` checks them.
+        least, choices: the smallest number, the values to choose from; `sane_values` checks them where they are given.
     """
-    metadata = {"help": help, **allowed}
+    metadata = {"help": help, "least": least, "choices": choices}
     if isinstance(default, list):
         own: T = field(default_factory=lambda: list(default), metadata=metadata)  # type: ignore[assignment]
         return own
