@@ -87,7 +87,6 @@ def _start(arguments: Sequence[str], folder: Path) -> list["subprocess.Popen[str
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    tests = Path(__file__).parents[1]
     return [
         subprocess.Popen(
             [sys.executable, *arguments],
@@ -96,7 +95,6 @@ def _start(arguments: Sequence[str], folder: Path) -> list["subprocess.Popen[str
                 **os.environ,
                 "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
-                "PYTHONPATH": os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")]),
                 SOCKET: server() if FORKS else "",
             },
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

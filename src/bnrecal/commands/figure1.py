@@ -22,7 +22,8 @@ from bnrecal.reports.figure1.points import FigurePoint, write_points
 from bnrecal.search.curves import measure_curves
 from bnrecal.search.records import CurveRecord
 
-GLYPH_BATCH = 250  # images: of 32 x 32 pixels so many take a fifth less time each than 100, with the same logits
+# Of 32 x 32 pixels, 200 images at a time took 8 to 21 % less time each than 100, with the same logits.
+GLYPH_BATCH = 250
 
 
 def make_figure1(figure: Figure1Config, overrides: Sequence[str]) -> None:
