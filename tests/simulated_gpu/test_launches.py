@@ -14,7 +14,7 @@ from bnrecal.nbsmt.engines.apply_end import apply_end_
 from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
 from bnrecal.nbsmt.engines.gpu import tuning
 from bnrecal.nbsmt.engines.gpu.tile_store import Tile
-from bnrecal.nbsmt.engines.gpu.tuning import MOST_TILES, WIDE, try_launch
+from bnrecal.nbsmt.engines.gpu.tuning import HOPPER_TILES, MOST_TILES, beside_residual, try_launch
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
@@ -77,7 +77,7 @@ def test_an_end_of_its_own_is_one_launch(tmp_path: Path) -> None:
         assert seen.launches == {"end_values": 4}
 
 
-def test_a_residual_does_not_take_the_tile_that_it_leaves_no_registers(
+def test_a_residual_takes_half_of_a_tile_that_leaves_it_no_registers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Tile] = []
@@ -97,7 +97,9 @@ def test_a_residual_does_not_take_the_tile_that_it_leaves_no_registers(
         monkeypatch.setattr(tuning, "_start", noted)
         for end in ends(y):
             layer(x, 0.01, scale, end=end)
-    assert [tile == WIDE for tile in started] == [True, True, False, False]
+    largest, half = HOPPER_TILES[0], beside_residual(HOPPER_TILES[0])
+    assert half.rows * half.filters == largest.rows * largest.filters // 2
+    assert started == [largest, largest, half, half]
 
 
 def test_the_trial_is_a_launch_whose_result_is_looked_at(tmp_path: Path) -> None:

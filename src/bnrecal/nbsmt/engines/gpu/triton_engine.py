@@ -25,7 +25,7 @@ LARGEST_INDEX = 2**31 - 1
 # Pixels that a row of the expansion's programs shares, one vector of channels a lane; pixels and channels of a block of
 # channels that are gathered one by one.
 LANES = 1024 if INTERPRETED else 128
-GATHERED_BLOCK = (256, 64) if INTERPRETED else (8, 128)
+GATHERED_BLOCK = (256, 64) if INTERPRETED else (16, 64)
 DEPTHWISE_TILE = (128, 64) if INTERPRETED else (64, 32)
 
 
@@ -134,7 +134,7 @@ class TritonConv:
         count = len(lay.operands)
         gathered = len(lay.codes)
         vector = lay.vector
-        whole = lay.groups * lay.columns // lay.threads // vector if count else 0
+        whole = lay.groups * lay.columns // vector if count else 0
         in_row = whole + LANES // bp * triton.cdiv(gathered, bc)
         words = expanded.view(torch.int32)
         launch(

@@ -18,9 +18,8 @@ from bnrecal.nbsmt.engines.gpu.tile_store import Tile, TileStore
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # the kernels run in numpy, on the CPU's tensors
 SMALL = Tile(64, 16, 32, 4, 3)  # for the interpreter, which multiplies whatever the size
-# None spills registers on sm_80, 89 and 90. WIDE would spill before sm_90, and with a second accumulator (SPLIT) every
-# tile of more than ROOM sums a lane.
-WIDE = Tile(128, 256, 128, 8, 3)
+# None spills registers on sm_80, 89 and 90, but with a second accumulator (SPLIT) every tile of more than ROOM sums a
+# lane.
 ROOM = 32
 TILES = (
     Tile(128, 128, 128, 8, 3),
@@ -36,6 +35,21 @@ TILES = (
     Tile(128, 32, 32, 4, 5),
     Tile(64, 16, 32, 4, 5),
 )
+# On compute capability 9.0, whose warps multiply in fours: four of them with twice the sums leave room for a second
+# block beside them. Registers suffice there alone.
+HOPPER_TILES = (
+    Tile(128, 128, 128, 4, 3),
+    Tile(128, 64, 128, 4, 3),
+    Tile(64, 128, 128, 4, 3),
+    Tile(64, 64, 128, 4, 4),
+    Tile(128, 128, 64, 4, 5),
+    Tile(256, 64, 64, 4, 4),
+    Tile(128, 64, 64, 4, 5),
+    Tile(128, 32, 64, 4, 5),
+    Tile(64, 16, 64, 4, 5),
+    *[tile for tile in TILES if tile.channels == 32],
+)
+MOST_BESIDE_RESIDUAL = 64  # sums a lane, or registers are spilled
 MOST_TILES = 4  # timed for a kind of layer
 NARROWEST = 16  # filters of a tile
 # Layers are of one kind, and share a tile, that have as many rows by these bounds: enough tiles to fill a large GPU
@@ -82,10 +96,19 @@ def multiply(**arguments: Any) -> None:
     """Start `kernels.convolve.conv_int8` with the tile that was fastest for this kind of layer.
 
     All tiles give the same integers, so the same results. What follows the convolution makes no other kind of it: it
-    costs the same with every tile. A residual alone leaves WIDE no registers.
+    costs about the same with every tile. A residual alone takes more registers than a large tile leaves.
     """
     tile = SMALL if INTERPRETED else _tile_for(arguments)
-    _start(TILES[0] if tile == WIDE and arguments["RESIDUAL"] else tile, arguments)
+    _start(beside_residual(tile) if arguments["RESIDUAL"] else tile, arguments)
+
+
+def beside_residual(tile: Tile) -> Tile:
+    """Return a tile that leaves registers for a residual: this one, or half of it."""
+    if _sums_a_lane(tile) <= MOST_BESIDE_RESIDUAL:
+        return tile
+    if tile.rows > tile.filters:
+        return tile._replace(rows=tile.rows // 2)
+    return tile._replace(filters=tile.filters // 2)
 
 
 def _start(tile: Tile, arguments: dict[str, Any]) -> None:
@@ -97,8 +120,8 @@ def _start(tile: Tile, arguments: dict[str, Any]) -> None:
 
 def _tile_for(arguments: dict[str, Any]) -> Tile:
     device = arguments["x"].device
-    wide = torch.cuda.get_device_capability(device) == (9, 0)
-    tiles = fitting_tiles(arguments["depth"], arguments["filters"], bool(arguments["SPLIT"]), wide=wide)
+    hopper = torch.cuda.get_device_capability(device) == (9, 0)
+    tiles = fitting_tiles(arguments["depth"], arguments["filters"], bool(arguments["SPLIT"]), hopper=hopper)
     if len(tiles) == 1:
         return tiles[0]
     names = ("rows", "filters", "depth", "taps", "SPLIT")
@@ -106,7 +129,7 @@ def _tile_for(arguments: dict[str, Any]) -> Tile:
     return _store(device).choose(kind, tiles, lambda: _fastest(tiles, arguments))
 
 
-def fitting_tiles(depth: int, filters: int, split: bool, *, wide: bool) -> list[Tile]:
+def fitting_tiles(depth: int, filters: int, split: bool, *, hopper: bool) -> list[Tile]:
     """Return the tiles worth timing, MOST_TILES at most.
 
     Args:
@@ -114,12 +137,12 @@ def fitting_tiles(depth: int, filters: int, split: bool, *, wide: bool) -> list[
             narrow enough tile for.
         filters: of a bundle; tiles are no wider than these need.
         split: leave room for a second accumulator.
-        wide: the GPU holds WIDE in its registers.
+        hopper: the GPU is of compute capability 9.0.
     """
     widest = max(NARROWEST, triton.next_power_of_2(filters))
     fitting = [
         tile
-        for tile in ((WIDE, *TILES) if wide else TILES)
+        for tile in (HOPPER_TILES if hopper else TILES)
         if depth % tile.channels == 0 and tile.filters <= widest and (not split or has_room(tile))
     ]
     step = max(tile.channels for tile in fitting)
@@ -128,7 +151,11 @@ def fitting_tiles(depth: int, filters: int, split: bool, *, wide: bool) -> list[
 
 def has_room(tile: Tile) -> bool:
     """Return whether each lane can hold a second accumulator."""
-    return tile.rows * tile.filters <= ROOM * 32 * tile.warps
+    return _sums_a_lane(tile) <= ROOM
+
+
+def _sums_a_lane(tile: Tile) -> int:
+    return tile.rows * tile.filters // (32 * tile.warps)
 
 
 def kind_of(rows: int, filters: int, depth: int, taps: int, split: int) -> str:

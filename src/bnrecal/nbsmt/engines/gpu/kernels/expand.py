@@ -11,6 +11,12 @@ import triton.language as tl
 
 from bnrecal.nbsmt.engines.gpu.kernels.levels import load_levels
 
+# The operands of the default policy, by the last 9 bits of their codes: a, a that becomes r(a) as soon as a partner is
+# active, and r(a) while several are. They take a step where others take ten.
+AS_IS: tl.constexpr = tl.constexpr(0b011_011_011)
+REDUCED_BY_ONE: tl.constexpr = tl.constexpr(0b101_101_011)
+REDUCED_AMONG_SEVERAL: tl.constexpr = tl.constexpr(0b101_000_000)
+
 
 @triton.jit
 def _is_active(x, keep, x_inverse, QUANTIZE: tl.constexpr):
@@ -54,39 +60,46 @@ def _multiples(words, HALF_EVEN: tl.constexpr):
 
 
 @triton.jit
-def _load_word(x, inside, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr):
-    """Levels of 4 channels from the addresses x (LANES,) on, as the bytes of int32 words (LANES,)."""
-    at = tl.arange(0, 4)
-    levels = load_levels(x[:, None] + at[None, :], inside[:, None], x_inverse, QUANTIZE, SIGNED)
-    return tl.sum((levels & 255) << (8 * at)[None, :], axis=1)
+def _load_word(x, inside, x_inverse, SIGNED: tl.constexpr, ACTIVE: tl.constexpr):
+    """The bytes of 4 float32 activations from the addresses x (LANES,) on, as int32 words (LANES,).
+
+    ACTIVE: 255 where a level is not 0, instead of the levels.
+    """
+    place = tl.arange(0, 4)[None, :]
+    if ACTIVE:
+        active = _is_active(x[:, None] + place, inside[:, None], x_inverse, True)
+        values = tl.where(active, 255, 0)
+    else:
+        values = load_levels(x[:, None] + place, inside[:, None], x_inverse, True, SIGNED) & 255
+    return tl.sum(values << (8 * place), axis=1)
 
 
 @triton.jit
-def _load_words(x, inside, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr, VEC: tl.constexpr):
-    """Levels of VEC channels from the addresses x (LANES,) on: int32 (LANES, VEC / 4) of 4, or (LANES, 1) of one."""
+def _load_words(
+    x, inside, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr, VEC: tl.constexpr, ACTIVE: tl.constexpr
+):
+    """VEC bytes (`_load_word`) from the addresses x (LANES,) on: int32 (LANES, VEC / 4) of 4, or (LANES, 1) of one."""
     if VEC == 1:
         words = load_levels(x[:, None], inside[:, None], x_inverse, QUANTIZE, SIGNED) & 255
+    elif not QUANTIZE:
+        at = x.to(tl.pointer_type(tl.int32), bitcast=True)[:, None] + tl.arange(0, VEC // 4)[None, :]
+        words = tl.load(at, mask=inside[:, None], other=0)
     elif VEC == 4:
-        words = _load_word(x, inside, x_inverse, QUANTIZE, SIGNED)[:, None]
+        words = _load_word(x, inside, x_inverse, SIGNED, ACTIVE)[:, None]
     elif VEC == 8:
-        first = _load_word(x, inside, x_inverse, QUANTIZE, SIGNED)
-        words = tl.join(first, _load_word(x + 4, inside, x_inverse, QUANTIZE, SIGNED))
+        first = _load_word(x, inside, x_inverse, SIGNED, ACTIVE)
+        words = tl.join(first, _load_word(x + 4, inside, x_inverse, SIGNED, ACTIVE))
     else:
         # A lane keeps what it loads in its own registers: no two lanes exchange anything.
-        first = _load_word(x, inside, x_inverse, QUANTIZE, SIGNED)
-        second = _load_word(x + 4, inside, x_inverse, QUANTIZE, SIGNED)
-        third = _load_word(x + 8, inside, x_inverse, QUANTIZE, SIGNED)
-        fourth = _load_word(x + 12, inside, x_inverse, QUANTIZE, SIGNED)
+        first = _load_word(x, inside, x_inverse, SIGNED, ACTIVE)
+        second = _load_word(x + 4, inside, x_inverse, SIGNED, ACTIVE)
+        third = _load_word(x + 8, inside, x_inverse, SIGNED, ACTIVE)
+        fourth = _load_word(x + 12, inside, x_inverse, SIGNED, ACTIVE)
         pairs = tl.join(tl.join(first, third), tl.join(second, fourth))
         words = tl.reshape(pairs, (first.shape[0], 4))
+    if ACTIVE and (VEC == 1 or not QUANTIZE):
+        words = _where_nonzero(words)
     return words
-
-
-@triton.jit
-def _split(words, HALF_EVEN: tl.constexpr):
-    """Words of levels as those up to 15, those above, these reduced, and 255 where a level is not 0."""
-    above = _where_nonzero(words & -0x0F0F0F10)  # 0xF0F0F0F0
-    return words & ~above, words & above, _multiples(words, HALF_EVEN) & above, _where_nonzero(words)
 
 
 @triton.jit
@@ -96,14 +109,15 @@ def _bit(code, place):
 
 
 @triton.jit
-def _value(low, high, reduced, code, place):
-    """Words of the operands that the 3 bits of `code` from this place on select."""
-    return (low & _bit(code, place)) | (high & _bit(code, place + 1)) | (reduced & _bit(code, place + 2))
+def _by_count(some, several, code, place):
+    """All bits where the bit of `code` is set that counts: at this place, 3 or 6 on while 0, 1, or more are active."""
+    one = (some & _bit(code, place + 3)) | (~some & _bit(code, place))
+    return (several & _bit(code, place + 6)) | (~several & one)
 
 
 @triton.jit
-def _operand(low, high, reduced, p1, p2, p3, code, T: tl.constexpr):
-    """Words of one operand; p1 to p3 are 255 where the activation of this partner is not 0."""
+def _count(p1, p2, p3, code, T: tl.constexpr):
+    """255 where some, and where several, of an operand's partners are active; p1 to p3: where each is."""
     some = p1 & _bit(code, 0)
     several = some & 0
     if T > 2:
@@ -111,9 +125,26 @@ def _operand(low, high, reduced, p1, p2, p3, code, T: tl.constexpr):
         third = p3 & _bit(code, 2)
         several = (some & second) | (some & third) | (second & third)
         some = some | second | third
-    none = _value(low, high, reduced, code, 3) & ~some
-    one = _value(low, high, reduced, code, 6) & some & ~several
-    return none | one | (_value(low, high, reduced, code, 9) & several)
+    return some, several
+
+
+@triton.jit
+def _operand(a, above, reduced, some, several, code):
+    """Words of one operand.
+
+    a: levels. above: 255 where they are above 15. reduced: a up to 15, r(a) above.
+    """
+    kind = code >> 3
+    if kind == REDUCED_BY_ONE:
+        selected = (some & reduced) | (~some & a)
+    elif kind == REDUCED_AMONG_SEVERAL:
+        selected = several & reduced
+    elif kind == AS_IS:
+        selected = a
+    else:
+        as_is = _by_count(some, several, code, 4) & above | _by_count(some, several, code, 3) & ~above
+        selected = (a & as_is) | (reduced & above & _by_count(some, several, code, 5))
+    return selected
 
 
 @triton.jit
@@ -129,48 +160,47 @@ def _store_words(y, y_words, vector, keep, words, SIGNED: tl.constexpr, VEC: tl.
 
 
 @triton.jit
+def _load_partner(
+    x, channel, columns, inside, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr, VEC: tl.constexpr
+):
+    """255 where the activation of a partner is not 0; its vector of `columns` may be counted beyond the last one."""
+    channel = tl.where(channel < columns, channel, channel - columns)
+    return _load_words(x + channel * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC, True)
+
+
+@triton.jit
 def _expand_whole(
-    x, y, y_words, vector, part, columns, operands, count, keep, inside, x_inverse,
+    x, y, y_words, vector, channel, columns, operands, count, keep, inside, x_inverse,
     T: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr, HALF_EVEN: tl.constexpr, VEC: tl.constexpr,
 ):  # fmt: skip
-    """Read VEC channels of every thread, and write all whole operands of them.
+    """Read one vector of VEC channels, and of its partners whether they are 0, and write all whole operands of it.
 
-    x: addresses of the first thread's channels. vector: number of the vector that its first operand goes to.
-    part, columns: vectors of a thread, and of all threads.
+    x: addresses of the group's first channel. vector: number of the vector that the first operand goes to.
+    channel: number (LANES,) of the vector that is read. columns: vectors of the group.
     """
-    a0 = _load_words(x, inside, x_inverse, QUANTIZE, SIGNED, VEC)
+    a = _load_words(x + channel * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC, False)
     if T == 1:
-        _store_words(y, y_words, vector, keep, a0, SIGNED, VEC)
-    elif T == 2:
-        a1 = _load_words(x + part * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC)
-        low0, high0, reduced0, z0 = _split(a0, HALF_EVEN)
-        low1, high1, reduced1, z1 = _split(a1, HALF_EVEN)
-        for i in range(count):
-            code = tl.load(operands + i)
-            first = vector + i * columns
-            selected = _operand(low0, high0, reduced0, z1, z1, z1, code, T)
-            _store_words(y, y_words, first, keep, selected, SIGNED, VEC)
-            selected = _operand(low1, high1, reduced1, z0, z0, z0, code, T)
-            _store_words(y, y_words, first + part, keep, selected, SIGNED, VEC)
+        _store_words(y, y_words, vector, keep, a, SIGNED, VEC)
     else:
-        a1 = _load_words(x + part * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC)
-        a2 = _load_words(x + 2 * part * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC)
-        a3 = _load_words(x + 3 * part * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC)
-        low0, high0, reduced0, z0 = _split(a0, HALF_EVEN)
-        low1, high1, reduced1, z1 = _split(a1, HALF_EVEN)
-        low2, high2, reduced2, z2 = _split(a2, HALF_EVEN)
-        low3, high3, reduced3, z3 = _split(a3, HALF_EVEN)
+        above = _where_nonzero(a & -0x0F0F0F10)  # 0xF0F0F0F0: levels of 16 and more
+        reduced = (_multiples(a, HALF_EVEN) & above) | (a & ~above)
+        part = columns // T
+        p1 = _load_partner(x, channel + part, columns, inside, x_inverse, QUANTIZE, SIGNED, VEC)
+        p2 = p1
+        p3 = p1
+        if T > 2:
+            p2 = _load_partner(x, channel + 2 * part, columns, inside, x_inverse, QUANTIZE, SIGNED, VEC)
+            p3 = _load_partner(x, channel + 3 * part, columns, inside, x_inverse, QUANTIZE, SIGNED, VEC)
+        counted = 0
+        some = p1 & 0
+        several = some
         for i in range(count):
             code = tl.load(operands + i)
-            first = vector + i * columns
-            selected = _operand(low0, high0, reduced0, z1, z2, z3, code, T)
-            _store_words(y, y_words, first, keep, selected, SIGNED, VEC)
-            selected = _operand(low1, high1, reduced1, z2, z3, z0, code, T)
-            _store_words(y, y_words, first + part, keep, selected, SIGNED, VEC)
-            selected = _operand(low2, high2, reduced2, z3, z0, z1, code, T)
-            _store_words(y, y_words, first + 2 * part, keep, selected, SIGNED, VEC)
-            selected = _operand(low3, high3, reduced3, z0, z1, z2, code, T)
-            _store_words(y, y_words, first + 3 * part, keep, selected, SIGNED, VEC)
+            if code & 7 != counted:  # operands of the same partners follow one another
+                some, several = _count(p1, p2, p3, code, T)
+                counted = code & 7
+            selected = _operand(a, above, reduced, some, several, code)
+            _store_words(y, y_words, vector + i * columns, keep, selected, SIGNED, VEC)
 
 
 @triton.jit
@@ -179,21 +209,20 @@ def _expand_lanes(
     bundle, depth, SY, SX, PY, PX, T: tl.constexpr, VEC: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
     HALF_EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Write all whole operands of vector q (LANES,) of every thread of pixel p (LANES,)."""
-    part = columns // T // VEC
+    """Write all whole operands of vector q (LANES,) of pixel p (LANES,): lanes side by side write side by side."""
     keep = p < pixels
     p = tl.minimum(p, pixels - 1)
     image, row, col = _pixel_of(p, YH, YW)
     row, col = row * SY - PY, col * SX - PX
     inside = keep & (row >= 0) & (row < H) & (col >= 0) & (col < W)
-    group, c = q // part, q % part
+    columns = columns // VEC
+    group, c = q // columns, q % columns
     # numbers of vectors, so that the compiler sees what divides the addresses
     pixel = image.to(tl.int64) * (x_image // VEC) + row.to(tl.int64) * (x_row // VEC) + col * (x_col // VEC)
-    x += (pixel + group * (columns // VEC) + c) * VEC
     channel = group // bundle * (depth // VEC) + group % bundle * (width // VEC) + c
     vector = p.to(tl.int64) * (E // VEC) + channel
-    _expand_whole(x, y, y_words, vector, part, columns // VEC, operands, count, keep, inside, x_inverse,
-                  T, QUANTIZE, SIGNED, HALF_EVEN, VEC)  # fmt: skip
+    _expand_whole(x + (pixel + group * columns) * VEC, y, y_words, vector, c, columns, operands, count, keep, inside,
+                  x_inverse, T, QUANTIZE, SIGNED, HALF_EVEN, VEC)  # fmt: skip
 
 
 @triton.jit
@@ -268,10 +297,10 @@ def quantize_expand(
 
     Pixel (i, j) of the (YH, YW) written ones sees the input from (i * SY - PY, j * SX - PX) on. VEC divides the
     channels of a thread and all addresses; y_words is y as int32. Programs in a row share LANES pixels: first those
-    that write the `count` whole operands, a lane VEC channels of each thread; then those that write the channels in
+    that write the `count` whole operands, a lane of VEC channels; then those that write the channels in
     `sources` with their operands in `codes` to `places` in 0..E-1, BP pixels and BC of them at a time.
     """
-    vectors = groups * (columns // T // VEC)
+    vectors = groups * (columns // VEC)
     whole = tl.where(count > 0, vectors, 0)
     blocks = tl.cdiv(gathered, BC)
     in_row = whole + LANES // BP * blocks

@@ -11,7 +11,8 @@ def levels_of(x, x_inverse, SIGNED: tl.constexpr):
     steps = tl.where(steps == steps, steps, 0.0)  # NaN
     lowest: tl.constexpr = -128.0 if SIGNED else 0.0
     steps = tl.minimum(tl.maximum(steps, lowest), lowest + 255.0)
-    return ((steps + 12582912.0) - 12582912.0).to(tl.int32)  # so large a sum is whole, rounded half to even
+    # So large a sum, 1.5 * 2^23, is whole, rounded half to even, and its last bits are the level.
+    return (steps + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000
 
 
 @triton.jit
