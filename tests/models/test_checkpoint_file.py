@@ -87,7 +87,7 @@ def of_timm(path: Path) -> None:
 
 def of_examples(path: Path) -> None:
     """pytorch/examples imagenet/main.py: DataParallel, and the best accuracy as a tensor."""
-    state = nn.DataParallel(network()).state_dict()
+    state = nn.DataParallel(copy.deepcopy(network())).state_dict()  # moves what it is given to a GPU, if there is one
     torch.save(training({"arch": NETWORK, "state_dict": state, "best_acc1": torch.tensor(71.68)}), path)
 
 

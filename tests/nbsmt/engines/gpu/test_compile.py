@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton", reason="torch brings no Triton here: the GPU kernels are not compiled")
 if os.environ.get("TRITON_INTERPRET", "0") == "1":
@@ -18,7 +19,9 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from bnrecal.nbsmt.engines.gpu import tuning  # noqa: E402
 from bnrecal.nbsmt.engines.gpu.conv_end import BLOCK  # noqa: E402
 from bnrecal.nbsmt.engines.gpu.kernels import conv_end, convolve, expand  # noqa: E402
-from bnrecal.nbsmt.engines.gpu.triton_engine import DEPTHWISE_TILE, GATHERED_BLOCK, LANES, SAFE_STEPS  # noqa: E402
+from bnrecal.nbsmt.engines.gpu.layout import lay_out  # noqa: E402
+from bnrecal.nbsmt.engines.gpu.triton_engine import DEPTHWISE_TILE, LANES, RUN, SAFE_STEPS  # noqa: E402
+from bnrecal.nbsmt.spec import SmtSpec  # noqa: E402
 
 CAPABILITIES = (80, 89, 90)
 FIRST_AND_LAST = (80, 90)  # what the one between them shares with both
@@ -125,10 +128,10 @@ def test_the_expansion_stores_whole_vectors_that_no_lane_waits_for(
 ) -> None:
     compiled = _compile(expand.quantize_expand, EXPANSION, _of_expansion(threads, vector), capability)
     ptx = compiled.asm["ptx"]
-    gathered = GATHERED_BLOCK[0] * GATHERED_BLOCK[1] // LANES if vector == 1 else 0  # those store single bytes too
+    gathered = RUN if vector == 1 else 0  # those store single bytes too
     assert len(re.findall(rf"st\.global\.{store}", ptx)) == 1 + gathered
     assert len(re.findall(r"ld\.global\.v4\.b32", ptx)) == threads * (vector // 4)
-    whole = re.search(rf"st\.global\.{store}", ptx)
+    whole = next(re.finditer(rf"st\.global\.{store}", ptx))
     alone = ptx[: whole.end()] if GATHERED_IN_COMPANY else ptx
     assert "bar.sync" not in alone
     assert "shfl" not in alone
@@ -137,11 +140,21 @@ def test_the_expansion_stores_whole_vectors_that_no_lane_waits_for(
 
 
 def _of_expansion(threads: int, vector: int) -> dict[str, Any]:
-    bp, bc = GATHERED_BLOCK
     return {
         "T": threads, "TAPS": 1, "VEC": vector, "QUANTIZE": True, "SIGNED": False, "HALF_EVEN": True, "LANES": LANES,
-        "BP": bp, "BC": bc,
+        "RUN": RUN,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_the_default_policys_operands_take_the_short_way(threads: int) -> None:
+    weight = torch.randint(-128, 128, (256, 16, 3, 3), generator=torch.Generator().manual_seed(0))
+    weight[torch.rand(weight.shape) < 0.1] = 0
+    layout, _ = lay_out(weight.to(torch.int8), SmtSpec(threads), 1, torch.device("cpu"))
+    kinds = {code >> 3 for code in layout.operands.tolist()}
+    short = {kind.value for kind in (expand.AS_IS, expand.REDUCED_BY_ONE, expand.REDUCED_AMONG_SEVERAL)}
+    assert len(kinds) > 1
+    assert kinds <= short
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

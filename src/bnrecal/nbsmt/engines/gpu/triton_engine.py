@@ -22,10 +22,10 @@ log = logging.getLogger("bnrecal")
 # weights of a filter sum to less than 2^24; after SAFE_STEPS steps of 128 products it does whatever they are.
 SAFE_WEIGHT, SAFE_STEPS = 2**24, 1023
 LARGEST_INDEX = 2**31 - 1
-# Pixels that a row of the expansion's programs shares, one vector of channels a lane; pixels and channels of a block of
-# channels that are gathered one by one.
+# Pixels that a row of the expansion's programs shares, one vector of channels a lane; and pixels that a lane takes one
+# after another of a channel that is gathered by itself. Both are powers of two.
 LANES = 1024 if INTERPRETED else 128
-GATHERED_BLOCK = (256, 64) if INTERPRETED else (16, 64)
+RUN = 8
 DEPTHWISE_TILE = (128, 64) if INTERPRETED else (64, 32)
 
 
@@ -128,22 +128,23 @@ class TritonConv:
 
     def _expand(self, x: Tensor, expanded: Tensor, inverse: float | None, signed: bool) -> None:
         lay, s = self.layout, self.source
-        bp, bc = GATHERED_BLOCK
         height, width = expanded.shape[1:3]
         pixels = expanded[..., 0].numel()
         count = len(lay.operands)
         gathered = len(lay.codes)
         vector = lay.vector
         whole = lay.groups * lay.columns // vector if count else 0
-        in_row = whole + LANES // bp * triton.cdiv(gathered, bc)
+        side_by_side = max(RUN, min(LANES, triton.next_power_of_2(gathered)))  # gathered channels that lanes take
+        in_row = whole + side_by_side // RUN * triton.cdiv(gathered, side_by_side)
         words = expanded.view(torch.int32)
         launch(
             expand.quantize_expand, (triton.cdiv(pixels, LANES) * in_row,),
             x, expanded, words, lay.operands, lay.places, lay.sources, lay.codes, inverse or 1.0, pixels, height, width,
             lay.total, x.shape[2], x.shape[3], x.stride(0), x.stride(2), x.stride(3), lay.columns, lay.groups,
-            count, gathered, lay.width, lay.bundle, lay.depth, *s.stride, *s.padding, *s.dilation,
+            count, gathered, side_by_side.bit_length() - 1, lay.width, lay.bundle, lay.depth, *s.stride, *s.padding,
+            *s.dilation,
             T=lay.threads, TAPS=self.taps[0] * self.taps[1], VEC=vector, QUANTIZE=inverse is not None, SIGNED=signed,
-            HALF_EVEN=self.spec.rounding == "half_even", LANES=LANES, BP=bp, BC=bc,
+            HALF_EVEN=self.spec.rounding == "half_even", LANES=LANES, RUN=RUN,
         )  # fmt: skip
 
     def _multiply(self, expanded: Tensor, y: Tensor, signed: bool, output: Output) -> None:

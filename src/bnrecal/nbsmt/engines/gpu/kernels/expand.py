@@ -235,75 +235,97 @@ def _pixel_of(p, YH, YW):
 
 @triton.jit
 def _locate(x_pixel, entry, stride, row, col, keep, H, W, x_row, x_col, DY, DX, TAPS: tl.constexpr):
-    """Addresses of the activations that `Layout.sources` says from `entry` on, and which are there.
+    """Addresses of the activations that `ExpandedLayout.sources` says at `entry`, and which are there.
 
     x_pixel: addresses of the pixels (row, col). keep: without the pixels outside the image, if there is one tap.
     """
-    channel = tl.load(entry)[None, :]
+    channel = tl.load(entry)
     inside = keep
     if TAPS > 1:
-        down = tl.load(entry + stride)[None, :] * DY
-        right = tl.load(entry + 2 * stride)[None, :] * DX
+        down = tl.load(entry + stride) * DY
+        right = tl.load(entry + 2 * stride) * DX
         inside = keep & (channel >= 0) & (row + down >= 0) & (row + down < H) & (col + right >= 0) & (col + right < W)
         channel = down.to(tl.int64) * x_row + right * x_col + channel
     return x_pixel + channel, inside
 
 
 @triton.jit
-def _expand_gathered(
-    x, y, p, block, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col, gathered,
-    SY, SX, PY, PX, DY, DX, T: tl.constexpr, TAPS: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
-    HALF_EVEN: tl.constexpr, BC: tl.constexpr,
+def _gather(
+    x_pixel, entry, stride, row, col, keep, code, x_inverse, H, W, x_row, x_col, gathered, DY, DX,
+    T: tl.constexpr, TAPS: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr, HALF_EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Write BC channels of pixels p (BP, 1) that are gathered one by one, with their partners looked up for each."""
-    OFFSET: tl.constexpr = 0 if SIGNED else 128
-    j = block * BC + tl.arange(0, BC)
-    keep = (p < pixels) & (j < gathered)[None, :]
-    image, row, col = _pixel_of(tl.minimum(p, pixels - 1), YH, YW)
-    row, col = row * SY - PY, col * SX - PX
-    x += image.to(tl.int64) * x_image + row.to(tl.int64) * x_row + col * x_col
-    there = keep
-    if TAPS == 1:
-        there = keep & (row >= 0) & (row < H) & (col >= 0) & (col < W)
-    j = tl.minimum(j, gathered - 1)
-    code = tl.load(codes + j)[None, :]
-    stride = T * gathered
-    at, inside = _locate(x, sources + j, stride, row, col, there, H, W, x_row, x_col, DY, DX, TAPS)
+    """The operands (LANES,) of activations that are looked up one by one, with their partners."""
+    at, inside = _locate(x_pixel, entry, stride, row, col, keep, H, W, x_row, x_col, DY, DX, TAPS)
     a = load_levels(at, inside, x_inverse, QUANTIZE, SIGNED)
     active = a * 0
     for r in tl.static_range(1, T):
-        counts = there & (((code >> (r - 1)) & 1) != 0)
-        entry = sources + r * gathered + j
-        at, inside = _locate(x, entry, stride, row, col, counts, H, W, x_row, x_col, DY, DX, TAPS)
+        counts = keep & (((code >> (r - 1)) & 1) != 0)
+        partner = entry + r * gathered
+        at, inside = _locate(x_pixel, partner, stride, row, col, counts, H, W, x_row, x_col, DY, DX, TAPS)
         active += _is_active(at, inside, x_inverse, QUANTIZE).to(tl.int32)
     value = code >> (3 + 3 * tl.minimum(active, 2))
     above = (a & _bit(value, 1)) | (_reduced(a, HALF_EVEN) & _bit(value, 2))
-    selected = tl.where(a <= 15, a & _bit(value, 0), above)
-    y += tl.minimum(p, pixels - 1).to(tl.int64) * E
-    tl.store(y + tl.load(places + j)[None, :], (selected - OFFSET).to(tl.int8), mask=keep)
+    return tl.where(a <= 15, a & _bit(value, 0), above)
+
+
+@triton.jit
+def _expand_gathered(
+    x, y, first, block, shift, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col,
+    gathered, SY, SX, PY, PX, DY, DX, T: tl.constexpr, TAPS: tl.constexpr, QUANTIZE: tl.constexpr,
+    SIGNED: tl.constexpr, HALF_EVEN: tl.constexpr, LANES: tl.constexpr, RUN: tl.constexpr,
+):  # fmt: skip
+    """Write 2^shift channels that are gathered one by one: a lane one of them, of RUN pixels that follow another.
+
+    Lanes side by side have channels side by side, so that they load and store few lines together.
+    """
+    OFFSET: tl.constexpr = 0 if SIGNED else 128
+    lane = tl.arange(0, LANES)
+    j = (block << shift) + (lane & ((1 << shift) - 1))
+    written = j < gathered
+    j = tl.minimum(j, gathered - 1)
+    code = tl.load(codes + j)
+    place = tl.load(places + j)
+    p = first + (lane >> shift) * RUN
+    image, line, column = _pixel_of(tl.minimum(p, pixels - 1), YH, YW)
+    for _step in tl.static_range(RUN):
+        keep = written & (p < pixels)
+        row, col = line * SY - PY, column * SX - PX
+        there = keep
+        if TAPS == 1:
+            there = keep & (row >= 0) & (row < H) & (col >= 0) & (col < W)
+        x_pixel = x + (image.to(tl.int64) * x_image + row.to(tl.int64) * x_row + col * x_col)
+        selected = _gather(x_pixel, sources + j, T * gathered, row, col, there, code, x_inverse, H, W, x_row, x_col,
+                           gathered, DY, DX, T, TAPS, QUANTIZE, SIGNED, HALF_EVEN)  # fmt: skip
+        tl.store(y + (p.to(tl.int64) * E + place), (selected - OFFSET).to(tl.int8), mask=keep)
+        p += 1
+        column += 1
+        line += (column == YW).to(tl.int32)
+        column = tl.where(column == YW, 0, column)
+        image += (line == YH).to(tl.int32)
+        line = tl.where(line == YH, 0, line)
 
 
 @triton.jit(do_not_specialize=[
     "pixels", "YH", "YW", "E", "H", "W", "x_image", "x_row", "x_col", "columns", "groups", "count", "gathered",
-    "width", "bundle", "depth", "SY", "SX", "PY", "PX", "DY", "DX",
+    "shift", "width", "bundle", "depth", "SY", "SX", "PY", "PX", "DY", "DX",
 ])  # fmt: skip
 def quantize_expand(
     x, y, y_words, operands, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col,
-    columns, groups, count, gathered, width, bundle, depth, SY, SX, PY, PX, DY, DX,
+    columns, groups, count, gathered, shift, width, bundle, depth, SY, SX, PY, PX, DY, DX,
     T: tl.constexpr, TAPS: tl.constexpr, VEC: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
-    HALF_EVEN: tl.constexpr, LANES: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    HALF_EVEN: tl.constexpr, LANES: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
     """Float32 activations (or 8-bit ones) to the int8 channels that the expanded weights take (`ExpandedLayout`).
 
     Pixel (i, j) of the (YH, YW) written ones sees the input from (i * SY - PY, j * SX - PX) on. VEC divides the
     channels of a thread and all addresses; y_words is y as int32. Programs in a row share LANES pixels: first those
-    that write the `count` whole operands, a lane of VEC channels; then those that write the channels in
-    `sources` with their operands in `codes` to `places` in 0..E-1, BP pixels and BC of them at a time.
+    that write the `count` whole operands, a lane of VEC channels; then those that write the channels in `sources` with
+    their operands in `codes` to `places` in 0..E-1, 2^shift of them at a time (RUN to LANES).
     """
     vectors = groups * (columns // VEC)
     whole = tl.where(count > 0, vectors, 0)
-    blocks = tl.cdiv(gathered, BC)
-    in_row = whole + LANES // BP * blocks
+    blocks = tl.cdiv(gathered, 1 << shift)
+    in_row = whole + (1 << shift) // RUN * blocks
     first = tl.program_id(0) // in_row * LANES
     program = tl.program_id(0) % in_row
     if program < whole:
@@ -313,7 +335,7 @@ def quantize_expand(
                       T, VEC, QUANTIZE, SIGNED, HALF_EVEN)  # fmt: skip
     else:
         block = program - whole
-        pixel = first + block // blocks * BP + tl.arange(0, BP)[:, None]
-        _expand_gathered(x, y, pixel, block % blocks, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W,
-                         x_image, x_row, x_col, gathered, SY, SX, PY, PX, DY, DX,
-                         T, TAPS, QUANTIZE, SIGNED, HALF_EVEN, BC)  # fmt: skip
+        pixel = first + block // blocks * ((LANES >> shift) * RUN)
+        _expand_gathered(x, y, pixel, block % blocks, shift, places, sources, codes, x_inverse, pixels, YH, YW, E, H,
+                         W, x_image, x_row, x_col, gathered, SY, SX, PY, PX, DY, DX,
+                         T, TAPS, QUANTIZE, SIGNED, HALF_EVEN, LANES, RUN)  # fmt: skip
