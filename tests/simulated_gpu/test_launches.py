@@ -97,7 +97,8 @@ def test_a_residual_takes_half_of_a_tile_that_leaves_it_no_registers(
         monkeypatch.setattr(tuning, "_start", noted)
         for end in ends(y):
             layer(x, 0.01, scale, end=end)
-    largest, half = HOPPER_TILES[0], beside_residual(HOPPER_TILES[0])
+    largest = HOPPER_TILES[0]
+    half = beside_residual(largest)
     assert half.rows * half.filters == largest.rows * largest.filters // 2
     assert started == [largest, largest, half, half]
 
