@@ -14,6 +14,7 @@ from bnrecal.nbsmt.engines.apply_end import apply_end_
 from bnrecal.nbsmt.engines.conv_end import ConvEnd, Levels
 from bnrecal.nbsmt.engines.gpu import tuning
 from bnrecal.nbsmt.engines.gpu.tile_store import Tile
+from bnrecal.nbsmt.engines.gpu.triton_engine import aligned
 from bnrecal.nbsmt.engines.gpu.tuning import HOPPER_TILES, MOST_TILES, beside_residual, try_launch
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
@@ -101,6 +102,18 @@ def test_a_residual_takes_half_of_a_tile_that_leaves_it_no_registers(
     half = beside_residual(largest)
     assert half.rows * half.filters == largest.rows * largest.filters // 2
     assert started == [largest, largest, half, half]
+
+
+def test_levels_that_begin_within_a_word_are_copied() -> None:
+    levels = torch.arange(33, dtype=torch.uint8)
+    x = levels[1:].view(1, 2, 2, 8).permute(0, 3, 1, 2)
+    moved = aligned(x, 16)
+    assert torch.equal(moved, x)
+    assert moved.storage_offset() == 0
+    assert moved.is_contiguous(memory_format=torch.channels_last)
+    assert aligned(x, 1) is x
+    assert aligned(x.float()[1:], 16).storage_offset() > 0
+    assert aligned(levels[4:], 16).storage_offset() == 4
 
 
 def test_the_trial_is_a_launch_whose_result_is_looked_at(tmp_path: Path) -> None:

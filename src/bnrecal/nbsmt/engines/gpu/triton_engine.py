@@ -21,7 +21,7 @@ log = logging.getLogger("bnrecal")
 # An accumulator of Ampere's tensor cores saturates at 2^31. A sum of |a - 128| * |b| stays below while the absolute
 # weights of a filter sum to less than 2^24; after SAFE_STEPS steps of 128 products it does whatever they are.
 SAFE_WEIGHT, SAFE_STEPS = 2**24, 1023
-LARGEST_INDEX = 2**31 - 1
+LARGEST_INDEX = 2**31 - 2**14  # of a pixel: the last programs count some thousands on
 # Pixels that a row of the expansion's programs shares, one vector of channels a lane; and pixels that a lane takes one
 # after another of a channel that is gathered by itself. Both are powers of two.
 LANES = 1024 if INTERPRETED else 128
@@ -116,7 +116,7 @@ class TritonConv:
                 self.fitting = piece * of_image
                 log.warning("the GPU's memory is short: a layer takes %d images at a time", piece)
                 continue
-            self._expand(x[some], expanded, inverse, signed)
+            self._expand(aligned(x[some], self.layout.vector), expanded, inverse, signed)
             self._multiply(expanded, y[some], signed, output.of(some))
             first += piece
         return y.permute(0, 3, 1, 2)
@@ -171,6 +171,11 @@ class TritonConv:
             SX=g.stride[1], PY=g.padding[0], PX=g.padding[1], DY=g.dilation[0], DX=g.dilation[1],
             TAPS=self.kernel[0] * self.kernel[1], QUANTIZE=inverse is not None, SIGNED=signed, BP=bp, BC=bc,
         )  # fmt: skip
+
+
+def aligned(x: Tensor, vector: int) -> Tensor:
+    """Return activations of which a lane takes so many, levels where a GPU may load four at once: a copy if need be."""
+    return x.clone() if not x.is_floating_point() and x.storage_offset() % min(vector, 4) else x
 
 
 def _expanded(images: int, height: int, width: int, channels: int, device: torch.device) -> Tensor:
