@@ -71,6 +71,17 @@ def _expanded_exactly(part: int, groups: int, vector: int, spec: SmtSpec) -> Non
     assert torch.equal(prepared.accumulate(layer[0]), expected(layer, spec))
 
 
+def test_picked_channels_are_taken_block_by_block() -> None:
+    x = integers((2, 64, 3, 3), 0, 256, 0.4, 0.3, 8).to(torch.uint8)
+    w = integers((4, 64, 1, 1), -128, 128, 0.03, 0.3, 9).to(torch.int8)
+    layer = (x, w, ONE, 1)
+    with mock.patch.object(triton_engine, "LANES", 2 * triton_engine.RUN):  # a card has 128
+        prepared = prepare(layer, SmtSpec(4))
+        assert isinstance(prepared.engine, TritonEngine)
+        assert len(prepared.engine.conv.layout.codes) > 4 * triton_engine.RUN
+        assert torch.equal(prepared.accumulate(x), expected(layer, SmtSpec(4)))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize(("part", "groups", "vector"), [(16, 3, 16), (24, 1, 8), (12, 1, 4), (6, 2, 1)])
 def test_channels_are_expanded_alike_however_many_a_lane_takes(

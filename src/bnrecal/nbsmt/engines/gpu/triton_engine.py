@@ -174,8 +174,8 @@ class TritonConv:
 
 
 def aligned(x: Tensor, vector: int) -> Tensor:
-    """Return activations of which a lane takes so many, levels where a GPU may load four at once: a copy if need be."""
-    return x.clone() if not x.is_floating_point() and x.storage_offset() % min(vector, 4) else x
+    """Return x, copied if it is levels that begin within the words of four that lanes load."""
+    return x.clone() if not x.is_floating_point() and x.data_ptr() % min(vector, 4) else x
 
 
 def _expanded(images: int, height: int, width: int, channels: int, device: torch.device) -> Tensor:

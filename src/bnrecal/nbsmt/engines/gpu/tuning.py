@@ -35,8 +35,8 @@ TILES = (
     Tile(128, 32, 32, 4, 5),
     Tile(64, 16, 32, 4, 5),
 )
-# On compute capability 9.0, whose warps multiply in fours: four of them with twice the sums leave room for a second
-# block beside them. Registers suffice there alone.
+# On compute capability 9.0, whose warps multiply in fours: four of them with up to twice the sums leave room for a
+# second block beside them. Registers suffice there alone.
 HOPPER_TILES = (
     Tile(128, 128, 128, 4, 3),
     Tile(128, 64, 128, 4, 3),
@@ -57,7 +57,7 @@ NARROWEST = 16  # filters of a tile
 ROWS = (2**13, 2**16)
 # As many products in a sum: how long the load pipeline runs.
 PRODUCTS = (2**10,)
-MOST_FILTERS = 256  # of a tile; more are several tiles
+MOST_FILTERS = 256  # that make another kind of layer; more are as these
 WARM_UP, REPEAT = 2, 10  # milliseconds that a tile runs for
 
 KERNELS = Path(convolve.__file__).parent  # their source: a change of it makes tiles that were timed before another's
@@ -99,6 +99,10 @@ def multiply(**arguments: Any) -> None:
     costs about the same with every tile. A residual alone takes more registers than a large tile leaves.
     """
     tile = SMALL if INTERPRETED else _tile_for(arguments)
+    _start_beside(tile, arguments)
+
+
+def _start_beside(tile: Tile, arguments: dict[str, Any]) -> None:
     _start(beside_residual(tile) if arguments["RESIDUAL"] else tile, arguments)
 
 
@@ -189,7 +193,7 @@ def _milliseconds(tile: Tile, arguments: dict[str, Any]) -> float:
     """Return the time of one launch; infinite where this GPU cannot run the tile."""
     try:
         found = triton.testing.do_bench(
-            lambda: _start(tile, arguments), warmup=WARM_UP, rep=REPEAT, return_mode="median"
+            lambda: _start_beside(tile, arguments), warmup=WARM_UP, rep=REPEAT, return_mode="median"
         )
     except TritonError:
         return float("inf")

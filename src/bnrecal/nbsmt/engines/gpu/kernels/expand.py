@@ -11,8 +11,8 @@ import triton.language as tl
 
 from bnrecal.nbsmt.engines.gpu.kernels.levels import load_levels
 
-# The operands of the default policy, by the last 9 bits of their codes: a, a that becomes r(a) as soon as a partner is
-# active, and r(a) while several are. They take a step where others take ten.
+# The operands of the default policy, by their codes without the lowest 3 bits: a, a that becomes r(a) as soon as a
+# partner is active, and r(a) while several are. They take a step where others take ten.
 AS_IS: tl.constexpr = tl.constexpr(0b011_011_011)
 REDUCED_BY_ONE: tl.constexpr = tl.constexpr(0b101_101_011)
 REDUCED_AMONG_SEVERAL: tl.constexpr = tl.constexpr(0b101_000_000)
@@ -163,7 +163,7 @@ def _store_words(y, y_words, vector, keep, words, SIGNED: tl.constexpr, VEC: tl.
 def _load_partner(
     x, channel, columns, inside, x_inverse, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr, VEC: tl.constexpr
 ):
-    """255 where the activation of a partner is not 0; its vector of `columns` may be counted beyond the last one."""
+    """255 where the activation of a partner is not 0. channel: number of its vector, which wraps at `columns`."""
     channel = tl.where(channel < columns, channel, channel - columns)
     return _load_words(x + channel * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC, True)
 
@@ -240,11 +240,11 @@ def _locate(x_pixel, entry, stride, row, col, keep, H, W, x_row, x_col, DY, DX, 
     x_pixel: addresses of the pixels (row, col). keep: without the pixels outside the image, if there is one tap.
     """
     channel = tl.load(entry)
-    inside = keep
+    inside = keep & (channel >= 0)
     if TAPS > 1:
         down = tl.load(entry + stride) * DY
         right = tl.load(entry + 2 * stride) * DX
-        inside = keep & (channel >= 0) & (row + down >= 0) & (row + down < H) & (col + right >= 0) & (col + right < W)
+        inside &= (row + down >= 0) & (row + down < H) & (col + right >= 0) & (col + right < W)
         channel = down.to(tl.int64) * x_row + right * x_col + channel
     return x_pixel + channel, inside
 
@@ -274,7 +274,7 @@ def _expand_gathered(
     gathered, SY, SX, PY, PX, DY, DX, T: tl.constexpr, TAPS: tl.constexpr, QUANTIZE: tl.constexpr,
     SIGNED: tl.constexpr, HALF_EVEN: tl.constexpr, LANES: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
-    """Write 2^shift channels that are gathered one by one: a lane one of them, of RUN pixels that follow another.
+    """Write 2^shift channels that are gathered one by one: a lane one of them, of RUN pixels that follow one another.
 
     Lanes side by side have channels side by side, so that they load and store few lines together.
     """
