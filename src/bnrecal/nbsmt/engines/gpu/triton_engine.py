@@ -175,7 +175,7 @@ class TritonConv:
 
 def aligned(x: Tensor, vector: int) -> Tensor:
     """Return x, copied if it is levels that begin within the words of four that lanes load."""
-    return x.clone() if not x.is_floating_point() and x.data_ptr() % min(vector, 4) else x
+    return x.clone() if not x.is_floating_point() and x.storage_offset() % min(vector, 4) else x
 
 
 def _expanded(images: int, height: int, width: int, channels: int, device: torch.device) -> Tensor:
