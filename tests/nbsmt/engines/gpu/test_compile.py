@@ -150,8 +150,9 @@ def _of_expansion(threads: int, vector: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("threads", [2, 4])
 def test_the_default_policys_operands_take_the_short_way(threads: int) -> None:
-    weight = torch.randint(-128, 128, (256, 16, 3, 3), generator=torch.Generator().manual_seed(0))
-    weight[torch.rand(weight.shape) < 0.1] = 0
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-128, 128, (256, 16, 3, 3), generator=generator)
+    weight[torch.rand(weight.shape, generator=generator) < 0.1] = 0
     layout, _ = lay_out(weight.to(torch.int8), SmtSpec(threads), 1, torch.device("cpu"))
     kinds = {code >> 3 for code in layout.operands.tolist()}
     short = {kind.value for kind in (expand.AS_IS, expand.REDUCED_BY_ONE, expand.REDUCED_AMONG_SEVERAL)}
