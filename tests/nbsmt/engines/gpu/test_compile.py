@@ -39,8 +39,6 @@ EXPANSION = {"x": "*fp32", "y": "*i8", **TABLES, "x_inverse": "fp32"}
 SPILLED_BY_SPLIT = 16
 # A residual next to 64 sums a lane, on sm_90: once a tile, not in its loop.
 SPILLED_BY_RESIDUAL = 40
-# Triton 3.2 deals the tables of gathered channels out to its lanes through shared memory.
-GATHERED_IN_COMPANY = triton.__version__.startswith("3.2.")
 # Triton compiles these arguments as constants where they are 1.
 ONES = ("filters", "multiplier", "x_image", "x_row", "x_col")
 # What is a multiple of 16 in networks whose channels are: it decides how many bytes a load takes.
@@ -133,11 +131,9 @@ def test_the_expansion_stores_whole_vectors_that_no_lane_waits_for(
     gathered = RUN if vector == 1 else 0  # those store single bytes too
     assert len(re.findall(rf"st\.global\.{store}", ptx)) == 1 + gathered
     assert len(re.findall(r"ld\.global\.v4\.b32", ptx)) == threads * (vector // 4)
-    whole = next(re.finditer(rf"st\.global\.{store}", ptx))
-    alone = ptx[: whole.end()] if GATHERED_IN_COMPANY else ptx
-    assert "bar.sync" not in alone
-    assert "shfl" not in alone
-    assert "st.shared" not in alone
+    assert "bar.sync" not in ptx
+    assert "shfl" not in ptx
+    assert "st.shared" not in ptx
     assert _stack_bytes(compiled, tmp_path) == 0
 
 
