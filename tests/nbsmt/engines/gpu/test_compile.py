@@ -32,7 +32,7 @@ POINTERS = {"w": "*i8", "offset": "*i32", **dict.fromkeys(FLOATS, "*fp32"), **di
 ALONE = {"END": False, "RESIDUAL": False, "LEVELS": False, "LEVELS_SIGNED": False}
 # ReLU and levels after a residual: what takes the most registers.
 ENDED = {"END": True, "RESIDUAL": True, "LEVELS": True, "LEVELS_SIGNED": False}
-TABLES = dict.fromkeys(("y_words", "operands", "places", "sources", "codes"), "*i32")
+TABLES = dict.fromkeys(("operands", "places", "sources", "codes"), "*i32")
 EXPANSION = {"x": "*fp32", "y": "*i8", **TABLES, "x_inverse": "fp32"}
 # The second accumulator is for filters of more than 131,072 weights, which networks hardly have. Triton 3.6 spills
 # some of it.

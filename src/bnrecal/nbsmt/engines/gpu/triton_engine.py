@@ -136,10 +136,9 @@ class TritonConv:
         whole = lay.groups * lay.columns // vector if count else 0
         side_by_side = max(RUN, min(LANES, triton.next_power_of_2(gathered)))  # gathered channels that lanes take
         in_row = whole + side_by_side // RUN * triton.cdiv(gathered, side_by_side)
-        words = expanded.view(torch.int32)
         launch(
             expand.quantize_expand, (triton.cdiv(pixels, LANES) * in_row,),
-            x, expanded, words, lay.operands, lay.places, lay.sources, lay.codes, inverse or 1.0, pixels, height, width,
+            x, expanded, lay.operands, lay.places, lay.sources, lay.codes, inverse or 1.0, pixels, height, width,
             lay.total, x.shape[2], x.shape[3], x.stride(0), x.stride(2), x.stride(3), lay.columns, lay.groups,
             count, gathered, side_by_side.bit_length() - 1, lay.width, lay.bundle, lay.depth, *s.stride, *s.padding,
             *s.dilation,

@@ -148,15 +148,15 @@ def _operand(a, above, reduced, some, several, code):
 
 
 @triton.jit
-def _store_words(y, y_words, vector, keep, words, SIGNED: tl.constexpr, VEC: tl.constexpr):
+def _store_words(y, vector, keep, words, SIGNED: tl.constexpr, VEC: tl.constexpr):
     """Store each lane's VEC levels as vector number `vector` (LANES,) of y; unsigned ones less 128."""
     if VEC == 1:
         offset: tl.constexpr = 0 if SIGNED else 128
         tl.store(y + vector[:, None], (words - offset).to(tl.int8), mask=keep[:, None])
     else:
         flip: tl.constexpr = 0 if SIGNED else -0x7F7F7F80  # 0x80808080, which takes 128 off every byte
-        place = (vector * (VEC // 4))[:, None] + tl.arange(0, VEC // 4)[None, :]
-        tl.store(y_words + place, words ^ flip, mask=keep[:, None])
+        at = (y + vector * VEC).to(tl.pointer_type(tl.int32), bitcast=True)[:, None] + tl.arange(0, VEC // 4)[None, :]
+        tl.store(at, words ^ flip, mask=keep[:, None])
 
 
 @triton.jit
@@ -170,7 +170,7 @@ def _load_partner(
 
 @triton.jit
 def _expand_whole(
-    x, y, y_words, vector, channel, columns, operands, count, keep, inside, x_inverse,
+    x, y, vector, channel, columns, operands, count, keep, inside, x_inverse,
     T: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr, HALF_EVEN: tl.constexpr, VEC: tl.constexpr,
 ):  # fmt: skip
     """Read one vector of VEC channels, and of its partners whether they are 0, and write all whole operands of it.
@@ -180,7 +180,7 @@ def _expand_whole(
     """
     a = _load_words(x + channel * VEC, inside, x_inverse, QUANTIZE, SIGNED, VEC, False)
     if T == 1:
-        _store_words(y, y_words, vector, keep, a, SIGNED, VEC)
+        _store_words(y, vector, keep, a, SIGNED, VEC)
     else:
         above = _where_nonzero(a & -0x0F0F0F10)  # 0xF0F0F0F0: levels of 16 and more
         reduced = (_multiples(a, HALF_EVEN) & above) | (a & ~above)
@@ -200,12 +200,12 @@ def _expand_whole(
                 some, several = _count(p1, p2, p3, code, T)
                 counted = code & 7
             selected = _operand(a, above, reduced, some, several, code)
-            _store_words(y, y_words, vector + i * columns, keep, selected, SIGNED, VEC)
+            _store_words(y, vector + i * columns, keep, selected, SIGNED, VEC)
 
 
 @triton.jit
 def _expand_lanes(
-    x, y, y_words, operands, p, q, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col, columns, count, width,
+    x, y, operands, p, q, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col, columns, count, width,
     bundle, depth, SY, SX, PY, PX, T: tl.constexpr, VEC: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
     HALF_EVEN: tl.constexpr,
 ):  # fmt: skip
@@ -221,7 +221,7 @@ def _expand_lanes(
     pixel = image.to(tl.int64) * (x_image // VEC) + row.to(tl.int64) * (x_row // VEC) + col * (x_col // VEC)
     channel = group // bundle * (depth // VEC) + group % bundle * (width // VEC) + c
     vector = p.to(tl.int64) * (E // VEC) + channel
-    _expand_whole(x + (pixel + group * columns) * VEC, y, y_words, vector, c, columns, operands, count, keep, inside,
+    _expand_whole(x + (pixel + group * columns) * VEC, y, vector, c, columns, operands, count, keep, inside,
                   x_inverse, T, QUANTIZE, SIGNED, HALF_EVEN, VEC)  # fmt: skip
 
 
@@ -310,7 +310,7 @@ def _expand_gathered(
     "shift", "width", "bundle", "depth", "SY", "SX", "PY", "PX", "DY", "DX",
 ])  # fmt: skip
 def quantize_expand(
-    x, y, y_words, operands, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col,
+    x, y, operands, places, sources, codes, x_inverse, pixels, YH, YW, E, H, W, x_image, x_row, x_col,
     columns, groups, count, gathered, shift, width, bundle, depth, SY, SX, PY, PX, DY, DX,
     T: tl.constexpr, TAPS: tl.constexpr, VEC: tl.constexpr, QUANTIZE: tl.constexpr, SIGNED: tl.constexpr,
     HALF_EVEN: tl.constexpr, LANES: tl.constexpr, RUN: tl.constexpr,
@@ -318,9 +318,9 @@ def quantize_expand(
     """Float32 activations (or 8-bit ones) to the int8 channels that the expanded weights take (`ExpandedLayout`).
 
     Pixel (i, j) of the (YH, YW) written ones sees the input from (i * SY - PY, j * SX - PX) on. VEC divides the
-    channels of a thread and all addresses; y_words is y as int32. Programs in a row share LANES pixels: first those
-    that write the `count` whole operands, a lane of VEC channels; then those that write the channels in `sources` with
-    their operands in `codes` to `places` in 0..E-1, 2^shift of them at a time (RUN to LANES).
+    channels of a thread and all addresses. Programs in a row share LANES pixels: first those that write the `count`
+    whole operands, a lane of VEC channels; then those that write the channels in `sources` with their operands in
+    `codes` to `places` in 0..E-1, 2^shift of them at a time (RUN to LANES).
     """
     vectors = groups * (columns // VEC)
     whole = tl.where(count > 0, vectors, 0)
@@ -330,8 +330,8 @@ def quantize_expand(
     program = tl.program_id(0) % in_row
     if program < whole:
         lane = program * LANES + tl.arange(0, LANES)
-        _expand_lanes(x, y, y_words, operands, first + lane // vectors, lane % vectors, x_inverse, pixels, YH, YW, E,
-                      H, W, x_image, x_row, x_col, columns, count, width, bundle, depth, SY, SX, PY, PX,
+        _expand_lanes(x, y, operands, first + lane // vectors, lane % vectors, x_inverse, pixels, YH, YW, E, H, W,
+                      x_image, x_row, x_col, columns, count, width, bundle, depth, SY, SX, PY, PX,
                       T, VEC, QUANTIZE, SIGNED, HALF_EVEN)  # fmt: skip
     else:
         block = program - whole
