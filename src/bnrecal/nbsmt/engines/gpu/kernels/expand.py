@@ -328,14 +328,17 @@ def quantize_expand(
     in_row = whole + (1 << shift) // RUN * blocks
     first = tl.program_id(0) // in_row * LANES
     program = tl.program_id(0) % in_row
+    # Programs of the last row that have no pixel do nothing.
     if program < whole:
         lane = program * LANES + tl.arange(0, LANES)
-        _expand_lanes(x, y, operands, first + lane // vectors, lane % vectors, x_inverse, pixels, YH, YW, E, H, W,
-                      x_image, x_row, x_col, columns, count, width, bundle, depth, SY, SX, PY, PX,
-                      T, VEC, QUANTIZE, SIGNED, HALF_EVEN)  # fmt: skip
+        if first + program * LANES // vectors < pixels:
+            _expand_lanes(x, y, operands, first + lane // vectors, lane % vectors, x_inverse, pixels, YH, YW, E, H, W,
+                          x_image, x_row, x_col, columns, count, width, bundle, depth, SY, SX, PY, PX,
+                          T, VEC, QUANTIZE, SIGNED, HALF_EVEN)  # fmt: skip
     else:
         block = program - whole
         pixel = first + block // blocks * ((LANES >> shift) * RUN)
-        _expand_gathered(x, y, pixel, block % blocks, shift, places, sources, codes, x_inverse, pixels, YH, YW, E, H,
-                         W, x_image, x_row, x_col, gathered, SY, SX, PY, PX, DY, DX,
-                         T, TAPS, QUANTIZE, SIGNED, HALF_EVEN, LANES, RUN)  # fmt: skip
+        if pixel < pixels:
+            _expand_gathered(x, y, pixel, block % blocks, shift, places, sources, codes, x_inverse, pixels, YH, YW, E,
+                             H, W, x_image, x_row, x_col, gathered, SY, SX, PY, PX, DY, DX,
+                             T, TAPS, QUANTIZE, SIGNED, HALF_EVEN, LANES, RUN)  # fmt: skip
