@@ -159,6 +159,22 @@ def test_a_drawn_split_is_read_from_the_cache(source: GlyphSource, tmp_path: Pat
     assert file.stat().st_mtime_ns == written
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system does not say what is mapped")
+def test_a_drawn_split_takes_memory_for_the_images_that_are_read(source: GlyphSource, tmp_path: Path) -> None:
+    images, labels = source.images("train")
+    assert len(set(labels)) == CLASSES
+    (file,) = (tmp_path / "glyphs").iterdir()
+    assert _resident(file) == 0
+    assert images[0].any()
+    assert 0 < _resident(file) < file.stat().st_size // 2
+
+
+def _resident(file: Path) -> int:
+    """Return the bytes of a mapped file that this process has in memory."""
+    of_file = Path("/proc/self/smaps").read_text().split(f"{file}\n")[1]
+    return 1024 * int(of_file.split("Rss:")[1].split()[0])
+
+
 def test_a_cut_cache_file_is_drawn_again(source: GlyphSource, tmp_path: Path) -> None:
     images = np.array(source.images("val")[0])
     (file,) = (tmp_path / "glyphs").iterdir()

@@ -116,7 +116,7 @@ class GlyphSource(ImageSource):
             if path.exists():
                 log.warning("%s is damaged: drawing the images again", path)
             records = self._drawn_into(path, split)
-        labels = records[:, -1].astype(np.int64)
+        labels = np.concatenate([rows[:, -1].astype(np.int64) for rows in _blocks(records)])
         return records[:, :-1].reshape(size, 3, SIDE, SIDE), labels
 
     def _drawn_into(self, path: Path, split: Split) -> npt.NDArray[np.uint8]:
@@ -196,6 +196,20 @@ def shift(images: Tensor, furthest: int = 2) -> Tensor:
     which = torch.arange(len(images))[:, None, None]
     # Indexed so, the channels come last.
     return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _blocks(records: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield the rows block by block, from the file where they are mapped from one.
+
+    The map itself keeps in memory what was once read of it.
+    """
+    if not isinstance(records, np.memmap):
+        yield records
+        return
+    with Path(str(records.filename)).open("rb") as file:
+        file.seek(records.offset)
+        while rows := file.read(BLOCK * ROW):
+            yield np.frombuffer(rows, np.uint8).reshape(-1, ROW)
 
 
 def _map(path: Path, size: int) -> npt.NDArray[np.uint8] | None:
