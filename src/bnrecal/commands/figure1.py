@@ -15,7 +15,7 @@ from bnrecal.experiment.measured_on import kind_here, warn_of_another_device
 from bnrecal.experiment.provenance import content_hash, settings_key
 from bnrecal.experiment.setup import Experiment, load, prepare
 from bnrecal.experiment.store import Store
-from bnrecal.models.paper_networks import PRUNED
+from bnrecal.models.base import PRUNED
 from bnrecal.reports.figure1.page import write_figure1_page
 from bnrecal.reports.figure1.picture import write_figure1_pictures
 from bnrecal.reports.figure1.points import FigurePoint, write_points

@@ -11,6 +11,8 @@ from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.models.weights import State, install
 
+PRUNED = {"resnet18_p40": "resnet18"}  # models with pruned weights, and the network that each is
+
 
 @dataclass(frozen=True)
 class LoadedModel:

@@ -9,12 +9,11 @@ from bnrecal.config import ModelConfig
 from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
-from bnrecal.models.base import Recipe, own_checkpoint
+from bnrecal.models.base import PRUNED, Recipe, own_checkpoint
 from bnrecal.models.mlperf import MlperfMobileNetV1, MlperfResNet50
 from bnrecal.models.published import Published, fetch
 from bnrecal.models.torchvision_models import torchvision_recipe
 
-PRUNED = {"resnet18_p40": "resnet18"}
 TORCHVISION = ("resnet18", "resnet50", "googlenet", "densenet121")
 _MLPERF_URL = "https://github.com/gilshm/mlperf-pytorch/raw/master/checkpoints"
 
