@@ -120,9 +120,8 @@ def test_a_pass_of_its_own_moves_whole_vectors(levels: bool, capability: int, tm
     assert _stack_bytes(compiled, tmp_path) == 0
 
 
-@pytest.mark.parametrize("capability", FIRST_AND_LAST)
+@pytest.mark.parametrize(("threads", "capability"), [(1, 80), (2, 90), (4, 80), (4, 90)])
 @pytest.mark.parametrize(("vector", "store"), [(16, r"v4\.b32"), (8, r"v2\.b32"), (4, "b32"), (1, "b8")])
-@pytest.mark.parametrize("threads", [1, 2, 4])
 def test_the_expansion_stores_whole_vectors_that_no_lane_waits_for(
     threads: int, vector: int, store: str, capability: int, tmp_path: Path
 ) -> None:
@@ -167,25 +166,28 @@ def test_the_depthwise_kernel_spills_nothing(capability: int, tmp_path: Path) ->
         assert _stack_bytes(compiled, tmp_path) == 0
 
 
-@pytest.mark.parametrize("ones", [False, True])
-@pytest.mark.parametrize(("x", "signed"), [("*fp32", False), ("*fp32", True), ("*u8", False), ("*i8", True)])
-def test_every_kind_of_input_compiles(x: str, signed: bool, ones: bool) -> None:
-    quantize = x == "*fp32"
-    of_inputs = {"QUANTIZE": quantize, "SIGNED": signed}
-    y = "*fp32" if quantize else "*i32"
-    tile = {"BP": 32, "BC": 32}
+INPUTS = [("*fp32", False), ("*fp32", True), ("*u8", False), ("*i8", True)]
+
+
+@pytest.mark.parametrize(("x", "signed"), INPUTS)
+def test_every_kind_of_input_is_expanded(x: str, signed: bool) -> None:
     for threads, taps in ((1, 1), (4, 1), (4, 9)):
         if signed and threads > 1:
             continue
-        meta = {**_of_expansion(threads, 16 if taps == 1 else 1), "TAPS": taps, "HALF_EVEN": False, **of_inputs}
-        _compile(expand.quantize_expand, {**EXPANSION, "x": x}, meta, 80)
+        meta = {**_of_expansion(threads, 16 if taps == 1 else 1), "TAPS": taps, "HALF_EVEN": False, "SIGNED": signed}
+        _compile(expand.quantize_expand, {**EXPANSION, "x": x}, {**meta, "QUANTIZE": x == "*fp32"}, 80)
+
+
+@pytest.mark.parametrize("ones", [False, True])
+@pytest.mark.parametrize(("x", "signed"), INPUTS)
+def test_every_kind_of_input_is_convolved(x: str, signed: bool, ones: bool) -> None:
+    quantize = x == "*fp32"
     end = {"FLOAT": quantize, "BIAS": quantize and not signed, **ALONE}
-    meta = {**end, **of_inputs, **tile, "TAPS": 9}
-    types = {**POINTERS, "x": x, "y": y}
+    types = {**POINTERS, "x": x, "y": "*fp32" if quantize else "*i32"}
+    meta = {**end, "QUANTIZE": quantize, "SIGNED": signed, "BP": 32, "BC": 32, "TAPS": 9}
     _compile(convolve.depthwise, types, _with_ones(convolve.depthwise, meta, ones), 80)
     meta = {**end, "SPLIT": 0, "BM": 64, "BN": 16, "BK": 32}
-    types = {**POINTERS, "x": "*i8", "y": y}
-    _compile(convolve.conv_int8, types, _with_ones(convolve.conv_int8, meta, ones), 80)
+    _compile(convolve.conv_int8, {**types, "x": "*i8"}, _with_ones(convolve.conv_int8, meta, ones), 80)
 
 
 def _with_ones(kernel: Any, meta: dict[str, Any], ones: bool) -> dict[str, Any]:
