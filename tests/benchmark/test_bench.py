@@ -81,14 +81,14 @@ def test_rows_of_a_small_run(
 def test_ratios_are_of_times_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
     images = networks.random_images(2, 32, "cpu")
     built = {name: networks.build("resnet18", networks.VARIANTS[name], images) for name in ("float32", "4T")}
+    passes = bench._passes(built, images.device)
     monkeypatch.setattr(bench, "_quickest_batch", lambda _, images: images.repeat(4, 1, 1, 1))
-    monkeypatch.setattr(bench, "interleaved", lambda *_: {"float32": 4.0, "4T": 0.5, "floor 4T": 0.25})
-    calls = bench._calls(built, images)
-    float32, threaded = bench._time_variants("resnet18", built, calls, images, 1, {"4T": 3.0})
+    monkeypatch.setattr(bench, "interleaved", lambda *_: {"float32": 4.0, "4T": 1.0, "floor 4T": 0.25})
+    float32, threaded = bench._time_variants("resnet18", built, passes, images, 1, {"4T": 3.0})
     assert (float32.batch, float32.images_per_s, float32.ratio) == (8, 2.0, 1.0)
-    assert (threaded.batch, threaded.images_per_s, threaded.ratio, threaded.memory_ratio) == (2, 4.0, 0.5, 3.0)
+    assert (threaded.batch, threaded.images_per_s, threaded.ratio, threaded.memory_ratio) == (8, 8.0, 0.25, 3.0)
     assert float32.floor is None
-    assert threaded.floor in (0.25, None)  # None where oneDNN's 8 bits are not used
+    assert threaded.floor in (0.25, None)  # of a quarter of the images; None where oneDNN's 8 bits are not used
 
 
 @pytest.mark.usefixtures("narrow")
@@ -102,7 +102,7 @@ def test_threaded_networks_are_timed_as_they_are_evaluated() -> None:
     assert isinstance(fused, fx.GraphModule) == (ending(images.device) is not Ending.NONE)
 
 
-def test_float32_takes_the_batch_that_it_is_quickest_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_take_the_batch_that_float32_is_quickest_with(monkeypatch: pytest.MonkeyPatch) -> None:
     images = networks.random_images(2, 32, "cpu")
     monkeypatch.setattr(bench, "interleaved", lambda *_: {"1": 1.0, "2": 1.5, "4": 3.2})
     assert len(bench._quickest_batch(torch.nn.Identity(), images)) == 4

@@ -49,8 +49,8 @@ class Row:
         ratio: time per image over that of float32 with as many workers.
         engine: what did the sums.
         workers: CPU threads.
-        batch: images in a pass. float32 has as many as it is quickest with.
-        floor: `ratio` of `floor_network`, None where there is none.
+        batch: images in a pass, as many as float32 is quickest with.
+        floor: `ratio` of `floor_network`, at the batch asked for; None where there is none.
         memory_ratio: peak memory over that of float32, None where it is not measured.
         page_faults: of one pass, None where the system does not count them.
         zero_weights: share of the 8-bit weights, None in float32.
@@ -105,27 +105,26 @@ def time_network(name: str, device: str, batch: int, repeats: int, size: int) ->
     built = {label: build(name, variant, images) for label, variant in VARIANTS.items() if not variant.compiled}
     peaks = {label: _measured_apart(name, label, device, batch, size) for label in MEASURED}
     memory = {label: _ratio(peak, peaks["float32"]) for label, peak in peaks.items()}
-    calls = _calls(built, images)
-    rows = _time_variants(name, built, calls, images, repeats, memory)
+    passes = _passes(built, images.device)
+    rows = _time_variants(name, built, passes, images, repeats, memory)
     if torch.get_num_threads() > 1 and not images.is_cuda:
         with one_worker():
-            rows += _time_variants(name, built, calls, images, repeats, {})
+            rows += _time_variants(name, built, passes, images, repeats, {})
     return rows + (_compiled_row(name, device, batch, repeats, size) if name in COMPILED_MODELS else [])
 
 
-def _calls(built: Mapping[str, Built], images: Tensor) -> dict[str, Callable[[], object]]:
-    """Return the threaded networks as they are timed: each as it is evaluated, and its floor."""
+def _passes(built: Mapping[str, Built], device: torch.device) -> dict[str, nn.Module]:
+    """Return the networks as they are timed: each as it is evaluated, and the floors of the threaded ones."""
     float32 = built["float32"].network
-    threaded = {label: one for label, one in built.items() if one.layers}
-    calls = {label: partial(as_evaluated(one, images.device), images) for label, one in threaded.items()}
-    floors = {label: floor_network(float32, one) for label, one in threaded.items()}
-    return calls | {FLOOR + label: partial(floor, images) for label, floor in floors.items() if floor is not None}
+    passes = {label: as_evaluated(one, device) for label, one in built.items()}
+    floors = {FLOOR + label: floor_network(float32, one) for label, one in built.items() if one.layers}
+    return passes | {label: floor for label, floor in floors.items() if floor is not None}
 
 
 def _time_variants(
     name: str,
     built: Mapping[str, Built],
-    calls: Mapping[str, Callable[[], object]],
+    passes: Mapping[str, nn.Module],
     images: Tensor,
     repeats: int,
     memory: Mapping[str, float | None],
@@ -133,31 +132,31 @@ def _time_variants(
     """Time each in turns, and its floor, with the workers that there are.
 
     Args:
-        calls: from `_calls`.
+        passes: from `_passes`.
     """
-    float32 = built["float32"].network
-    quickest = images if images.is_cuda else _quickest_batch(float32, images)
-    timed: dict[str, Callable[[], object]] = {"float32": partial(float32, quickest), **calls}
+    batch = images if images.is_cuda else _quickest_batch(passes["float32"], images)
+    timed: dict[str, Callable[[], object]] = {}
+    for label, network in passes.items():
+        timed[label] = partial(network, images if label.startswith(FLOOR) else batch)
     if images.is_cuda:
         timed["TF32"] = _in_tf32(timed["float32"])
         built = {"float32": built["float32"], "TF32": built["float32"], **built}
     seconds = interleaved(timed, repeats)
     faults = {label: page_faults(timed[label]) for label in built}
-    base = seconds["float32"] / len(quickest)
+    base = seconds["float32"] / len(batch)
     rows = []
     for label, one in built.items():
-        count = len(quickest) if label == "float32" else len(images)
         floor = seconds.get(FLOOR + label)
         rows.append(
             Row(
                 name,
                 label,
-                seconds[label] / count / base,
-                count / seconds[label],
+                seconds[label] / seconds["float32"],
+                len(batch) / seconds[label],
                 one.engine,
                 torch.get_num_threads(),
-                count,
-                None if floor is None else floor / count / base,
+                len(batch),
+                None if floor is None else floor / len(images) / base,
                 memory.get(label),
                 faults[label],
                 one.zero_weights,
