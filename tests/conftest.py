@@ -26,10 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put quick tests first, in the part of all tests that each of xdist's processes starts with.
-
-    One process begins with the tests that start processes: both are small then, so that all fit 3 GB.
-    """
+    """Put quick tests first, in the part of all tests that each of xdist's processes starts with."""
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     kinds: dict[str, list[pytest.Item]] = {"quick": [], "alone": [], "slow": []}
     for item in items:
@@ -41,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         alone = kinds["alone"] if part == 0 else []
         wanted = len(_share(items, part, processes)) - len(alone) - len(slow)
         quick = [kinds["quick"].pop(0) for _ in range(min(wanted, len(kinds["quick"])))]
-        ordered += [*alone, *quick, *slow]
+        ordered += [*quick, *alone, *slow]
     items[:] = [*ordered, *kinds["quick"]]
 
 
