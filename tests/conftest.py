@@ -34,11 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ordered = []
     for part in range(processes):
         slow = _share(kinds["slow"], part, processes)
-        # one process has all of these, so that the others need not wait for it
+        # one process has all of these, so that the others need not wait for it: early, while both are small, but not
+        # before the kernels are compiled
         alone = kinds["alone"] if part == 0 else []
         wanted = len(_share(items, part, processes)) - len(alone) - len(slow)
         quick = [kinds["quick"].pop(0) for _ in range(min(wanted, len(kinds["quick"])))]
-        ordered += [*quick, *alone, *slow]
+        early = len(quick) // 4
+        ordered += [*quick[:early], *alone, *quick[early:], *slow]
     items[:] = [*ordered, *kinds["quick"]]
 
 
@@ -82,7 +84,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def several_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let one test at a time start processes that load torch themselves, which takes half a gigabyte in each."""
+    """Let one test at a time start processes that load torch themselves, of half a gigabyte each."""
     with FileLock(_shared(tmp_path_factory) / "several"):
         yield
 

@@ -35,6 +35,7 @@ def counted(variant: str, keep: str) -> tuple[str, int]:
     return kept, int(faults)
 
 
+@pytest.mark.usefixtures("several_processes")
 @pytest.mark.skipif(sys.platform != "linux" or not memory.mallopt(memory.TOP_PAD, 128 << 10), reason="needs glibc")
 @pytest.mark.parametrize("variant", ["float32", "4T"])
 def test_a_later_pass_finds_its_memory_mapped(variant: str) -> None:
@@ -43,6 +44,7 @@ def test_a_later_pass_finds_its_memory_mapped(variant: str) -> None:
     assert faults < 1000
 
 
+@pytest.mark.usefixtures("several_processes")
 @pytest.mark.skipif(sys.platform != "linux" or not memory.mallopt(memory.TOP_PAD, 128 << 10), reason="needs glibc")
 def test_without_it_memory_comes_and_goes() -> None:
     _, faults = counted("float32", "leave")

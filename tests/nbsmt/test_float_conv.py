@@ -1,5 +1,6 @@
 """float32 convolutions: the same to the last bit on one thread and on two, however few the images."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from helpers.processors import run, skip_if_missing
@@ -34,6 +35,7 @@ for images in (1, 2, 12, 15, 16, 20):
 """
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_few_images_give_the_same_sums_on_one_thread_and_on_two() -> None:
     skip_if_missing("SSE41")
     printed = [

@@ -191,6 +191,7 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("several_processes")
 def test_bench_measures_memory_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimulatedContext(2))
     peak = bench._measured_apart("squeezenet1_0", "4T", "cuda:1", 1, 32)
@@ -198,6 +199,7 @@ def test_bench_measures_memory_in_processes_of_their_own(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("several_processes")
 def test_bench_tries_to_compile_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimulatedContext(2))
     found = compiled.time_compiled("squeezenet1_0", "cuda:1", 1, 1, 32)

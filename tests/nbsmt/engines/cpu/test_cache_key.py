@@ -42,6 +42,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_an_edited_member_of_the_enum_that_kernels_are_made_from(tmp_path: Path) -> None:
     package = copy_of_the_package(tmp_path)
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
@@ -56,6 +57,7 @@ def test_an_edited_member_of_the_enum_that_kernels_are_made_from(tmp_path: Path)
     assert set(bytes.fromhex(other)) < set(bytes.fromhex(made))  # r(a) of a wide a is gone
 
 
+@pytest.mark.usefixtures("several_processes")
 def test_an_edited_helper_of_moments(tmp_path: Path) -> None:
     package = copy_of_the_package(tmp_path)
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}

@@ -13,6 +13,8 @@ from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 from bnrecal.options import POLICIES
 
+pytestmark = pytest.mark.usefixtures("several_processes")
+
 # Every thread count and policy with every engine there is, on layers that golden results came with.
 CHECK = """
 import json, sys, torch

@@ -96,6 +96,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("several_processes")
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_every_shape_at_every_instruction_set(processor: str, cases: Path) -> None:
     skip_if_missing(processor)

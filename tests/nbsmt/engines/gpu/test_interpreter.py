@@ -27,6 +27,7 @@ def _cases() -> list[str]:
     return named
 
 
+@pytest.mark.usefixtures("several_processes")
 @pytest.mark.parametrize("process", range(PROCESSES))
 def test_kernels_equal_the_golden_model_in_the_interpreter(process: int, tmp_path: Path) -> None:
     chosen = _cases()[process::PROCESSES]
