@@ -26,7 +26,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put quick tests first, in the part of all tests that each of xdist's processes starts with."""
+    """Put slow tests last, in the part of all tests that each of xdist's processes starts with.
+
+    Tests that run alone follow a quarter of the quick ones.
+    """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     kinds: dict[str, list[pytest.Item]] = {"quick": [], "alone": [], "slow": []}
     for item in items:
@@ -34,8 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ordered = []
     for part in range(processes):
         slow = _share(kinds["slow"], part, processes)
-        # one process has all of these, so that the others need not wait for it: early, while both are small, but not
-        # before the kernels are compiled
+        # One process has all of these, so that the others need not wait for it: early, because test processes grow; not
+        # first, because earlier tests compile the kernels that the processes of these load.
         alone = kinds["alone"] if part == 0 else []
         wanted = len(_share(items, part, processes)) - len(alone) - len(slow)
         quick = [kinds["quick"].pop(0) for _ in range(min(wanted, len(kinds["quick"])))]

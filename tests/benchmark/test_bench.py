@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,13 @@ def test_ratios_are_of_times_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
     built = {name: networks.build("resnet18", networks.VARIANTS[name], images) for name in ("float32", "4T")}
     passes = bench._passes(built, images.device)
     monkeypatch.setattr(bench, "_quickest_batch", lambda _, images: images.repeat(4, 1, 1, 1))
-    monkeypatch.setattr(bench, "interleaved", lambda *_: {"float32": 4.0, "4T": 1.0, "floor 4T": 0.25})
+
+    def timed(calls: dict[str, Any], _: int) -> dict[str, float]:
+        images = {label: len(call.args[0]) for label, call in calls.items()}
+        assert images == {"float32": 8, "4T": 8} | ({"floor 4T": 2} if "floor 4T" in images else {})
+        return {"float32": 4.0, "4T": 1.0, "floor 4T": 0.25}
+
+    monkeypatch.setattr(bench, "interleaved", timed)
     float32, threaded = bench._time_variants("resnet18", built, passes, images, 1, {"4T": 3.0})
     assert (float32.batch, float32.images_per_s, float32.ratio) == (8, 2.0, 1.0)
     assert (threaded.batch, threaded.images_per_s, threaded.ratio, threaded.memory_ratio) == (8, 8.0, 0.25, 3.0)
@@ -102,7 +109,7 @@ def test_threaded_networks_are_timed_as_they_are_evaluated() -> None:
     assert isinstance(fused, fx.GraphModule) == (ending(images.device) is not Ending.NONE)
 
 
-def test_all_take_the_batch_that_float32_is_quickest_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_that_float32_is_quickest_with_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     images = networks.random_images(2, 32, "cpu")
     monkeypatch.setattr(bench, "interleaved", lambda *_: {"1": 1.0, "2": 1.5, "4": 3.2})
     assert len(bench._quickest_batch(torch.nn.Identity(), images)) == 4

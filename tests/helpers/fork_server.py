@@ -107,11 +107,12 @@ def serve(path: Path, parent: int) -> None:
             warnings._setoption(option)  # type: ignore[attr-defined]
         for name in PRELOADED:
             import_module(f"bnrecal.{name}")
-    compiling = os.fork()  # what the compiler leaves behind is gone with it; forks get what it wrote
+    compiling = os.fork()  # the compiler's memory ends with it; the server then loads the kernels that it kept
     if compiling == 0:
         warm_up()
         os._exit(0)
-    assert os.waitpid(compiling, 0)[1] == 0, "the kernels do not compile: the error is above"
+    _, status = os.waitpid(compiling, 0)
+    assert status == 0, f"compiling the kernels ended with status {status}: the error, if it printed one, is above"
     warm_up()
     gc.freeze()  # a collection in a fork would copy the pages of all that was imported
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with `parent`

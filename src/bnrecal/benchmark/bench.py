@@ -46,12 +46,13 @@ class Row:
     Attributes:
         variant: "float32", on a GPU also "TF32"; "1T", "2T", "4T", "4T, P40"; "float32 compiled" as torch.compile runs
             it; "broadcast 4T" for the emulation product by product.
-        ratio: time per image over that of float32 with as many workers.
+        ratio: time per image over that of float32 with as many workers in the same run.
         engine: what did the sums.
         workers: CPU threads.
-        batch: images in a pass, as many as float32 is quickest with.
+        batch: images in a pass: of whole networks on a processor as many as float32 is quickest with, else as many as
+            were asked for.
         floor: `ratio` of `floor_network`, at the batch asked for; None where there is none.
-        memory_ratio: peak memory over that of float32, None where it is not measured.
+        memory_ratio: peak memory over that of float32, at the batch asked for; None where it is not measured.
         page_faults: of one pass, None where the system does not count them.
         zero_weights: share of the 8-bit weights, None in float32.
         isa: instructions for 8-bit products that the processor has.
@@ -136,6 +137,7 @@ def _time_variants(
     """
     batch = images if images.is_cuda else _quickest_batch(passes["float32"], images)
     timed: dict[str, Callable[[], object]] = {}
+    # A floor keeps the operands of all its layers, and is made for the shape of its first call.
     for label, network in passes.items():
         timed[label] = partial(network, images if label.startswith(FLOOR) else batch)
     if images.is_cuda:

@@ -15,7 +15,7 @@ ABSORBED = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6)  # layers that one pass at the en
 
 
 def floor_network(network: nn.Module, threaded: Built) -> nn.Module | None:
-    """Make a network that takes the least time, and computes nothing of use.
+    """Make a network that takes the least time, for inputs of one shape, and computes nothing of use.
 
     A convolution whose dense sums oneDNN does in 8 bits becomes these sums alone, of operands that are there already.
     BatchNorm and ReLU are left out. Everything else, depthwise convolutions included, is as in `network`. The sparse

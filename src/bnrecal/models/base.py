@@ -11,7 +11,8 @@ from bnrecal.data.base import ImageSource
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.models.weights import State, install
 
-PRUNED = {"resnet18_p40": "resnet18"}  # models with pruned weights, and the network that each is
+# Models with pruned weights and their networks: here, where commands find it without importing torchvision.
+PRUNED = {"resnet18_p40": "resnet18"}
 
 
 @dataclass(frozen=True)

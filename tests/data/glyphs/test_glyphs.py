@@ -1,6 +1,7 @@
 """The embedded data set: an image is its index's alone, every class is there, every glyph is a glyph."""
 
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from bnrecal.data.glyphs.atlas import CELL, CODE_POINTS, FULL_FONTS, LATIN, load_atlas
 from bnrecal.data.glyphs.draw import BLOCK, CLASSES, SIDE, Difficulty, draw_block
-from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING, GlyphSource, shift
+from bnrecal.data.glyphs.source import GLYPH_PREPROCESSING, ROW, GlyphSource, _labels, shift
 from bnrecal.data.preprocessing import Preprocessing
 from bnrecal.errors import BnrecalError
 
@@ -167,6 +168,26 @@ def test_a_drawn_split_takes_memory_for_the_images_that_are_read(source: GlyphSo
     assert _resident(file) == 0
     assert images[0].any()
     assert 0 < _resident(file) < file.stat().st_size // 2
+
+
+def test_another_process_is_sent_no_images(source: GlyphSource) -> None:
+    images, labels = source.images("val")
+    sent = pickle.dumps(source)
+    assert len(sent) < images.nbytes // 10
+    received = pickle.loads(sent)
+    assert np.array_equal(received.images("val")[0], images)
+    assert np.array_equal(received.images("val")[1], labels)
+
+
+def test_labels_are_those_of_the_mapped_rows(source: GlyphSource, tmp_path: Path) -> None:
+    _, labels = source.images("train")
+    (file,) = (tmp_path / "glyphs").iterdir()
+    with file.open("ab") as more:
+        more.write(bytes(ROW))  # which the map leaves out
+    rows = np.load(file, mmap_mode="r")
+    assert np.array_equal(_labels(rows), labels)
+    file.unlink()
+    assert np.array_equal(_labels(rows), labels)
 
 
 def _resident(file: Path) -> int:

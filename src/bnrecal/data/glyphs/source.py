@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,10 @@ class GlyphSource(ImageSource):
         self._sequence: dict[Split, DrawSplit] = {"train": "train", "val": held_out}
         self._drawn: dict[Split, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the images: another process maps the same file and need not be sent 140 MB."""
+        return {**vars(self), "_drawn": {}}
+
     def size(self, split: Split) -> int:
         return self._size[split]
 
@@ -116,7 +120,7 @@ class GlyphSource(ImageSource):
             if path.exists():
                 log.warning("%s is damaged: drawing the images again", path)
             records = self._drawn_into(path, split)
-        labels = np.concatenate([rows[:, -1].astype(np.int64) for rows in _blocks(records)])
+        labels = _labels(records).astype(np.int64)
         return records[:, :-1].reshape(size, 3, SIDE, SIDE), labels
 
     def _drawn_into(self, path: Path, split: Split) -> npt.NDArray[np.uint8]:
@@ -198,18 +202,19 @@ def shift(images: Tensor, furthest: int = 2) -> Tensor:
     return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _blocks(records: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield the rows block by block, from the file where they are mapped from one.
+def _labels(records: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the last byte of each row, from the file where rows are mapped from one.
 
-    The map itself keeps in memory what was once read of it.
+    What is read of a map stays in memory, and there is a label on every page.
     """
-    if not isinstance(records, np.memmap):
-        yield records
-        return
-    with Path(str(records.filename)).open("rb") as file:
-        file.seek(records.offset)
-        while rows := file.read(BLOCK * ROW):
-            yield np.frombuffer(rows, np.uint8).reshape(-1, ROW)
+    if not isinstance(records, np.memmap) or not Path(str(records.filename)).exists():
+        return records[:, -1]
+    blocks = []
+    for start in range(0, len(records), BLOCK):
+        rows = min(BLOCK, len(records) - start)
+        block = np.fromfile(str(records.filename), np.uint8, rows * ROW, offset=records.offset + start * ROW)
+        blocks.append(block.reshape(rows, ROW)[:, -1].copy())
+    return np.concatenate(blocks)
 
 
 def _map(path: Path, size: int) -> npt.NDArray[np.uint8] | None:
