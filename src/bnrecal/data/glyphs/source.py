@@ -120,8 +120,7 @@ class GlyphSource(ImageSource):
             if path.exists():
                 log.warning("%s is damaged: drawing the images again", path)
             records = self._drawn_into(path, split)
-        labels = _labels(records).astype(np.int64)
-        return records[:, :-1].reshape(size, 3, SIDE, SIDE), labels
+        return records[:, :-1].reshape(size, 3, SIDE, SIDE), _labels(records)
 
     def _drawn_into(self, path: Path, split: Split) -> npt.NDArray[np.uint8]:
         """The rows of a split, drawn into the cache, or into memory where that cannot be written."""
@@ -202,19 +201,14 @@ def shift(images: Tensor, furthest: int = 2) -> Tensor:
     return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _labels(records: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return the last byte of each row, from the file where rows are mapped from one.
+def _labels(records: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return the last number of each row, where rows are mapped from a file through a map of its own, which ends.
 
-    What is read of a map stays in memory, and there is a label on every page.
+    What is read of a map stays in memory as long as it does, and there is a label on every page.
     """
-    if not isinstance(records, np.memmap) or not Path(str(records.filename)).exists():
-        return records[:, -1]
-    blocks = []
-    for start in range(0, len(records), BLOCK):
-        rows = min(BLOCK, len(records) - start)
-        block = np.fromfile(str(records.filename), np.uint8, rows * ROW, offset=records.offset + start * ROW)
-        blocks.append(block.reshape(rows, ROW)[:, -1].copy())
-    return np.concatenate(blocks)
+    if isinstance(records, np.memmap) and Path(str(records.filename)).exists():
+        records = np.memmap(str(records.filename), mode="r", offset=records.offset, shape=records.shape)
+    return records[:, -1].astype(np.int64)
 
 
 def _map(path: Path, size: int) -> npt.NDArray[np.uint8] | None:
