@@ -43,3 +43,22 @@ def test_shares_of_a_forward_pass(capsys: pytest.CaptureFixture[str], monkeypatc
     assert set(shares) == {"BatchNorm2d", "ReLU", "quantizing"}
     assert 0 < sum(map(float, shares.values())) < 100
     assert torch.get_num_threads() == workers
+
+
+def test_what_choices_lose(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["--models", "resnet18", "--variants", "4T, P40", "--batch", "1", "--size", "32", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["measure_choices.py", *small])
+    measure = script("measure_choices")
+    monkeypatch.setattr(measure, "LOST", 0)
+    measure.main()
+    heading, network, *layers = capsys.readouterr().out.splitlines()
+    columns = dict(zip(heading.split()[3:], map(float, network.split()[3:]), strict=True))
+    assert list(columns)[-3:] == ["full", "all", "none"]
+    assert columns["quickest"] <= min(columns["chosen"], columns["full"], columns["all"], columns["none"])
+    assert columns["ratio"] == pytest.approx(columns["chosen"] / columns["quickest"], rel=0.02)
+    assert len(layers) == 19  # every convolution but the first
+    for layer in layers:
+        # all three choices were built, so that one layer alone cannot have made the figures
+        chosen, *times = re.findall(r"(\w+) chosen|([\d.]+) ms", layer)
+        assert chosen[0] in {"full", "all", "none"}
+        assert len({time for _, time in times}) == 3

@@ -42,7 +42,7 @@ WIDE, NARROW, AVX2 = Products.VNNI_512, Products.VNNI_256, Products.AVX2
         (4, 64, 3, 0.02, PAIRED, AVX2, DenseShare.FULL),
         (4, 64, 3, 0.02, FULL, WIDE, DenseShare.FULL),
         (4, 64, 3, 0.02, FULL, NARROW, DenseShare.FULL),
-        (4, 64, 3, 0.02, NONE, AVX2, DenseShare.FULL),
+        (2, 64, 3, 0.02, NONE, AVX2, DenseShare.FULL),
         # pruned: three weights of four lack a partner
         (4, 64, 3, 0.4, PAIRED, AVX2, DenseShare.NONE),
         (4, 64, 3, 0.4, NONE, AVX2, DenseShare.NONE),
@@ -70,7 +70,7 @@ def test_every_class_has_figures_for_all_sums() -> None:
 
 
 def test_many_inputs_for_few_outputs_make_sparse_weights_dear() -> None:
-    w = weights(256, 1, 0.02)
+    w = weights(128, 1, 0.02)
     many = w.repeat(20, 1, 1, 1)
     strided = Geometry((2, 2), (0, 0), (1, 1), 10)
     assert cheapest(w, SmtSpec(1), PLAIN, PAIRED, AVX2) is DenseShare.ALL

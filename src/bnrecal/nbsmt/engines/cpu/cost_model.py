@@ -22,7 +22,7 @@ class Figures:
 
     Attributes:
         dense: of a weight in the dense convolution, by what its sums are worth; NONE is float32.
-        expand: of one operand of an input value, where there are more than the activations.
+        expand: of one operand of an input value, other than the activation itself.
         planes: of an input value, to make it ready for sparse weights.
         finish: of an output, to add the sparse sums to the dense ones.
     """
@@ -40,8 +40,9 @@ FIGURES = {
     Products.VNNI_512: Figures({Exactness.FULL: 0.15, Exactness.PAIRED: 0.4, Exactness.NONE: 0.6}, 4.0, 16.0, 50.0),
     # not measured on a processor of its own: a Zen 5 kept to 256 bits
     Products.VNNI_256: Figures({Exactness.FULL: 0.12, Exactness.PAIRED: 0.25, Exactness.NONE: 0.5}, 2.0, 8.0, 18.0),
-    # AMD Zen 3: 0.11 to 0.13, 0.21 to 0.37; planes 2.0 to 7.6, finish 14 to 30, the larger ones at 14 x 14
-    Products.AVX2: Figures({Exactness.FULL: 0.04, Exactness.PAIRED: 0.115, Exactness.NONE: 0.28}, 0.5, 4.0, 18.0),
+    # AMD Zen 3, a unit of 0.055 ns: 0.18 to 0.21, 0.40 to 0.49; planes 2.8 to 3.9, finish 13 to 18, expand 1 to 3 while
+    # a layer stays in the caches. In whole networks choices by 12 were quickest (`scripts/measure_choices.py`).
+    Products.AVX2: Figures({Exactness.FULL: 0.07, Exactness.PAIRED: 0.2, Exactness.NONE: 0.45}, 12.0, 4.0, 12.0),
     Products.PLAIN: Figures({Exactness.FULL: 0.02, Exactness.PAIRED: 0.05, Exactness.NONE: 0.1}, 0.2, 1.0, 4.0),
 }
 EXCESS = 0.02  # of the weights: what pairs of channels usually leave
@@ -89,5 +90,5 @@ def cost(
             sparse += EXCESS * (width > 0)
     inputs = geometry.groups * weight.shape[1] * geometry.stride[0] * geometry.stride[1] / len(weight)  # for an output
     in_list = figures.planes * inputs + figures.finish + sparse * size if sparse else 0.0
-    expansion = figures.expand * width * inputs if operands - {ACTIVATION} else 0.0
+    expansion = figures.expand * len(operands - {ACTIVATION}) * inputs
     return width * size * figures.dense[exactness] + expansion + in_list
