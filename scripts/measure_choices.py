@@ -33,9 +33,8 @@ Shortest = dict[str, float]  # seconds of a layer
 def describe_choices(model: str, variant: str, batch: int, size: int, repeats: int) -> list[str]:
     """Return the line of a network, and one for every layer whose choice is a slow one."""
     images = random_images(batch, size, "cpu")
-    networks = {share: _forced(model, variant, share, images) for share in (None, *MEASURED)}
-    chosen = {name: engine.share for name, engine in _engines(networks[None]).items()}
-    shortest = {share: _time_layers(networks[share], images, repeats) for share in MEASURED}
+    chosen = {name: engine.share for name, engine in _engines(build(model, VARIANTS[variant], images)).items()}
+    shortest = {share: _time_layers(_forced(model, variant, share, images), images, repeats) for share in MEASURED}
     own = {name: shortest[share][name] for name, share in chosen.items()}
     best = {name: min(_of_layer(shortest, name)) for name in chosen}
     sums = [_milliseconds(times, batch) for times in (own, best, *shortest.values())]
@@ -60,10 +59,8 @@ def _of_layer(shortest: Mapping[DenseShare, Shortest], name: str) -> list[float]
     return [shortest[share][name] for share in MEASURED]
 
 
-def _forced(model: str, variant: str, share: DenseShare | None, images: torch.Tensor) -> Built:
-    """Build a network whose layers all make this share dense; None: what the model chooses."""
-    if share is None:
-        return build(model, VARIANTS[variant], images)
+def _forced(model: str, variant: str, share: DenseShare, images: torch.Tensor) -> Built:
+    """Build a network whose layers all make this share dense."""
     with patch.object(dense_sparse, "cheapest", lambda *_: share):
         return build(model, VARIANTS[variant], images)
 

@@ -17,7 +17,7 @@ from hypothesis import settings
 settings.register_profile("bnrecal", derandomize=True, deadline=None)
 settings.load_profile("bnrecal")
 
-LARGE = 900 * 2**20  # bytes that a test process keeps at most from one file of tests to the next
+MUCH = 100 * 2**20  # bytes that a test may leave to the next
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,16 +96,26 @@ def several_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def _memory_given_back() -> Iterator[None]:
     """Give freed memory back to the system after each file: glibc keeps what networks took, once it is told to."""
     yield
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:  # no glibc
-        return
-    trim(0)
-    if _resident() > LARGE:
+    _give_back()
+
+
+@pytest.fixture(autouse=True)
+def _much_memory_given_back(_memory_given_back: None) -> Iterator[None]:
+    """Give it back at once after a test that took much, garbage included."""
+    before = _resident()
+    yield
+    if _resident() > before + MUCH:
         gc.collect()
+        _give_back()
+
+
+def _give_back() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc
         trim(0)
 
 
 def _resident() -> int:
-    """Return the bytes of this process's memory."""
-    pages = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    """Return the bytes of this process's memory; 0 where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0

@@ -46,7 +46,7 @@ def test_shares_of_a_forward_pass(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_what_choices_lose(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ["--models", "resnet18", "--variants", "4T, P40", "--batch", "1", "--size", "32", "--repeats", "1"]
+    small = ["--models", "shufflenet_v2_x0_5", "--variants", "2T", "--batch", "1", "--size", "32", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["measure_choices.py", *small])
     measure = script("measure_choices")
     monkeypatch.setattr(measure, "LOST", 0)
