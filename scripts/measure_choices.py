@@ -1,9 +1,10 @@
 """Measure what the choices of `nbsmt/engines/cpu/cost_model.py` lose in whole networks, layer by layer.
 
-    python scripts/measure_choices.py [--models resnet18 mobilenet_v2] [--variants 1T 2T 4T] [--batch 16] [--repeats 9]
+    python scripts/measure_choices.py [--models resnet18] [--variants 1T 4T] [--batch 16] [--size 224] [--repeats 9]
 
 A layer is timed with each share of its weights made dense, all workers at it, in evaluation. Columns: the time of one
-image in these layers by the model's choices, by the quickest ones, their ratio, and by one choice for all.
+image in these layers by the model's choices, by the quickest ones, their ratio, and by one choice for all. The shares
+are timed one after the other and a layer's shortest time counts: a busy machine makes the ratio larger, never smaller.
 """
 
 import argparse
@@ -18,10 +19,11 @@ import torch
 from bnrecal.benchmark.bench import as_evaluated
 from bnrecal.benchmark.networks import VARIANTS, Built, build, random_images
 from bnrecal.commands.cli.errors import one_line_errors
+from bnrecal.errors import BnrecalError
 from bnrecal.memory import keep_freed_memory
 from bnrecal.nbsmt.decompose.dense_sparse import DenseShare
 from bnrecal.nbsmt.engines.cpu import dense_sparse
-from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine
+from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine, kernels_compile
 from bnrecal.nbsmt.engines.engine import Folded
 
 MEASURED = (DenseShare.FULL, DenseShare.ALL, DenseShare.NONE)
@@ -33,6 +35,8 @@ Shortest = dict[str, float]  # seconds of a layer
 def describe_choices(model: str, variant: str, batch: int, size: int, repeats: int) -> list[str]:
     """Return the line of a network, and one for every layer whose choice is a slow one."""
     images = random_images(batch, size, "cpu")
+    if not kernels_compile():
+        raise BnrecalError("numba is switched off or cannot compile here, so there are no choices to measure")
     chosen = {name: engine.share for name, engine in _engines(build(model, VARIANTS[variant], images)).items()}
     shortest = {share: _time_layers(_forced(model, variant, share, images), images, repeats) for share in MEASURED}
     own = {name: shortest[share][name] for name, share in chosen.items()}
@@ -69,10 +73,10 @@ def _engines(built: Built) -> dict[str, DenseSparseEngine]:
     """Return the engines that have a choice, by layer."""
     found = {}
     for name, layer in built.layers.items():
-        for prepared in layer.packed.convolutions():
-            engine = prepared.engine.inner if isinstance(prepared.engine, Folded) else prepared.engine
-            if isinstance(engine, DenseSparseEngine):
-                found[name] = engine
+        (prepared,) = layer.packed.convolutions()
+        engine = prepared.engine.inner if isinstance(prepared.engine, Folded) else prepared.engine
+        if isinstance(engine, DenseSparseEngine):
+            found[name] = engine
     return found
 
 
@@ -105,7 +109,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "mobilenet_v2"])
-    parser.add_argument("--variants", nargs="+", default=["1T", "2T", "4T", "4T, P40"])
+    threaded = [name for name, variant in VARIANTS.items() if variant.threads]
+    parser.add_argument("--variants", nargs="+", default=threaded, choices=threaded)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=9)

@@ -96,12 +96,13 @@ def several_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def _memory_given_back() -> Iterator[None]:
     """Give freed memory back to the system after each file: glibc keeps what networks took, once it is told to."""
     yield
+    gc.collect()
     _give_back()
 
 
 @pytest.fixture(autouse=True)
 def _much_memory_given_back(_memory_given_back: None) -> Iterator[None]:
-    """Give it back at once after a test that took much, garbage included."""
+    """Give memory back at once after a test that took much."""
     before = _resident()
     yield
     if _resident() > before + MUCH:

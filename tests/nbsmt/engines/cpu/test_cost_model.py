@@ -43,6 +43,7 @@ WIDE, NARROW, AVX2 = Products.VNNI_512, Products.VNNI_256, Products.AVX2
         (4, 64, 3, 0.02, FULL, WIDE, DenseShare.FULL),
         (4, 64, 3, 0.02, FULL, NARROW, DenseShare.FULL),
         (2, 64, 3, 0.02, NONE, AVX2, DenseShare.FULL),
+        (4, 64, 3, 0.02, NONE, AVX2, DenseShare.NONE),  # two channels of float32 cost more than the sparse kernel
         # pruned: three weights of four lack a partner
         (4, 64, 3, 0.4, PAIRED, AVX2, DenseShare.NONE),
         (4, 64, 3, 0.4, NONE, AVX2, DenseShare.NONE),

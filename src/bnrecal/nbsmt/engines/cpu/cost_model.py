@@ -22,7 +22,7 @@ class Figures:
 
     Attributes:
         dense: of a weight in the dense convolution, by what its sums are worth; NONE is float32.
-        expand: of one operand of an input value, other than the activation itself.
+        expand: of one operand of an input value; the activation itself, which is only copied, is not counted.
         planes: of an input value, to make it ready for sparse weights.
         finish: of an output, to add the sparse sums to the dense ones.
     """
@@ -41,7 +41,7 @@ FIGURES = {
     # not measured on a processor of its own: a Zen 5 kept to 256 bits
     Products.VNNI_256: Figures({Exactness.FULL: 0.12, Exactness.PAIRED: 0.25, Exactness.NONE: 0.5}, 2.0, 8.0, 18.0),
     # AMD Zen 3, a unit of 0.055 ns: 0.18 to 0.21, 0.40 to 0.49; planes 2.8 to 3.9, finish 13 to 18, expand 1 to 3 while
-    # a layer stays in the caches. In whole networks choices by 12 were quickest (`scripts/measure_choices.py`).
+    # a layer stays in the caches. In whole networks an expand of 12 led to the quickest choices (`measure_choices.py`).
     Products.AVX2: Figures({Exactness.FULL: 0.07, Exactness.PAIRED: 0.2, Exactness.NONE: 0.45}, 12.0, 4.0, 12.0),
     Products.PLAIN: Figures({Exactness.FULL: 0.02, Exactness.PAIRED: 0.05, Exactness.NONE: 0.1}, 0.2, 1.0, 4.0),
 }

@@ -27,9 +27,9 @@ WIDE = PRODUCTS is Products.VNNI_512
 # Positions of a strip. More of them means less of a plane made twice for neighbouring strips, and longer runs.
 STRIP = 256 if WIDE else 128
 # Planes of operands that one block of channels may have: they are to stay in a cache with one tap's overlap. More
-# channels a block means fewer passes over the sums. Little is lost where planes lie in the second-level cache (on AMD
-# Zen 3 65,536 bytes took 0.87 to 0.97 of the time of 24,576), but for layers of many entries, which read each plane
-# again and again.
+# channels a block means fewer passes over the sums. Little is lost where planes lie in the second-level cache, but for
+# layers of many entries, which read each plane again and again. On an AMD Zen 3 the kernel took with 65,536 bytes 0.87
+# to 0.97 of its time with 24,576; other processors without 512-bit VNNI were not tried.
 PLANES_BYTES = 131072 if WIDE else 65536
 CROWDED = 6  # entries of a filter in a slice from which on a layer is such
 CROWDED_STRIP, CROWDED_BYTES = (128, 32768) if WIDE else (STRIP, 24576)
@@ -120,7 +120,7 @@ class SparseLayout:
     def _divide(self, planes: Ints, entries: Entries) -> Ints:
         """Return int64 (slices,), the block of every slice: as many slices of one group as fit.
 
-        Example: planes of 384 bytes, so that 64 fit; slices of 40, 20 and 10 planes make blocks [0, 0, 1].
+        Example: where 64 planes fit, slices of 40, 20 and 10 planes make blocks [0, 0, 1].
         """
         counts = np.bincount(entries.slice_of_plane(planes), minlength=self.layer.slices)
         limit = max(1, (CROWDED_BYTES if self.crowded else PLANES_BYTES) // (2 * self.length))
