@@ -87,7 +87,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def several_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let one test at a time start processes that load torch themselves, of half a gigabyte each."""
+    """Let one test at a time take memory for several: for processes that load torch themselves, or in its own."""
     with FileLock(_shared(tmp_path_factory) / "several"):
         yield
 

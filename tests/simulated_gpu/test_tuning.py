@@ -81,6 +81,7 @@ def run_table_row(name: str) -> None:
                     layer.accumulate(levels)
 
 
+@pytest.mark.usefixtures("several_processes")  # no other of much memory beside it
 @pytest.mark.slow
 def test_a_whole_row_of_table_1_is_tuned_with_few_timings_and_compiled_in_few_variants(tmp_path: Path) -> None:
     with simulated(1, kernels=False), counting(tmp_path) as seen, uncompiled():
