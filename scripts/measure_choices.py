@@ -23,10 +23,10 @@ from bnrecal.errors import BnrecalError
 from bnrecal.memory import keep_freed_memory
 from bnrecal.nbsmt.decompose.dense_sparse import DenseShare
 from bnrecal.nbsmt.engines.cpu import dense_sparse
+from bnrecal.nbsmt.engines.cpu.cost_model import CHOICES
 from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine, kernels_compile
-from bnrecal.nbsmt.engines.engine import Folded
+from bnrecal.nbsmt.engines.engine import NO_NUMBA, unfolded
 
-MEASURED = (DenseShare.FULL, DenseShare.ALL, DenseShare.NONE)
 LOST = 1.07  # a layer that takes more than this of its quickest choice is printed
 
 Shortest = dict[str, float]  # seconds of a layer
@@ -35,10 +35,8 @@ Shortest = dict[str, float]  # seconds of a layer
 def describe_choices(model: str, variant: str, batch: int, size: int, repeats: int) -> list[str]:
     """Return the line of a network, and one for every layer whose choice is a slow one."""
     images = random_images(batch, size, "cpu")
-    if not kernels_compile():
-        raise BnrecalError("numba is switched off or cannot compile here, so there are no choices to measure")
     chosen = {name: engine.share for name, engine in _engines(build(model, VARIANTS[variant], images)).items()}
-    shortest = {share: _time_layers(_forced(model, variant, share, images), images, repeats) for share in MEASURED}
+    shortest = {share: _time_layers(_forced(model, variant, share, images), images, repeats) for share in CHOICES}
     own = {name: shortest[share][name] for name, share in chosen.items()}
     best = {name: min(_of_layer(shortest, name)) for name in chosen}
     sums = [_milliseconds(times, batch) for times in (own, best, *shortest.values())]
@@ -48,7 +46,7 @@ def describe_choices(model: str, variant: str, batch: int, size: int, repeats: i
     for name, share in chosen.items():
         if own[name] > LOST * best[name]:
             times = [1e3 * seconds / batch for seconds in _of_layer(shortest, name)]
-            each = ", ".join(f"{one.value} {took:.3f} ms" for one, took in zip(MEASURED, times, strict=True))
+            each = ", ".join(f"{one.value} {took:.3f} ms" for one, took in zip(CHOICES, times, strict=True))
             lines.append(f"    {name}: {share.value} chosen; {each}")
     return lines
 
@@ -60,7 +58,7 @@ def _milliseconds(times: Shortest, batch: int) -> float:
 
 def _of_layer(shortest: Mapping[DenseShare, Shortest], name: str) -> list[float]:
     """Return a layer's seconds with each share."""
-    return [shortest[share][name] for share in MEASURED]
+    return [shortest[share][name] for share in CHOICES]
 
 
 def _forced(model: str, variant: str, share: DenseShare, images: torch.Tensor) -> Built:
@@ -74,7 +72,7 @@ def _engines(built: Built) -> dict[str, DenseSparseEngine]:
     found = {}
     for name, layer in built.layers.items():
         (prepared,) = layer.packed.convolutions()
-        engine = prepared.engine.inner if isinstance(prepared.engine, Folded) else prepared.engine
+        engine = unfolded(prepared.engine)
         if isinstance(engine, DenseSparseEngine):
             found[name] = engine
     return found
@@ -115,8 +113,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
+    if not kernels_compile():
+        raise BnrecalError(f"{NO_NUMBA}, so there are no choices to measure")
     keep_freed_memory()
-    labels = ["chosen", "quickest", "ratio", *(share.value for share in MEASURED)]
+    labels = ["chosen", "quickest", "ratio", *(share.value for share in CHOICES)]
     columns = " ".join(f"{label:>8}" for label in labels)
     print(f"{'ms an image':23} {columns}")
     for model in args.models:

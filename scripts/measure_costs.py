@@ -23,6 +23,7 @@ from bnrecal.nbsmt.engines.cpu.onednn import Exactness, OneDnnConv, onednn_exact
 from bnrecal.nbsmt.engines.cpu.quantizer import Quantizer
 from bnrecal.nbsmt.engines.cpu.sparse import SparseSums
 from bnrecal.nbsmt.engines.cpu.sparse_entries import Layer
+from bnrecal.nbsmt.engines.engine import NO_NUMBA
 from bnrecal.nbsmt.engines.integer_conv import FloatConv
 from bnrecal.nbsmt.geometry import Geometry
 from bnrecal.nbsmt.spec import SmtSpec
@@ -103,7 +104,7 @@ def describe_costs(repeats: int) -> str:
         BnrecalError: where numba compiles nothing, and there is no sparse kernel.
     """
     if not kernels_compile():
-        raise BnrecalError("numba is switched off or cannot compile here, so there is no sparse kernel to measure")
+        raise BnrecalError(f"{NO_NUMBA}, so there is no sparse kernel to measure")
     lines = [
         f"{processor_name()} ({instruction_set()}), one worker; in units of one sparse weight",
         f"{'3x3 layer':>13} {'sparse (ns)':>12} {'planes':>7} {'finish':>7} {'expand':>7}  dense, by class of its sums",

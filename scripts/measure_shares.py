@@ -20,7 +20,7 @@ from bnrecal.benchmark.networks import VARIANTS, build, random_images
 from bnrecal.benchmark.timing import on_one_worker
 from bnrecal.commands.cli.errors import one_line_errors
 from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine
-from bnrecal.nbsmt.engines.engine import Folded
+from bnrecal.nbsmt.engines.engine import unfolded
 from bnrecal.nbsmt.prepared_conv import PreparedConv2d
 from bnrecal.nbsmt.spec import SmtSpec
 
@@ -37,7 +37,7 @@ def describe_shares(name: str, variant: str, batch: int, size: int, repeats: int
             module.forward = _counted(module.forward, type(module).__name__, spent)  # type: ignore[method-assign]
     for layer in built.layers.values():
         for prepared in layer.packed.convolutions():
-            engine = prepared.engine.inner if isinstance(prepared.engine, Folded) else prepared.engine
+            engine = unfolded(prepared.engine)
             if isinstance(engine, DenseSparseEngine):
                 engine.quantizer = _counted(engine.quantizer, "quantizing", spent)
     passes = []

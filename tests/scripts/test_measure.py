@@ -63,6 +63,12 @@ def test_what_choices_lose(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert len(layers) == sum(conv.groups == 1 for conv in convs) - 1  # all but the first and the depthwise ones
     line = r"    [\w.]+: (full|all|none) chosen; full [\d.]+ ms, all [\d.]+ ms, none [\d.]+ ms"
     assert [layer for layer in layers if not re.fullmatch(line, layer)] == []
+    own = best = 0.0
+    for layer in layers:
+        times = dict(re.findall(r"(full|all|none) ([\d.]+) ms", layer))
+        own += float(times[re.search(r"(\w+) chosen", layer)[1]])  # type: ignore[index]
+        best += min(map(float, times.values()))
+    assert [columns["chosen"], columns["quickest"]] == pytest.approx([own, best], abs=0.03)
     images = random_images(1, 32, "cpu")
     for share in DenseShare:
         forced = measure._forced("shufflenet_v2_x0_5", "2T", share, images)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bnrecal.benchmark.networks import Built
 from bnrecal.nbsmt.engines.cpu.dense_sparse import DenseSparseEngine
 from bnrecal.nbsmt.engines.cpu.onednn import Exactness, OneDnnConv
-from bnrecal.nbsmt.engines.engine import ConvLayer, Folded
+from bnrecal.nbsmt.engines.engine import ConvLayer, unfolded
 from bnrecal.quantization.intercept import ConvCall, Handler, attach
 
 ABSORBED = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6)  # layers that one pass at the end of a convolution could take in
@@ -31,9 +31,7 @@ def floor_network(network: nn.Module, threaded: Built) -> nn.Module | None:
     handlers: dict[str, Handler] = {}
     for name, layer in threaded.layers.items():
         (prepared,) = layer.packed.convolutions()
-        engine = prepared.engine
-        if isinstance(engine, Folded):
-            engine = engine.inner
+        engine = unfolded(prepared.engine)
         if isinstance(engine, DenseSparseEngine) and engine.exactness is not Exactness.NONE:
             handlers[name] = _SumsAlone(prepared.layer, len(engine.operands))
     if not handlers:

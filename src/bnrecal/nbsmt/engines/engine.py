@@ -179,3 +179,8 @@ class Folded:
 def levels_of(x: Tensor, x_scale: float, signed: bool) -> Tensor:
     """Quantize float32 activations; return levels as they are."""
     return quantize_activation(x, x_scale, signed) if x.dtype == torch.float32 else x
+
+
+def unfolded(engine: Engine | Folded) -> Engine:
+    """Return the engine that computes: what a folded layer's activations are passed to, else the engine itself."""
+    return engine.inner if isinstance(engine, Folded) else engine

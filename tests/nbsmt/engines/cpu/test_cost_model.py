@@ -37,6 +37,9 @@ WIDE, NARROW, AVX2 = Products.VNNI_512, Products.VNNI_256, Products.AVX2
         (1, 1, 3, 0.02, PAIRED, AVX2, DenseShare.FULL),  # no pairs
         (2, 16, 1, 0.02, PAIRED, AVX2, DenseShare.ALL),
         (2, 64, 3, 0.02, PAIRED, AVX2, DenseShare.FULL),
+        # many inputs for few outputs: the activation itself costs little beside one operand, two cost much
+        (2, 144, 1, 0.02, PAIRED, AVX2, DenseShare.ALL),
+        (4, 144, 1, 0.02, PAIRED, AVX2, DenseShare.NONE),
         (2, 512, 3, 0.02, FULL, WIDE, DenseShare.FULL),
         (2, 64, 1, 0.02, FULL, WIDE, DenseShare.ALL),  # two dense channels for each one are quick enough
         (4, 64, 3, 0.02, PAIRED, AVX2, DenseShare.FULL),

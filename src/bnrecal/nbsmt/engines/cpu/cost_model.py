@@ -45,6 +45,7 @@ FIGURES = {
     Products.AVX2: Figures({Exactness.FULL: 0.07, Exactness.PAIRED: 0.2, Exactness.NONE: 0.45}, 12.0, 4.0, 12.0),
     Products.PLAIN: Figures({Exactness.FULL: 0.02, Exactness.PAIRED: 0.05, Exactness.NONE: 0.1}, 0.2, 1.0, 4.0),
 }
+CHOICES = (DenseShare.FULL, DenseShare.ALL, DenseShare.NONE)  # the first of those that cost the same
 EXCESS = 0.02  # of the weights: what pairs of channels usually leave
 
 
@@ -57,10 +58,7 @@ def cheapest(
         exactness: of the dense part; NONE: its sums are float32.
         products: the class of the processor, by default that of this one and its caps.
     """
-    costs = {
-        dense: cost(dense, weight, spec, geometry, exactness, FIGURES[products])
-        for dense in (DenseShare.FULL, DenseShare.ALL, DenseShare.NONE)
-    }
+    costs = {dense: cost(dense, weight, spec, geometry, exactness, FIGURES[products]) for dense in CHOICES}
     return min(costs, key=lambda dense: costs[dense])
 
 
