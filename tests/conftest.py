@@ -94,23 +94,22 @@ def several_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(scope="module", autouse=True)
 def _memory_given_back() -> Iterator[None]:
-    """Give freed memory back to the system after each file: glibc keeps what networks took, once it is told to."""
+    """Give memory back to the system after each file of tests: glibc keeps what networks took, once it is told to."""
     yield
-    gc.collect()
     _give_back()
 
 
 @pytest.fixture(autouse=True)
-def _much_memory_given_back(_memory_given_back: None) -> Iterator[None]:
+def _much_memory_given_back() -> Iterator[None]:
     """Give memory back at once after a test that took much."""
     before = _resident()
     yield
     if _resident() > before + MUCH:
-        gc.collect()
         _give_back()
 
 
 def _give_back() -> None:
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # glibc
         trim(0)
